@@ -1,0 +1,34 @@
+# Two commands are enough for a newcomer: `make demo` and `make test`. Both install first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO_OUTPUT ?= demo-output
+
+.PHONY: demo test check install clean
+
+install: $(STAMP)
+
+# The lock pins exact versions; without it (another platform) `pip install -e .[dev]` resolves anew.
+$(STAMP): pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-compile -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/dstc translate manifests/demo.parquet $(DEMO_OUTPUT) --slots 4 --rows-per-shard 4
+	$(BIN)/dstc report $(DEMO_OUTPUT)
+
+# The fast part: style, types, unit tests.
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/unit
+
+test: check
+	$(BIN)/python -m pytest tests/parity tests/integration tests/chaos
+
+clean:
+	rm -rf $(VENV) $(DEMO_OUTPUT) build *.egg-info
