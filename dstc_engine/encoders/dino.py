@@ -1,0 +1,97 @@
+"""The ViT that structure and appearance are read from: keys and class token of one block.
+
+S pictures, T tokens (class token first), D width. DINO ViT-B/8 at 224 px: T = 785, D = 768.
+Source: Tumanyan et al. 2022 ("Splicing ViT Features"), which the paper's structure loss builds on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class DinoFeatures:
+    """What one look of the ViT gives.
+
+    Attributes:
+        keys: (S, T, D) keys of the block's attention, heads concatenated, class token included.
+        cls: (S, D) class token of the block's output, before the final norm.
+    """
+
+    keys: Tensor
+    cls: Tensor
+
+
+class Dino(nn.Module):
+    """A frozen ViT behind the resize and the normalisation it expects.
+
+    Args:
+        vit: timm's VisionTransformer. size: pixels that the shorter side is resized to.
+        layer: the block to read, from 0; -1 is the last. mean, std: of the channels, for [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        vit: VisionTransformer,
+        size: int,
+        layer: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        super().__init__()
+        self.vit = vit
+        self.size = size
+        self.layer = layer % len(vit.blocks)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def forward(self, pictures: Tensor) -> DinoFeatures:
+        """(S, 3, H, W) in about [-1, 1] to features."""
+        return self.features(self.prepare(pictures))
+
+    def prepare(self, pictures: Tensor) -> Tensor:
+        """[-1, 1] to the ViT's own size and normalisation.
+
+        No antialiasing: the environment that the published pictures were made in had none.
+        """
+        pictures = (pictures + 1) / 2
+        height, width = pictures.shape[-2:]
+        if min(height, width) != self.size:
+            scale = self.size / min(height, width)
+            target = (round(height * scale), round(width * scale))
+            pictures = F.interpolate(pictures, target, mode="bilinear", align_corners=False)
+        return (pictures - self.mean) / self.std
+
+    def features(self, prepared: Tensor) -> DinoFeatures:
+        """Features of pictures that went through `prepare`."""
+        vit = self.vit
+        tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(prepared))))
+        for block in vit.blocks[: self.layer]:
+            tokens = block(tokens)
+        return _read_block(cast(Block, vit.blocks[self.layer]), tokens)
+
+
+def _read_block(block: Block, tokens: Tensor) -> DinoFeatures:
+    """A block's own arithmetic, unrolled so that its keys can be read without a hook.
+
+    Hooks break compiled graphs, and a second pass of qkv would cost a twelfth of the block.
+    """
+    attention: Any = block.attn
+    count, length, width = tokens.shape
+    qkv = attention.qkv(block.norm1(tokens))
+    heads = attention.num_heads
+    q, k, v = qkv.reshape(count, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4).unbind(0)
+    mixed = F.scaled_dot_product_attention(attention.q_norm(q), attention.k_norm(k), v)
+    mixed = attention.proj(mixed.transpose(1, 2).reshape(count, length, width))
+    tokens = tokens + block.ls1(mixed)
+    tokens = tokens + block.ls2(block.mlp(block.norm2(tokens)))
+    return DinoFeatures(keys=qkv[..., width : 2 * width], cls=tokens[:, 0])

@@ -1,0 +1,273 @@
+"""The engine: a table of slots, each at its own time step, refilled as rows finish.
+
+    engine = Engine(load_models(preset), preset, slots=4)
+    for translation in translate(engine, requests):
+        ...
+
+S slots, H x W pixels. The tensors always hold S rows, busy or not: a fixed shape gives every row
+the same arithmetic whoever its neighbours are, and lets a GPU compile or capture the step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dstc_engine import image
+from dstc_engine.colour import match_colours
+from dstc_engine.conditions import Conditions, encode_conditions
+from dstc_engine.crops import CropRange
+from dstc_engine.guidance import Guidance, guide
+from dstc_engine.losses import LOSS_NAMES, WEIGHTED
+from dstc_engine.models import Models
+from dstc_engine.noise import Noise, RowNoise
+from dstc_engine.presets import Preset
+from dstc_engine.request import Picture, Translation, TranslationRequest
+from dstc_engine.sampling import ChainTables, StepTable, add_noise, ddim_step, ddpm_step, go_back
+from dstc_engine.schedule import Schedule
+from dstc_engine.slots import Move, Slot
+
+
+class Engine:
+    """Translates pictures, S at a time.
+
+    Args:
+        models: the preset's networks. preset: how. slots: S, rows in flight at once.
+        make_noise: the randomness of a row; by default drawn from its seed.
+        watch: called after each guided step with x_{t-1} and the x0 estimate, both (S, 3, H, W),
+            before any going back; to look on, not to change.
+
+    Raises:
+        PresetError: the preset's chain has no step.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        preset: Preset,
+        slots: int,
+        make_noise: Callable[[TranslationRequest], Noise] | None = None,
+        watch: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> None:
+        self.models = models
+        self.preset = preset
+        schedule = Schedule.respaced(preset.respacing)
+        self._first_index = schedule.first_index(preset.skip)
+        self._tables = ChainTables(schedule, models.device)
+        self._make_noise = make_noise or self._noise_of
+        self._watch = watch
+        self._waiting: deque[TranslationRequest] = deque()
+        self._slots: list[Slot | None] = [None] * slots
+        self._noises: list[Noise | None] = [None] * slots
+        shape = (slots, 3, preset.image_size, preset.image_size)
+        self._x = torch.zeros(shape, device=models.device)
+        self._no_crops = torch.zeros(preset.crops, 2, 3)
+        # Shaped by the first row, since only the networks know their widths.
+        self._conditions: Conditions | None = None
+        self._previous_cls = torch.zeros(0)
+
+    def add(self, request: TranslationRequest) -> None:
+        """Puts a request in line for the next free slot."""
+        self._waiting.append(request)
+
+    @property
+    def free_slots(self) -> int:
+        """Requests that could be added and would run at the next step."""
+        return max(0, self._slots.count(None) - len(self._waiting))
+
+    @property
+    def is_finished(self) -> bool:
+        """Nothing waits and nothing runs."""
+        return not self._waiting and not any(self._slots)
+
+    @torch.no_grad()
+    def step(self) -> list[Translation]:
+        """Refills free slots, takes one guided step with all rows; returns the rows that ended."""
+        self._refill()
+        if not any(self._slots) or self._conditions is None:
+            return []
+        index = torch.tensor([s.index if s else 0 for s in self._slots], device=self._x.device)
+        table = self._tables.at(index)
+        guidance = self._guide(table, self._conditions)
+        noise = self._draw(lambda n: n.chain())
+        if self.preset.sampler == "ddim":
+            x, x0 = ddim_step(self._x, guidance.denoised, guidance.push, table)
+        else:
+            x, x0 = ddpm_step(self._x, guidance.denoised, guidance.push, noise, table)
+        if self._watch:
+            self._watch(x.clone(), x0.clone())
+        self._previous_cls = guidance.cls
+        finite = torch.isfinite(x).flatten(1).all(dim=1)
+        # The one transfer of the step: the losses and one flag of each row.
+        told = torch.cat([guidance.losses, finite[:, None].to(guidance.losses)], dim=1).tolist()
+        self._x = x
+        return self._move_on(told, x0, table)
+
+    # -- one step, in its parts ------------------------------------------------------------------
+
+    def _refill(self) -> None:
+        for s, slot in enumerate(self._slots):
+            if slot is None and self._waiting:
+                self._enter(s, self._waiting.popleft())
+
+    def _enter(self, s: int, request: TranslationRequest) -> None:
+        noise = self._make_noise(request)
+        row, source_clip_loss = encode_conditions(self.models, self.preset, request, noise)
+        if self._conditions is None:
+            self._conditions = row.empty(len(self._slots))
+            self._previous_cls = self._conditions.source_cls.clone()
+        self._conditions[s] = row
+        self._slots[s] = Slot(request, self._first_index, source_clip_loss)
+        self._noises[s] = noise
+        self._start(s)
+
+    def _start(self, s: int) -> None:
+        """Puts row `s` at the beginning of a chain: its content, noised to the first index."""
+        noise, to = self._noises[s], self._conditions
+        assert noise is not None and to is not None
+        self._x[s] = self._noised_source(s, noise.chain(), self._first_index)
+        self._previous_cls[s] = to.source_cls[s]
+
+    def _noised_source(self, s: int, noise: Tensor, index: int) -> Tensor:
+        assert self._conditions is not None
+        table = self._tables.at(torch.tensor([index], device=self._x.device))
+        return add_noise(self._conditions.source[s : s + 1], noise.to(self._x)[None], table)[0]
+
+    def _guide(self, table: StepTable, to: Conditions) -> Guidance:
+        of_rows = [slot.weights(self.preset) if slot else {} for slot in self._slots]
+        weights = [[row.get(name, 0.0) for name in WEIGHTED] for row in of_rows]
+        crops = [
+            self._draw_crops(s) if slot and slot.request.prompt is not None else self._blank_crops()
+            for s, slot in enumerate(self._slots)
+        ]
+        return guide(
+            self.models,
+            self.preset,
+            self._x,
+            table,
+            to,
+            self._previous_cls,
+            torch.stack(crops, dim=1).to(self._x.device),
+            torch.tensor(weights, device=self._x.device),
+            {name for row in of_rows for name, weight in row.items() if weight},
+        )
+
+    def _draw_crops(self, s: int) -> Tensor:
+        noise = self._noises[s]
+        assert noise is not None
+        return torch.stack([noise.crops() for _ in self.models.clips])
+
+    def _blank_crops(self) -> Tensor:
+        return self._no_crops.expand(len(self.models.clips), -1, -1, -1)
+
+    def _draw(self, draw: Callable[[Noise], Tensor]) -> Tensor:
+        """(S, 3, H, W): a draw of each busy row, zeros elsewhere."""
+        drawn = [draw(n) if n is not None else torch.zeros(self._x.shape[1:]) for n in self._noises]
+        return torch.stack(drawn).to(self._x)
+
+    def _move_on(self, told: list[list[float]], x0: Tensor, table: StepTable) -> list[Translation]:
+        ended = []
+        for s, slot in enumerate(self._slots):
+            if slot is None:
+                continue
+            losses = dict(zip(LOSS_NAMES, told[s][:-1], strict=True))
+            if not told[s][-1]:
+                losses["total"] = float("nan")
+            move = slot.advance(losses, self.preset)
+            if move in (Move.FINISH, Move.FAIL):
+                ended.append(self._leave(s, slot, x0[s], failed=move is Move.FAIL))
+            elif move is Move.RESTART:
+                self._start(s)
+            else:
+                if move is Move.GO_BACK:
+                    self._go_back(s, table)
+                if slot.request.mask is not None:
+                    self._keep_outside_mask(s, slot)
+        return ended
+
+    def _go_back(self, s: int, table: StepTable) -> None:
+        noise = self._noises[s]
+        assert noise is not None
+        row = dataclasses.replace(
+            table, **{f.name: getattr(table, f.name)[s : s + 1] for f in dataclasses.fields(table)}
+        )
+        self._x[s] = go_back(self._x[s : s + 1], noise.chain().to(self._x)[None], row)[0]
+
+    def _keep_outside_mask(self, s: int, slot: Slot) -> None:
+        noise, to = self._noises[s], self._conditions
+        assert noise is not None and to is not None
+        kept = self._noised_source(s, noise.mask(), slot.index)
+        self._x[s] = to.mask[s] * self._x[s] + (1 - to.mask[s]) * kept
+
+    def _leave(self, s: int, slot: Slot, x0: Tensor, failed: bool) -> Translation:
+        self._slots[s], self._noises[s] = None, None
+        # A NaN left in a free slot would stay in it; zeros keep the batch's arithmetic finite.
+        self._x[s] = 0
+        self._previous_cls[s] = 0
+        last = slot.losses[-1]
+        return Translation(
+            id=slot.request.id,
+            seed=slot.request.seed,
+            status="failed" if failed else "done",
+            picture=None if failed else finish_picture(x0, slot.request, self.preset),
+            reason="non_finite" if failed else None,
+            error=f"losses or picture not finite at index {last.index}" if failed else None,
+            steps=slot.steps,
+            restarts=slot.restarts,
+            seconds=time.monotonic() - slot.entered,
+            losses=slot.losses,
+        )
+
+    def _noise_of(self, request: TranslationRequest) -> Noise:
+        preset = self.preset
+        ranges = CropRange(
+            count=preset.crops,
+            rotation=preset.crop_rotation,
+            scale=preset.crop_scale,
+            ratio=preset.crop_ratio,
+            flip=preset.crop_flip,
+        )
+        return RowNoise(request.seed, preset.image_size, ranges)
+
+
+def finish_picture(x0: Tensor, request: TranslationRequest, preset: Preset) -> Picture:
+    """The picture to save: (3, H, W) x0 estimate to (H, W, 3) uint8.
+
+    Clamped, its colours matched to the style's if asked for, content put back outside the mask,
+    padding cut off.
+    """
+    picture = image.to_picture(x0)
+    if preset.match_colours and request.style is not None:
+        style = image.fit(request.style, preset.image_size, preset.fit)
+        picture = match_colours(picture, style)
+    if request.mask is not None:
+        content = image.fit(request.content, preset.image_size, preset.fit)
+        mask = image.fit(request.mask, preset.image_size, preset.fit)[..., None] / 255.0
+        blended = np.rint(mask * picture + (1 - mask) * content)
+        picture = blended.astype(np.uint8)
+    if preset.fit == "pad":
+        picture = image.unpad(picture, *request.content.shape[:2])
+    return picture
+
+
+def translate(engine: Engine, requests: Iterable[TranslationRequest]) -> Iterator[Translation]:
+    """Translates requests as slots come free, and yields each as it ends, in that order.
+
+    No more requests are taken from the iterator than there are free slots, so it may be endless.
+    """
+    source = iter(requests)
+    exhausted = False
+    while not (exhausted and engine.is_finished):
+        while not exhausted and engine.free_slots:
+            request = next(source, None)
+            if request is None:
+                exhausted = True
+            else:
+                engine.add(request)
+        yield from engine.step()

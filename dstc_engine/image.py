@@ -1,0 +1,129 @@
+"""Bytes <-> uint8 HWC <-> float CHW in [-1, 1]: the only place that converts.
+
+H, W are pixels; HWC arrays are RGB uint8.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, PngImagePlugin
+
+from dstc_engine.errors import PictureError
+from dstc_engine.request import Picture
+
+# A picture of more pixels is refused before it is unpacked: a few kilobytes of PNG can unfold to
+# gigabytes. 100 megapixels hold every camera's output.
+MAX_PIXELS = 100_000_000
+
+
+def decode(data: bytes, place: str = "picture") -> Picture:
+    """Reads any common picture file into (H, W, 3) uint8 RGB.
+
+    EXIF rotation is applied, alpha is composited on white, 16-bit is scaled down; CMYK, palette and
+    greyscale are converted.
+
+    Args:
+        data: the file's bytes.
+        place: how errors name the picture, a URI for example.
+
+    Raises:
+        PictureError: no picture, a truncated one, or one of more than `MAX_PIXELS`.
+    """
+    try:
+        # Pillow's own warning comes at 89 megapixels, below our limit.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(io.BytesIO(data))
+        with opened as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise PictureError(
+                    f"{place}: {picture.width} x {picture.height} pixels; expected at most "
+                    f"{MAX_PIXELS:,} in all"
+                )
+            picture.load()
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(picture)))
+    except PictureError:
+        raise
+    except Exception as error:  # Pillow's decoders raise a dozen unrelated types on bad bytes
+        shown = data[:8].hex(" ")
+        raise PictureError(
+            f"{place}: not a readable picture ({type(error).__name__}: {error}); "
+            f"{len(data)} bytes starting {shown or 'with nothing'}"
+        ) from error
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        # 16-bit greyscale: Pillow's own conversion clips at 255 where it should scale.
+        values = np.asarray(picture).astype(np.float64)
+        # Floats are taken to end at 1 unless they go beyond; integers are always 16 bits.
+        is_unit = picture.mode == "F" and values.max(initial=0) <= 1.0
+        scale = 255.0 if is_unit else 255.0 / 65535.0
+        return Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        alpha = picture.convert("RGBA")
+        white = Image.new("RGBA", alpha.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, alpha).convert("RGB")
+    return picture.convert("RGB")
+
+
+def encode_png(picture: Picture, texts: dict[str, str] | None = None) -> bytes:
+    """(H, W, 3) uint8 to PNG bytes, `texts` as PNG text chunks; the same input, the same bytes."""
+    info = PngImagePlugin.PngInfo()
+    for key, text in (texts or {}).items():
+        info.add_itxt(key, text)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def fit(picture: Picture, size: int, mode: str = "crop") -> Picture:
+    """Fits a picture into a square without squashing it.
+
+    Args:
+        picture: (H, W, 3) or (H, W) uint8.
+        size: pixels of the square's side.
+        mode: "crop" resizes the shorter side and crops the centre; "pad" resizes the longer side
+            and pads with white (see `unpad`).
+
+    Returns:
+        (size, size, 3) or (size, size) uint8.
+    """
+    opened = Image.fromarray(picture)
+    if opened.size == (size, size):
+        return picture
+    if mode == "crop":
+        return np.asarray(ImageOps.fit(opened, (size, size), Image.Resampling.LANCZOS))
+    white = 255 if picture.ndim == 2 else (255, 255, 255)
+    top, left, inner_h, inner_w = _inner_box(size, *picture.shape[:2])
+    padded = Image.new(opened.mode, (size, size), white)
+    padded.paste(opened.resize((inner_w, inner_h), Image.Resampling.LANCZOS), (left, top))
+    return np.asarray(padded)
+
+
+def unpad(picture: Picture, height: int, width: int) -> Picture:
+    """Cuts off what `fit(mode="pad")` added for a picture that was height x width pixels."""
+    top, left, inner_h, inner_w = _inner_box(picture.shape[0], height, width)
+    return picture[top : top + inner_h, left : left + inner_w]
+
+
+def _inner_box(size: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """Where a height x width picture lies in a padded square: top, left, height, width."""
+    scale = size / max(height, width)
+    inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
+    return (size - inner_h) // 2, (size - inner_w) // 2, inner_h, inner_w
+
+
+def to_tensor(picture: Picture) -> torch.Tensor:
+    """(H, W, 3) uint8 to (3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(picture.astype(np.float32)).permute(2, 0, 1) / 255.0 * 2.0 - 1.0
+
+
+def to_picture(tensor: torch.Tensor) -> Picture:
+    """(3, H, W) float, clamped to [-1, 1], to (H, W, 3) uint8, rounded to the nearest level."""
+    levels = (tensor.detach().float().clamp(-1, 1) + 1) * 127.5
+    return levels.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()

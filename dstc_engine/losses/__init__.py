@@ -1,0 +1,18 @@
+"""The losses of the method, each (S, ...) -> (S,), and the order they are reported in.
+
+Nothing is imported here: the job's result columns need the names alone, not torch.
+"""
+
+# In the order of columns in results; the last is the weighted sum of all before it.
+LOSS_NAMES = (
+    "structure",
+    "contrast",
+    "divergence",
+    "style_cls",
+    "style_pixels",
+    "clip",
+    "identity",
+    "range",
+    "total",
+)
+WEIGHTED = LOSS_NAMES[:-1]

@@ -1,0 +1,64 @@
+"""One source of randomness per row, so that a picture depends on its own seed and on nothing else.
+
+All numbers are drawn on the CPU, also for a GPU: the same seed means the same noise everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dstc_engine.crops import CropRange, draw_crops
+
+# Streams of one seed. Crops and masks draw apart from the chain, so that another number of CLIP
+# models or a mask leaves the chain's noise as it is.
+_CHAIN, _CROPS, _MASK = 0, 1, 2
+
+
+def _generator(seed: int, stream: int) -> np.random.Generator:
+    # Not torch's CPU generator: it keeps 32 bits of a seed, so two of 80,000 rows would likely
+    # share their noise. SeedSequence hashes all 64 together with the stream.
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, stream])))
+
+
+class Noise(Protocol):
+    """What a slot draws from; the parity tests replay recorded noise through it."""
+
+    def chain(self) -> Tensor:
+        """(3, H, W) normal: the start, each step's noise, and what goes back when resampling."""
+
+    def mask(self) -> Tensor:
+        """(3, H, W) normal: for the content outside a mask."""
+
+    def crops(self) -> Tensor:
+        """(N, 2, 3) affine maps of one step's crops for one CLIP model."""
+
+
+class RowNoise:
+    """The noise of one row.
+
+    Args:
+        seed: of the row. size: pixels of the side. crops: what crops are drawn from.
+    """
+
+    def __init__(self, seed: int, size: int, crops: CropRange) -> None:
+        self._shape = (3, size, size)
+        self._ranges = crops
+        self._chain = _generator(seed, _CHAIN)
+        self._crops = _generator(seed, _CROPS)
+        self._mask = _generator(seed, _MASK)
+
+    def chain(self) -> Tensor:
+        return self._normal(self._chain)
+
+    def mask(self) -> Tensor:
+        return self._normal(self._mask)
+
+    def crops(self) -> Tensor:
+        return draw_crops(self._ranges, self._crops)
+
+    def _normal(self, generator: np.random.Generator) -> Tensor:
+        return torch.from_numpy(generator.standard_normal(self._shape, dtype=np.float32))

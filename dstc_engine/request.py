@@ -1,0 +1,110 @@
+"""What goes into the engine and what comes out of it.
+
+Pictures cross this border as uint8 arrays (H, W, 3), RGB; inside the engine they are float CHW in
+[-1, 1] (see `image.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from dstc_engine.errors import RequestError
+
+Picture = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class TranslationRequest:
+    """One picture to translate, and towards what.
+
+    Attributes:
+        id: names the row in results and errors.
+        content: (H, W, 3) uint8, any size; fitted to the preset's size by `image.fit`.
+        seed: every random number of this row comes from it, in 0 .. 2**63 - 1.
+        style: (H, W, 3) uint8 for image guidance, or None.
+        prompt: target text for text guidance, or None.
+        source_prompt: what `content` shows, for the CLIP direction; None leaves that term out.
+        mask: (H, W) uint8 of the content's size: 255 is translated, 0 keeps the content's pixels.
+
+    Raises:
+        RequestError: neither style nor prompt is given, or an array has another form.
+    """
+
+    id: str
+    content: Picture
+    seed: int
+    style: Picture | None = None
+    prompt: str | None = None
+    source_prompt: str | None = None
+    mask: Picture | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompt is not None and not self.prompt.strip():
+            # An empty text is no target; embedded, it would still pull somewhere.
+            object.__setattr__(self, "prompt", None)
+        if self.style is None and self.prompt is None:
+            raise RequestError(
+                f"row {self.id!r}: style and prompt are both empty; give one of them, or both"
+            )
+        for name, picture in (("content", self.content), ("style", self.style)):
+            if picture is not None and (
+                picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3
+            ):
+                raise RequestError(
+                    f"row {self.id!r}: {name} is {picture.dtype} {picture.shape}; "
+                    "expected uint8 (H, W, 3)"
+                )
+        if self.mask is not None and self.mask.shape != self.content.shape[:2]:
+            raise RequestError(
+                f"row {self.id!r}: mask is {self.mask.shape}; expected the content's "
+                f"{self.content.shape[:2]}"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise RequestError(f"row {self.id!r}: seed is {self.seed}; expected 0 .. 2**63 - 1")
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """The losses of one guided step.
+
+    Attributes:
+        index: respaced step index, first index .. 0.
+        phase: "resample" while the first index is repeated, else "sample".
+        losses: unweighted values by the names in `losses.LOSS_NAMES`; NaN where a loss was not
+            computed (nobody needed it, or its gate was closed).
+    """
+
+    index: int
+    phase: str
+    losses: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Translation:
+    """The end of one request.
+
+    Attributes:
+        id, seed: of the request.
+        status: "done", or "failed" when the row may be tried again.
+        picture: (H, W, 3) uint8 at the preset's size when done, else None.
+        reason: short and countable when failed ("non_finite", "out_of_memory"), else None.
+        error: the full text when failed, else None.
+        steps: guided steps taken, those before restarts included.
+        restarts: times the chain was started again by the range loss.
+        seconds: from entering a slot to leaving it.
+        losses: one entry for each guided step of the last chain, in order.
+    """
+
+    id: str
+    seed: int
+    status: str
+    picture: Picture | None
+    reason: str | None = None
+    error: str | None = None
+    steps: int = 0
+    restarts: int = 0
+    seconds: float = 0.0
+    losses: list[StepLosses] = field(default_factory=list)

@@ -1,0 +1,115 @@
+"""A row's way through a slot: waiting -> running -> finished, with repeats and restarts on the way.
+
+Plain Python over a few floats; no tensor and no network is needed to follow or to test it.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import time
+from dataclasses import dataclass, field
+
+from dstc_engine.presets import Preset
+from dstc_engine.request import StepLosses, TranslationRequest
+
+
+class Move(enum.Enum):
+    """What becomes of a row after a guided step."""
+
+    STEP = "step"  # on to the index below
+    GO_BACK = "go_back"  # resampling: to the same index again, with fresh noise
+    RESTART = "restart"  # out of range: the chain starts anew
+    FINISH = "finish"  # the picture is the last x0 estimate
+    FAIL = "fail"  # numbers left the finite range
+
+
+@dataclass(eq=False)
+class Slot:
+    """One row in flight.
+
+    Attributes:
+        request: the row. first_index: where its chain starts. source_clip_loss: of the content.
+        index: of the next guided step. repeat: guided steps done at the first index.
+        previous_clip_loss: unweighted, of the last guided step; NaN without a prompt.
+        steps, restarts: taken so far, over all chains. losses: of the present chain.
+    """
+
+    request: TranslationRequest
+    first_index: int
+    source_clip_loss: float
+    index: int = field(init=False)
+    repeat: int = 0
+    steps: int = 0
+    restarts: int = 0
+    previous_clip_loss: float = field(init=False)
+    losses: list[StepLosses] = field(default_factory=list)
+    entered: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.index = self.first_index
+        self.previous_clip_loss = self.source_clip_loss
+
+    def weights(self, preset: Preset) -> dict[str, float]:
+        """The weight of each loss for this row's next guided step; zero leaves a loss out."""
+        contrast = preset.weight_contrast
+        # NaN (no prompt) compares false: rows without text keep the plain weight.
+        if preset.regularize_content and self.previous_clip_loss < preset.contrast_clip_threshold:
+            contrast *= preset.regularize_factor
+        if preset.progressive_contrast and self.previous_clip_loss > preset.contrast_clip_threshold:
+            contrast *= preset.progressive_factor
+        has_style = self.request.style is not None
+        return {
+            "structure": preset.weight_structure,
+            "contrast": contrast,
+            "divergence": preset.weight_divergence if self.index > preset.divergence_gate else 0.0,
+            "style_cls": preset.weight_style_cls if has_style else 0.0,
+            "style_pixels": preset.weight_style_pixels if has_style else 0.0,
+            "clip": preset.weight_clip if self.request.prompt is not None else 0.0,
+            "identity": preset.weight_identity,
+            "range": preset.weight_range,
+        }
+
+    def advance(self, losses: dict[str, float], preset: Preset) -> Move:
+        """Takes in the losses of the guided step just done, decides, and moves `index`.
+
+        Args:
+            losses: unweighted, by name; NaN where not computed.
+        """
+        phase = "resample" if self._is_repeating(preset) else "sample"
+        self.steps += 1
+        self.losses.append(StepLosses(self.index, phase, losses))
+        if not math.isfinite(losses["total"]):
+            return Move.FAIL
+        if self._is_out_of_range(losses["range"], preset):
+            self._start_again()
+            return Move.RESTART
+        self.previous_clip_loss = losses["clip"]
+        if self.index == self.first_index:
+            self.repeat += 1
+            if self.repeat < preset.resample:
+                return Move.GO_BACK
+        if self.index == 0:
+            return Move.FINISH
+        self.index -= 1
+        return Move.STEP
+
+    def _is_repeating(self, preset: Preset) -> bool:
+        return self.index == self.first_index and preset.resample > 1
+
+    def _is_out_of_range(self, range_loss: float, preset: Preset) -> bool:
+        return (
+            preset.range_restart
+            and self.index < self.first_index
+            and self.restarts < preset.max_restarts
+            and preset.weight_range * range_loss > preset.range_restart_limit
+        )
+
+    def _start_again(self) -> None:
+        # Nothing of the chain given up may reach the new one: the official loop keeps the previous
+        # picture and the flag, so that one restart colours the next.
+        self.restarts += 1
+        self.index = self.first_index
+        self.repeat = 0
+        self.previous_clip_loss = self.source_clip_loss
+        self.losses = []

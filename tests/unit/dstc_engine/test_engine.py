@@ -1,0 +1,511 @@
+"""The engine with tiny networks: rows alone and among others, refill, restart, failure, masks."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dstc_engine import image
+from dstc_engine.crops import CropRange
+from dstc_engine.encoders.clip import Clip
+from dstc_engine.encoders.dino import Dino
+from dstc_engine.engine import Engine, translate
+from dstc_engine.errors import PresetError
+from dstc_engine.models import Models
+from dstc_engine.noise import Noise, RowNoise
+from dstc_engine.request import Translation, TranslationRequest
+from tests.unit.dstc_engine import tiny
+from tests.unit.dstc_engine.tiny import PRESET, SIZE, STEPS, assert_same, request, run
+
+KINDS = ("text", "image", "both")
+CROPS = CropRange(count=PRESET.crops, rotation=10.0, scale=(0.8, 1.0), ratio=(0.9, 1.1), flip=0.5)
+
+
+def noise_of(row: TranslationRequest) -> RowNoise:
+    return RowNoise(row.seed, SIZE, CROPS)
+
+
+@pytest.fixture(scope="module")
+def alone(models: Models) -> dict[str, Translation]:
+    """Each kind of row, the only one in a table of three."""
+    return {kind: run(models, [request(kind, 1)])[f"{kind}-1"] for kind in KINDS}
+
+
+# -- a picture depends on its own row ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_rows_are_the_same_in_each_slot_of_a_full_table(
+    turn: int, models: Models, alone: dict[str, Translation]
+) -> None:
+    # Each kind of row in each slot, among the two other kinds.
+    ended = run(models, [request(KINDS[(at + turn) % 3], 1) for at in range(3)])
+    for kind in KINDS:
+        assert_same(ended[f"{kind}-1"], alone[kind])
+
+
+@pytest.mark.parametrize(("late", "early"), [(("text", "both"), "image"), (("image",), "text")])
+def test_rows_that_enter_late_are_the_same(
+    late: tuple[str, ...], early: str, models: Models, alone: dict[str, Translation]
+) -> None:
+    engine = Engine(models, PRESET, 3)
+    engine.add(request(early, 20))
+    ended = engine.step() + engine.step()
+    for kind in late:
+        engine.add(request(kind, 1))
+    while not engine.is_finished:
+        ended += engine.step()
+    for kind in late:
+        assert_same({t.id: t for t in ended}[f"{kind}-1"], alone[kind])
+
+
+def test_rows_in_used_slots_are_the_same(models: Models, alone: dict[str, Translation]) -> None:
+    before = [request(KINDS[n], 30 + n, mask=half_mask()) for n in (2, 0, 1)]
+    ended = run(models, [*before, *(request(kind, 1) for kind in KINDS)])
+    for kind in KINDS:
+        assert_same(ended[f"{kind}-1"], alone[kind])
+
+
+class Loud(RowNoise):
+    """Noise that is far too strong for the first chains of a row: they leave the range."""
+
+    def __init__(self, row: TranslationRequest) -> None:
+        super().__init__(row.seed, SIZE, CROPS)
+        self.factor = 30.0
+
+    def chain(self) -> Tensor:
+        return self.factor * super().chain()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_is_the_same_while_its_neighbours_start_again(
+    kind: str, models: Models, alone: dict[str, Translation]
+) -> None:
+    preset = dataclasses.replace(
+        PRESET, range_restart=True, range_restart_limit=100.0, max_restarts=2
+    )
+    rows = [request("image", 40), request(kind, 1), request("text", 41)]
+
+    def make_noise(row: TranslationRequest) -> Noise:
+        return noise_of(row) if row.seed == 1 else Loud(row)
+
+    ended = run(models, rows, preset, make_noise=make_noise)
+    assert ended["image-40"].restarts == ended["text-41"].restarts == 2
+    assert_same(ended[f"{kind}-1"], alone[kind])
+
+
+def test_the_order_of_arrival_changes_no_picture(models: Models) -> None:
+    rows = [request(KINDS[n % 3], 50 + n) for n in range(4)]
+    forth, back = run(models, rows), run(models, rows[::-1])
+    assert forth.keys() == back.keys() == {row.id for row in rows}
+    for name, ended in forth.items():
+        assert_same(ended, back[name])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_seed_gives_another_picture(
+    kind: str, models: Models, alone: dict[str, Translation]
+) -> None:
+    other = dataclasses.replace(request(kind, 1), seed=2)
+    ended = run(models, [other])[other.id]
+    picture, first = ended.picture, alone[kind].picture
+    assert picture is not None and first is not None
+    assert (picture != first).mean() > 0.2
+
+
+def test_prompt_style_and_content_all_reach_the_picture(
+    models: Models, alone: dict[str, Translation]
+) -> None:
+    row = request("both", 1)
+    for change in (
+        {"prompt": "something else"},
+        {"source_prompt": None},
+        {"style": tiny.picture(7)},
+        {"content": tiny.picture(8)},
+    ):
+        other = run(models, [dataclasses.replace(row, **change)])[row.id]
+        assert tiny.trace(other) != tiny.trace(alone["both"]), f"{list(change)} has no effect"
+    pictures = [alone[kind].picture for kind in KINDS]
+    assert all(p is not None and p.shape == (SIZE, SIZE, 3) for p in pictures)
+    assert tiny.trace(alone["text"]) != tiny.trace(alone["image"])
+
+
+def test_a_row_tells_only_the_losses_that_guided_it(alone: dict[str, Translation]) -> None:
+    absent = {"text": {"style_cls", "style_pixels"}, "image": {"clip"}, "both": set()}
+    for kind, ended in alone.items():
+        assert [step.index for step in ended.losses] == [4, 4, 3, 2, 1, 0]
+        assert [step.phase for step in ended.losses] == ["resample"] * 2 + ["sample"] * 4
+        for step in ended.losses:
+            missing = {name for name, value in step.losses.items() if math.isnan(value)}
+            closed = {"divergence"} if step.index <= PRESET.divergence_gate else set()
+            assert missing == absent[kind] | closed | {"identity"}
+
+
+# -- refill --------------------------------------------------------------------------------------
+
+
+def test_no_more_rows_are_taken_than_there_are_free_slots(models: Models) -> None:
+    taken = 0
+
+    def endless() -> Iterator[TranslationRequest]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield request("image", taken)
+
+    engine = Engine(models, PRESET, 2)
+    ended = translate(engine, endless())
+    names = []
+    for count in range(1, 6):
+        names.append(next(ended).id)
+        # Those that have ended, those that run, and none besides.
+        assert taken <= 2 * ((count + 1) // 2)
+    assert names == [f"image-{n}" for n in range(1, 6)]
+
+
+def test_every_row_ends_once_when_there_are_more_rows_than_slots(models: Models) -> None:
+    calls = count_calls(models.unet)
+    ended = list(translate(Engine(models, PRESET, 2), [request("image", n) for n in range(5)]))
+    assert sorted(t.id for t in ended) == [f"image-{n}" for n in range(5)]
+    assert {t.status for t in ended} == {"done"} and {t.steps for t in ended} == {STEPS}
+    # Five rows in two slots: three rounds. A slot that idled for a step would take more.
+    assert calls() == 3 * STEPS
+
+
+def test_free_slots_count_what_waits(models: Models) -> None:
+    engine = Engine(models, PRESET, 2)
+    assert engine.free_slots == 2 and engine.is_finished
+    assert engine.step() == []
+    for left in (1, 0, 0):
+        engine.add(request("image", left))
+        assert engine.free_slots == left and not engine.is_finished
+    engine.step()
+    assert engine.free_slots == 0
+    engine.add(request("image", 5))
+    assert engine.free_slots == 0
+
+
+# -- what a step costs ---------------------------------------------------------------------------
+
+
+def count_calls(network: nn.Module) -> Callable[[], int]:
+    """Counts the forward passes of a network from now on; asked for the count, it stops."""
+    calls: list[int] = []
+    handle = network.register_forward_hook(lambda *_: calls.append(1))
+
+    def count() -> int:
+        handle.remove()
+        return len(calls)
+
+    return count
+
+
+def test_one_look_through_each_network_per_step(models: Models) -> None:
+    engine = Engine(models, PRESET, 3)
+    for kind in KINDS:
+        engine.add(request(kind, 60))
+    engine.step()  # encodes the conditions as well
+    unet, dino = count_calls(models.unet), count_calls(models.dino)
+    clip = count_calls(models.clips[0].model.visual)
+    for _ in range(3):
+        engine.step()
+    assert (unet(), dino(), clip()) == (3, 3, 3)
+
+
+def test_clip_does_not_look_at_rows_without_a_prompt(models: Models) -> None:
+    engine = Engine(models, PRESET, 3)
+    for seed in range(3):
+        engine.add(request("image", seed))
+    engine.step()
+    clip = count_calls(models.clips[0].model.visual)
+    while not engine.is_finished:
+        engine.step()
+    assert clip() == 0
+
+
+@pytest.mark.parametrize(("respacing", "skip", "resample"), [("12", 4, 3), ("12", 11, 2)])
+def test_steps_of_a_row(respacing: str, skip: int, resample: int, models: Models) -> None:
+    preset = dataclasses.replace(
+        PRESET, respacing=respacing, skip=skip, resample=resample, range_restart=False
+    )
+    unet = count_calls(models.unet)
+    ended = run(models, [request("image", 0)], preset)["image-0"]
+    assert unet() == ended.steps == (int(respacing) - skip - 1) + resample
+
+
+# -- restart -------------------------------------------------------------------------------------
+
+
+class Played:
+    """Noise that is written down as it is drawn, or played back from what was."""
+
+    def __init__(self, noise: Noise) -> None:
+        self._noise = noise
+        self.chains: list[Tensor] = []
+        self.maps: list[Tensor] = []
+
+    def chain(self) -> Tensor:
+        self.chains.append(self._noise.chain())
+        return self.chains[-1]
+
+    def mask(self) -> Tensor:
+        return self._noise.mask()
+
+    def crops(self) -> Tensor:
+        self.maps.append(self._noise.crops())
+        return self.maps[-1]
+
+
+class Replay:
+    """Noise from lists."""
+
+    def __init__(self, chains: list[Tensor], maps: list[Tensor]) -> None:
+        self._chains, self._maps = iter(chains), iter(maps)
+
+    def chain(self) -> Tensor:
+        return next(self._chains)
+
+    def mask(self) -> Tensor:
+        raise AssertionError("no row here has a mask")
+
+    def crops(self) -> Tensor:
+        return next(self._maps)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_chain_started_again_is_as_if_it_were_the_first(kind: str, models: Models) -> None:
+    # Out of range at any step below the first index: given up after the two steps there and one.
+    preset = dataclasses.replace(
+        PRESET, range_restart=True, range_restart_limit=0.0, max_restarts=1
+    )
+    row, given_up = request(kind, 3), 3
+    played = Played(noise_of(row))
+    again = run(models, [row], preset, make_noise=lambda _: played)[row.id]
+    assert (again.restarts, again.steps) == (1, given_up + STEPS)
+    # The start, a noise for each step, and one to go back with.
+    chains = played.chains[given_up + 2 :]
+    # The first crops are those that the source's own CLIP loss is measured with.
+    maps = played.maps[:1] + played.maps[1 + given_up :]
+    calm = dataclasses.replace(preset, range_restart=False)
+    fresh = run(models, [row], calm, make_noise=lambda _: Replay(chains, maps))[row.id]
+    assert fresh.picture is not None
+    assert tiny.trace(again) == tiny.trace(fresh)
+    assert np.array_equal(again.picture, fresh.picture)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3])
+def test_restarts_are_limited_and_reported(limit: int, models: Models) -> None:
+    preset = dataclasses.replace(
+        PRESET, range_restart=True, range_restart_limit=0.0, max_restarts=limit
+    )
+    ended = run(models, [request("image", 4)], preset)["image-4"]
+    assert (ended.status, ended.restarts) == ("done", limit)
+    assert ended.steps == STEPS + 3 * limit
+    assert len(ended.losses) == STEPS, "losses are those of the last chain"
+
+
+# -- failure -------------------------------------------------------------------------------------
+
+
+class Poisoned(nn.Module):
+    """A network that yields NaN for one slot in one call."""
+
+    def __init__(self, network: nn.Module, call: int, slot: int) -> None:
+        super().__init__()
+        self.network = network
+        self.call, self.slot = call, slot
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        self.call -= 1
+        output: Tensor = self.network(x, *others)
+        sick = torch.arange(len(output)) == (self.slot if self.call == -1 else -1)
+        return output.masked_fill(sick[:, None, None, None], float("nan"))
+
+
+POISON_ROWS = [request(kind, 70 + at) for at, kind in enumerate(KINDS)] + [request("text", 80)]
+
+
+@pytest.fixture(scope="module")
+def calm(models: Models) -> dict[str, Translation]:
+    """The rows of the next test when nothing goes wrong."""
+    return run(models, POISON_ROWS)
+
+
+@pytest.mark.parametrize("call", [0, 1, STEPS - 1])
+def test_a_row_that_is_not_finite_fails_alone(call: int, calm: dict[str, Translation]) -> None:
+    poisoned = tiny.make_models(unet=Poisoned(tiny.make_unet(), call, slot=1))
+    ended = run(poisoned, POISON_ROWS)
+    failed = ended.pop("image-71")
+    assert (failed.status, failed.reason, failed.picture) == ("failed", "non_finite", None)
+    assert failed.steps == call + 1
+    assert failed.error is not None and str([4, 4, 3, 2, 1, 0][call]) in failed.error
+    # "text-80" runs in the slot that the failed row left.
+    assert ended.keys() == {"text-70", "both-72", "text-80"}
+    for name, other in ended.items():
+        assert_same(other, calm[name])
+
+
+def test_a_failed_row_leaves_no_nan_in_its_slot(models: Models) -> None:
+    poisoned = tiny.make_models(unet=Poisoned(tiny.make_unet(), 1, slot=0))
+    seen: list[Tensor] = []
+    engine = Engine(poisoned, PRESET, 2, watch=lambda x, x0: seen.append(x))
+    engine.add(request("image", 1))
+    engine.add(request("image", 2))
+    while not engine.is_finished:
+        engine.step()
+    assert not seen[1][0].isfinite().any()
+    assert all(x.isfinite().all() for x in seen[2:])
+
+
+# -- masks ---------------------------------------------------------------------------------------
+
+
+def half_mask() -> np.ndarray:
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[:, : SIZE // 2] = 255
+    return mask
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_outside_the_mask_the_content_is_untouched(kind: str, models: Models) -> None:
+    row = request(kind, 5, mask=half_mask())
+    picture = run(models, [row])[row.id].picture
+    assert picture is not None
+    assert np.array_equal(picture[:, SIZE // 2 :], row.content[:, SIZE // 2 :])
+    inside = picture[:, : SIZE // 2] != row.content[:, : SIZE // 2]
+    assert inside.mean() > 0.5
+
+
+def test_a_soft_mask_blends(models: Models) -> None:
+    row = request("image", 5, mask=np.full((SIZE, SIZE), 51, np.uint8))
+    row_in_full = dataclasses.replace(row, mask=np.full((SIZE, SIZE), 255, np.uint8))
+    fully = run(models, [row_in_full])[row.id].picture
+    assert fully is not None
+    # With one step and no going back the mask acts on the finished picture alone.
+    short = dataclasses.replace(PRESET, skip=19, resample=1)
+    fully, partly = (run(models, [r], short)[row.id].picture for r in (row_in_full, row))
+    assert fully is not None and partly is not None
+    expected = 0.2 * fully.astype(float) + 0.8 * row.content
+    assert np.abs(partly - expected).max() <= 0.5 + 1e-6
+
+
+class Silent(RowNoise):
+    """No noise at all for what lies outside the mask."""
+
+    def mask(self) -> Tensor:
+        return torch.zeros(3, SIZE, SIZE)
+
+
+def test_along_the_chain_the_outside_is_the_content_at_the_same_noise_level(
+    models: Models,
+) -> None:
+    row = request("image", 6, mask=half_mask())
+    inputs: list[Tensor] = []
+    handle = models.unet.register_forward_pre_hook(lambda _, given: inputs.append(given[0].clone()))
+    run(models, [row], make_noise=lambda _: Silent(row.seed, SIZE, CROPS))
+    handle.remove()
+    times = np.round(np.linspace(0, 999, 20)).astype(int)
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[times]
+    content = torch.from_numpy(row.content / 127.5 - 1).permute(2, 0, 1)
+    for x, index in zip(inputs[1:], [4, 3, 2, 1, 0], strict=True):
+        outside = x[0, :, :, SIZE // 2 :].double()
+        torch.testing.assert_close(
+            outside, abar[index] ** 0.5 * content[:, :, SIZE // 2 :], atol=1e-5, rtol=0
+        )
+
+
+# -- variants ------------------------------------------------------------------------------------
+
+
+def test_ddim_ends_at_the_estimate_and_draws_on_no_noise_but_the_start(models: Models) -> None:
+    preset = dataclasses.replace(PRESET, sampler="ddim", resample=1)
+    row = request("image", 7)
+    noise = noise_of(row)
+    start, nothing = noise.chain(), torch.zeros(3, SIZE, SIZE)
+    whole = run(models, [row], preset)[row.id]
+    muted = run(
+        models, [row], preset, make_noise=lambda _: Replay([start] + [nothing] * STEPS, [])
+    )[row.id]
+    assert_same(whole, muted)
+    ddpm = run(models, [row], dataclasses.replace(preset, sampler="ddpm"))[row.id]
+    assert not np.array_equal(ddpm.picture, whole.picture)  # type: ignore[arg-type]
+
+
+def test_several_clip_models_leave_the_chain_of_an_image_row_as_it_is(
+    models: Models, alone: dict[str, Translation]
+) -> None:
+    pair = tiny.make_models(clips=(tiny.make_clip(), tiny.make_clip(seed=9, width=24)))
+    assert_same(run(pair, [request("image", 1)])["image-1"], alone["image"])
+    both = run(pair, [request("text", 1)])["text-1"]
+    assert both.status == "done" and tiny.trace(both) != tiny.trace(alone["text"])
+
+
+def test_two_equal_clip_models_guide_as_one(models: Models) -> None:
+    # One crop that shows the whole picture: both models see the same.
+    class Whole(RowNoise):
+        def crops(self) -> Tensor:
+            return torch.eye(3)[None, :2]
+
+    preset = dataclasses.replace(PRESET, crops=1)
+    row = request("text", 1)
+    losses = []
+    for clips in ((tiny.make_clip(),), (tiny.make_clip(), tiny.make_clip())):
+        ended = run(
+            tiny.make_models(clips=clips),
+            [row],
+            preset,
+            make_noise=lambda r: Whole(r.seed, SIZE, CROPS),
+        )
+        losses.append([step.losses["clip"] for step in ended[row.id].losses])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_pictures_that_are_not_square(fit: str, models: Models) -> None:
+    preset = dataclasses.replace(PRESET, fit=fit)
+    row = request("both", 8, content=tiny.picture(1, 24, 36), style=tiny.picture(2, 9, 50))
+    picture = run(models, [row], preset)[row.id].picture
+    assert picture is not None
+    assert picture.shape == ((16, 16, 3) if fit == "crop" else (11, 16, 3))
+
+
+def test_matched_colours_have_the_mean_of_the_style(models: Models) -> None:
+    row = request("image", 9, style=(tiny.picture(3) // 4 + 100).astype(np.uint8))
+    matched = run(models, [row], dataclasses.replace(PRESET, match_colours=True))[row.id].picture
+    plain = run(models, [row])[row.id].picture
+    assert matched is not None and plain is not None and row.style is not None
+    mean = row.style.mean((0, 1))
+    assert np.abs(matched.mean((0, 1)) - mean).max() < 1
+    assert np.abs(plain.mean((0, 1)) - mean).max() > 5
+
+
+def test_the_watcher_sees_the_estimate_that_becomes_the_picture(models: Models) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+    engine = Engine(models, PRESET, 1, watch=lambda *pair: seen.append(pair))
+    engine.add(request("image", 1))
+    ended: list[Translation] = []
+    while not engine.is_finished:
+        ended += engine.step()
+    assert len(seen) == STEPS and ended[0].picture is not None
+    assert np.array_equal(image.to_picture(seen[-1][1][0]), ended[0].picture)
+
+
+def test_a_chain_without_a_step_is_refused_when_the_engine_is_made(models: Models) -> None:
+    with pytest.raises(PresetError, match="skip is 20; expected 0-19"):
+        Engine(models, dataclasses.replace(PRESET, skip=20), 1)
+
+
+def test_dino_at_another_size_than_the_picture() -> None:
+    models = tiny.make_models()
+    assert isinstance(models.dino, Dino) and isinstance(models.clips[0], Clip)
+    preset = dataclasses.replace(PRESET, image_size=32)
+    rows = [request(kind, 1) for kind in KINDS]
+    ended = run(models, rows, preset)
+    assert {t.status for t in ended.values()} == {"done"}
+    assert all(t.picture is not None and t.picture.shape == (32, 32, 3) for t in ended.values())

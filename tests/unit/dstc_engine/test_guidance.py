@@ -1,0 +1,218 @@
+"""The split backward pass against one graph through everything, with losses written out here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dstc_engine.conditions import Conditions, encode_conditions
+from dstc_engine.crops import CropRange, apply_crops
+from dstc_engine.guidance import WEIGHTED, Guidance, guide
+from dstc_engine.models import Models
+from dstc_engine.noise import RowNoise
+from dstc_engine.presets import Preset
+from dstc_engine.request import TranslationRequest
+from dstc_engine.sampling import ChainTables
+from dstc_engine.schedule import Schedule
+from tests.unit.dstc_engine import tiny
+from tests.unit.dstc_engine.tiny import PRESET, SIZE, request
+
+KINDS = ("text", "image", "both")
+INDICES = [4, 2, 9]
+RANGES = CropRange(PRESET.crops, 10.0, (0.8, 1.0), (0.9, 1.1), 0.5)
+
+
+class Faces(nn.Module):
+    """A stand-in for ArcFace: unit vectors of a random projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection = nn.Linear(3 * SIZE * SIZE, 8)
+        generator = torch.Generator().manual_seed(4)
+        nn.init.normal_(self.projection.weight, std=0.1, generator=generator)
+        nn.init.zeros_(self.projection.bias)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return F.normalize(self.projection(pictures.flatten(1)), dim=-1)
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    """Two CLIP models of different widths, and faces."""
+    return tiny.make_models(
+        clips=(tiny.make_clip(), tiny.make_clip(seed=9, width=24)), arcface=Faces()
+    )
+
+
+@dataclasses.dataclass
+class Scene:
+    """Three rows, one of each kind, each at its own index."""
+
+    rows: list[TranslationRequest]
+    x: Tensor
+    to: Conditions
+    previous_cls: Tensor
+    crops: Tensor
+    weights: Tensor
+
+    def guide(self, models: Models, preset: Preset) -> Guidance:
+        table = ChainTables(Schedule.respaced("20")).at(torch.tensor(INDICES))
+        return guide(
+            models, preset, self.x, table, self.to, self.previous_cls, self.crops, self.weights
+        )
+
+
+@pytest.fixture
+def scene(models: Models) -> Scene:
+    generator = torch.Generator().manual_seed(5)
+    rows = [request(kind, seed) for seed, kind in enumerate(KINDS)]
+    noises = [RowNoise(row.seed, SIZE, RANGES) for row in rows]
+    encoded = [
+        encode_conditions(models, PRESET, row, noise)[0]
+        for row, noise in zip(rows, noises, strict=True)
+    ]
+    to = encoded[0].empty(3)
+    for slot, row in enumerate(encoded):
+        to[slot] = row
+    weights = 100 * torch.rand(3, len(WEIGHTED), generator=generator)
+    for slot, kind in enumerate(KINDS):
+        for name in {"text": ("style_cls", "style_pixels"), "image": ("clip",), "both": ()}[kind]:
+            weights[slot, WEIGHTED.index(name)] = 0
+    return Scene(
+        rows,
+        torch.randn(3, 3, SIZE, SIZE, generator=generator),
+        to,
+        to.source_cls + 0.3 * torch.randn(to.source_cls.shape, generator=generator),
+        torch.stack([torch.stack([n.crops() for n in noises]) for _ in range(2)]),
+        weights,
+    )
+
+
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    return F.cosine_similarity(a[:, None], b[None], dim=-1)
+
+
+def plain_losses(
+    models: Models, scene: Scene, s: int, x: Tensor, noise_mix: bool
+) -> dict[str, Tensor]:
+    """Row `s` by itself, from the formulas of the method, in one graph from x (1, 3, H, W)."""
+    times = np.round(np.linspace(0, 999, 20)).astype(int)
+    t = int(times[INDICES[s]])
+    bar = float(np.prod(1 - np.linspace(1e-4, 0.02, 1000)[: t + 1]))
+    eps = models.unet(x, torch.tensor([float(t)]))[:, :3]
+    x0 = (x - math.sqrt(1 - bar) * eps) / math.sqrt(bar)
+    f = math.sqrt(1 - bar)
+    mix = f * x0 + (1 - f) * x
+    z = mix if noise_mix else x0
+    row = scene.rows[s]
+    content = torch.from_numpy(row.content / np.float32(127.5) - 1).permute(2, 0, 1)[None]
+    seen, source = models.dino(z), models.dino(content)
+    keys, source_keys = seen.keys[0], source.keys[0]
+    own_place = torch.arange(len(keys))
+    cross = cosines(keys, source_keys) / PRESET.contrast_temperature
+    losses = {
+        "structure": F.mse_loss(cosines(keys, keys), cosines(source_keys, source_keys)),
+        "contrast": F.cross_entropy(cross, own_place),
+        "divergence": -F.mse_loss(seen.cls[0], scene.previous_cls[s]),
+        "range": (x0.abs() - 1).clamp(min=0).square().mean(),
+    }
+    if models.arcface is not None:
+        losses["identity"] = 1 - F.cosine_similarity(models.arcface(z), models.arcface(content))[0]
+    if row.style is not None:
+        style = torch.from_numpy(row.style / np.float32(127.5) - 1).permute(2, 0, 1)[None]
+        losses["style_cls"] = F.mse_loss(seen.cls, models.dino(style).cls)
+        losses["style_pixels"] = F.mse_loss(z, style)
+    if row.prompt is not None:
+        shares = []
+        for m, clip in enumerate(models.clips):
+            target = clip.embed_text(row.prompt) + 0.2 * clip.embed_picture(content)[0]
+            if row.source_prompt is not None:
+                target = target - 0.4 * clip.embed_text(row.source_prompt)
+            crops = apply_crops(mix, scene.crops[m, s : s + 1], SIZE)
+            embedded = clip.embed_crops(crops)
+            shares.append(-F.cosine_similarity(embedded, target[None]).mean())
+        losses["clip"] = torch.stack(shares).mean()
+    return losses
+
+
+@pytest.mark.parametrize("noise_mix", [True, False])
+def test_push_is_minus_the_gradient_of_each_rows_total(
+    noise_mix: bool, models: Models, scene: Scene
+) -> None:
+    ours = scene.guide(models, dataclasses.replace(PRESET, noise_mix=noise_mix))
+    for s, kind in enumerate(KINDS):
+        x = scene.x[s : s + 1].clone().requires_grad_()
+        losses = plain_losses(models, scene, s, x, noise_mix)
+        total = torch.stack(
+            [scene.weights[s, WEIGHTED.index(n)] * v for n, v in losses.items()]
+        ).sum()
+        (gradient,) = torch.autograd.grad(total, x)
+        difference = (ours.push[s] + gradient[0]).abs().max() / gradient.abs().max()
+        assert difference < 1e-5, kind
+        for column, name in enumerate(WEIGHTED):
+            value = float(ours.losses[s, column])
+            if name in losses:
+                assert value == pytest.approx(float(losses[name].detach()), rel=1e-4, abs=1e-6)
+            else:
+                assert math.isnan(value), f"{kind} has no {name}"
+        assert float(ours.losses[s, -1]) == pytest.approx(float(total.detach()), rel=1e-5)
+
+
+def test_no_row_reaches_another(models: Models, scene: Scene) -> None:
+    before = scene.guide(models, PRESET)
+    generator = torch.Generator().manual_seed(6)
+    scene.x[1] = torch.randn(3, SIZE, SIZE, generator=generator)
+    scene.previous_cls[1] *= -3
+    scene.crops[:, 1] *= 0.5
+    scene.weights[1] *= 7
+    other = request("both", 77)
+    scene.to[1] = encode_conditions(models, PRESET, other, RowNoise(1, SIZE, RANGES))[0]
+    after = scene.guide(models, PRESET)
+    for name in ("push", "losses", "cls"):
+        ours, theirs = (getattr(g, name).nan_to_num(nan=-1e9) for g in (before, after))
+        assert torch.equal(ours[[0, 2]], theirs[[0, 2]]), name
+        assert not torch.equal(ours[1], theirs[1]), name
+    assert torch.equal(before.denoised.x0[[0, 2]], after.denoised.x0[[0, 2]])
+
+
+def test_no_weight_no_push(models: Models, scene: Scene) -> None:
+    scene.weights[1] = 0
+    seen = scene.guide(models, PRESET)
+    assert not seen.push[1].any() and seen.push[0].any() and seen.push[2].any()
+    assert seen.losses[1, :-1].isnan().all() and float(seen.losses[1, -1]) == 0
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_a_step_along_the_push_lowers_the_loss_it_is_made_of(
+    name: str, models: Models, scene: Scene
+) -> None:
+    # Row 2 has them all. A finite difference: the loss falls by the squared length of the push.
+    weights = torch.zeros_like(scene.weights)
+    weights[2, WEIGHTED.index(name)] = 1
+    scene.weights = weights
+    seen = scene.guide(models, PRESET)
+    column = WEIGHTED.index(name)
+    push = seen.push[2]
+    length = float(push.norm())
+    assert length > 0
+    step = 0.02 / length
+    values = []
+    for sign in (1, -1):
+        moved = dataclasses.replace(scene, x=scene.x.clone())
+        moved.x[2] += sign * step * push
+        values.append(float(moved.guide(models, PRESET).losses[2, column]))
+    assert (values[1] - values[0]) / (2 * step) == pytest.approx(length**2, rel=0.05)
+
+
+def test_nothing_of_the_graph_is_kept(models: Models, scene: Scene) -> None:
+    with torch.no_grad():
+        seen = scene.guide(models, PRESET)
+    tensors = [seen.push, seen.losses, seen.cls, seen.denoised.x0, seen.denoised.eps]
+    assert not any(t.requires_grad for t in tensors) and not scene.x.requires_grad
+    assert all(p.grad is None for p in models.unet.parameters())
