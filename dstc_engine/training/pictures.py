@@ -1,0 +1,82 @@
+"""Training pictures: one split of the indexed emoji Parquet, held in memory."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dstc_engine.errors import UserError
+
+CORE_STYLES = ("twemoji", "noto", "openmoji", "openmoji_line", "fluent_flat", "fluent_3d")
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """N pictures of one split.
+
+    Attributes:
+        pixels: (N, 3, S, S) uint8. ids, subjects, names, styles: N texts each.
+        groups: N texts, the Unicode group of the subject.
+    """
+
+    pixels: Tensor
+    ids: list[str]
+    subjects: list[str]
+    names: list[str]
+    styles: list[str]
+    groups: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, rows: Tensor) -> Tensor:
+        """(B,) int64 to (B, 3, S, S) float32 in [-1, 1]."""
+        return self.pixels[rows].float() / 127.5 - 1.0
+
+
+def load_pictures(
+    path: str | Path, split: str, styles: Sequence[str] | None = CORE_STYLES
+) -> Pictures:
+    """Reads the pictures of a split ("train", "val" or "test") in the file's order.
+
+    Args:
+        path: the Parquet that `dstc emoji build` writes. styles: which to keep; None keeps all.
+
+    Raises:
+        UserError: the file is missing, has other columns, or holds no such picture.
+    """
+    columns = ["id", "subject", "name", "style", "group", "split", "png"]
+    try:
+        table = pq.read_table(path, columns=columns)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot read training pictures ({error}); expected the Parquet that "
+            "`dstc emoji build` writes"
+        ) from error
+    keep = pc.equal(table["split"], split)
+    if styles is not None:
+        keep = pc.and_(keep, pc.is_in(table["style"], pa.array(list(styles))))
+    table = table.filter(keep)
+    if not table.num_rows:
+        raise UserError(f"{path}: no picture of split {split!r} and styles {styles}")
+    pixels = np.stack(
+        [np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in table["png"].to_pylist()]
+    )
+    return Pictures(
+        pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
+        ids=table["id"].to_pylist(),
+        subjects=table["subject"].to_pylist(),
+        names=table["name"].to_pylist(),
+        styles=table["style"].to_pylist(),
+        groups=table["group"].to_pylist(),
+    )

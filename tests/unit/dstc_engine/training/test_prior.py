@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import math
+
+import torch
+
+from dstc_engine.sampling import ChainTables, add_noise
+from dstc_engine.schedule import Schedule
+from dstc_engine.training.prior import augment, prior_loss, variational_bound
+
+TABLES = ChainTables(Schedule.respaced("1000"), "cpu")
+
+
+def _noised(times: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.rand(len(times), 3, 8, 8, generator=generator) * 2 - 1
+    noise = torch.randn(x0.shape, generator=generator)
+    return x0, noise, add_noise(x0, noise, TABLES.at(torch.tensor(times)))
+
+
+def test_the_bound_is_zero_for_the_true_noise_and_the_posterior_variance() -> None:
+    x0, noise, x = _noised([200, 700])
+    # v = -1 names the lower end of the variance range, which is the posterior's.
+    output = torch.cat([noise, -torch.ones_like(noise)], dim=1)
+    bound = variational_bound(output, x0, x, TABLES.at(torch.tensor([200, 700])))
+    assert bound.shape == (2,)
+    assert bound.abs().max() < 1e-4
+
+
+def test_the_bound_grows_with_a_wrong_mean_and_a_wrong_variance() -> None:
+    x0, noise, x = _noised([500])
+    table = TABLES.at(torch.tensor([500]))
+    wrong_mean = torch.cat([noise + 0.5, -torch.ones_like(noise)], dim=1)
+    wrong_variance = torch.cat([noise, torch.ones_like(noise)], dim=1)
+    assert variational_bound(wrong_mean, x0, x, table) > 1e-3
+    assert variational_bound(wrong_variance, x0, x, table) > 0
+
+
+def test_the_last_step_costs_bits_per_pixel_value() -> None:
+    x0, noise, x = _noised([0])
+    output = torch.cat([noise, -torch.ones_like(noise)], dim=1)
+    bound = variational_bound(output, x0, x, TABLES.at(torch.tensor([0])))
+    # A bin is 1/127.5 wide; the first step's standard deviation is 0.01: about two bits are left.
+    assert 0 < float(bound) < 4
+
+
+def test_the_bound_does_not_train_the_noise() -> None:
+    x0, noise, x = _noised([300, 0])
+    output = torch.zeros(2, 6, 8, 8, requires_grad=True)
+    table = TABLES.at(torch.tensor([300, 0]))
+    prior_loss(output, x0, x, noise, table).sum().backward()
+    assert output.grad is not None
+    simple = -2 * noise / noise[0].numel()
+    assert torch.allclose(output.grad[:, :3], simple, atol=1e-7)
+    assert output.grad[:, 3:].abs().sum() > 0
+
+
+def test_each_picture_has_its_own_loss() -> None:
+    x0, noise, x = _noised([100, 600])
+    output = torch.randn(2, 6, 8, 8, generator=torch.Generator().manual_seed(1)) * 0.1
+    both = prior_loss(output, x0, x, noise, TABLES.at(torch.tensor([100, 600])))
+    alone = prior_loss(output[1:], x0[1:], x[1:], noise[1:], TABLES.at(torch.tensor([600])))
+    assert torch.allclose(both[1:], alone)
+    assert math.isfinite(float(both.sum()))
+
+
+def test_augmented_pictures_move_and_are_padded_with_white() -> None:
+    picture = -torch.ones(64, 3, 8, 8)
+    moved = augment(picture, 2, torch.Generator().manual_seed(0))
+    assert moved.shape == picture.shape
+    dark = (moved < 0).flatten(1).sum(1)
+    assert set(moved.unique().tolist()) == {-1.0, 1.0}
+    assert int(dark.min()) == 3 * 6 * 6 and int(dark.max()) == 3 * 8 * 8
