@@ -1,0 +1,250 @@
+"""The commands: `dstc translate`, `report`, `train`, `emoji`, `weights`.
+
+Heavy imports (torch, Ray) wait inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dstc_engine.errors import DstcError, UserError
+
+BROKEN, UNUSABLE, STOPPED = 1, 2, 130
+
+app = typer.Typer(
+    name="dstc",
+    help="Translates whole data sets of pictures into other looks, while every shape stays in "
+    "place.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+class _Precision(StrEnum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class _Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class _Retry(StrEnum):
+    failed = "failed"
+
+
+class _Engine(StrEnum):
+    guided = "guided"
+    fake = "fake"
+
+
+_HOW, _WHAT, _WHERE = "How pictures are made", "Which rows", "Where it runs"
+
+
+_EXIT_CODES = (
+    "Exit codes: 0 every row is done, or rejected with a reason; 3 some rows failed; "
+    "2 arguments or manifest cannot be used; 1 the job itself broke."
+)
+
+
+@app.command(no_args_is_help=True, epilog=_EXIT_CODES)
+def translate(
+    manifest: Annotated[str, typer.Argument(help="Parquet file, folder or glob; path or URL.")],
+    output: Annotated[str, typer.Argument(help="Run folder, new or to continue; path or URL.")],
+    preset: Annotated[str, typer.Option(help="Name of the preset.", rich_help_panel=_HOW)] = (
+        "tiny64"
+    ),
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A field of the preset to change; may be given more than once.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Seeds rows that bring no seed.", rich_help_panel=_HOW)
+    ] = 0,
+    slots: Annotated[
+        int, typer.Option(help="Pictures an actor translates at once.", rich_help_panel=_HOW)
+    ] = 8,
+    precision: Annotated[
+        _Precision, typer.Option(help="Of the networks.", rich_help_panel=_HOW)
+    ] = _Precision.fp32,
+    limit: Annotated[
+        int | None, typer.Option(help="Only the first N rows.", rich_help_panel=_WHAT)
+    ] = None,
+    retry: Annotated[
+        _Retry | None,
+        typer.Option(help="Also run the failed rows again.", rich_help_panel=_WHAT),
+    ] = None,
+    rows_per_shard: Annotated[
+        int, typer.Option(help="Rows committed together.", rich_help_panel=_WHAT)
+    ] = 16,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be done.", rich_help_panel=_WHAT),
+    ] = False,
+    actors: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that translate [dim](one a GPU, or a core up to 4)[/dim].",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
+    device: Annotated[
+        _Device, typer.Option(help="Where the networks live.", rich_help_panel=_WHERE)
+    ] = _Device.auto,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Running Ray cluster [dim](RAY_ADDRESS, else Ray starts here)[/dim].",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
+    engine: Annotated[_Engine, typer.Option(hidden=True)] = _Engine.guided,
+    fake_step_seconds: Annotated[float, typer.Option(hidden=True)] = 0.0,
+) -> None:
+    """Translates every row of MANIFEST into OUTPUT; run again, it continues where it stopped."""
+    from jobs.settings import make_settings
+    from jobs.translate import run
+
+    settings = make_settings(
+        manifest=manifest,
+        output=output,
+        preset=preset,
+        set=_key_values(set_ or []),
+        seed=seed,
+        actors=actors,
+        slots=slots,
+        precision=precision.value,
+        rows_per_shard=rows_per_shard,
+        limit=limit,
+        retry=retry.value if retry else None,
+        device=device.value,
+        address=address,
+        engine=engine.value,
+        fake_step_seconds=fake_step_seconds,
+    )
+    try:
+        code = run(settings, dry_run=dry_run)
+    except KeyboardInterrupt:
+        _end("stopped; the same command continues", STOPPED)
+    raise typer.Exit(code)
+
+
+def _key_values(texts: Sequence[str]) -> dict[str, str]:
+    from jobs.errors import SettingsError
+
+    values = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise SettingsError(f"--set: found {text!r}; expected KEY=VALUE")
+        values[key.strip()] = value.strip()
+    return values
+
+
+@app.command(no_args_is_help=True)
+def report(
+    output: Annotated[str, typer.Argument(help="Run folder; path or URL.")],
+) -> None:
+    """Writes one self-contained HTML page about a run."""
+    from jobs.report import write_report
+    from jobs.store import storage
+
+    print(write_report(storage.absolute(output)))
+
+
+emoji = typer.Typer(help="The project's own small pictures.", no_args_is_help=True)
+app.add_typer(emoji, name="emoji")
+
+
+@emoji.command("build", no_args_is_help=True)
+def emoji_build(
+    folder: Annotated[Path, typer.Argument(help="Where the Parquet file goes.")],
+    size: Annotated[int, typer.Option(help="Pixels of a picture's side.", min=8)] = 64,
+) -> None:
+    """Builds the emoji data set from its published packages."""
+    from jobs.emoji_data import EmojiDataError, build_emoji
+
+    try:
+        print(build_emoji(folder, size=size))
+    except EmojiDataError as error:
+        raise DstcError(str(error)) from error
+
+
+weights = typer.Typer(help="The networks' weights.", no_args_is_help=True)
+app.add_typer(weights, name="weights")
+
+
+@weights.command("list")
+def weights_list() -> None:
+    """Lists the weights that presets name."""
+    from dstc_engine.weights.registry import REGISTRY
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "size", "licence", "sha256", "source"):
+        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
+    for record in REGISTRY.values():
+        size = f"{record.size / 1e6:,.1f} MB" if record.size else ""
+        sha256 = record.sha256[:12] if record.sha256 else "not published"
+        table.add_row(record.name, size, record.licence, sha256, record.source)
+    Console().print(table)
+
+
+@weights.command("verify")
+def weights_verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names from the list; all when not given.")
+    ] = None,
+) -> None:
+    """Compares weights on this machine with the sums in the registry."""
+    from dstc_engine.weights.registry import REGISTRY, verify
+
+    for name in names or REGISTRY:
+        print(f"{name}: {verify(name)}")
+
+
+def _mount_training() -> None:
+    try:
+        from jobs.train import app as train
+    except ImportError:
+        return
+    app.add_typer(train, name="train")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry of the console script: runs a command and exits with its code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("train", "--help"):
+        _mount_training()
+    try:
+        app(args=arguments, prog_name="dstc")
+    except UserError as error:
+        _end(f"error: {error}", UNUSABLE)
+    except DstcError as error:
+        _end(f"error: {error}", BROKEN)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""`dstc report`: one self-contained HTML page about a run, finished or not.
+
+    job.json, summary.json -> what the run is       reporting.page.Record
+    results/*.parquet      -> counts, sample rows   reporting.tally
+    pictures, losses       -> cards                 reporting.cards, .thumbnails, .charts
+    stats/*.json           -> speed                 reporting.throughput
+    all of it              -> the page              reporting.page, report.html.j2
+
+Whatever is missing or cannot be read is said on the page. All texts come from users and are escaped
+by the template; URLs lose their queries, which may be signatures.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import posixpath
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from jobs.errors import RunFolderError, StorageError
+from jobs.reporting import charts
+from jobs.reporting.cards import make_cards
+from jobs.reporting.page import Page
+from jobs.reporting.record import MISSING, Record, read_record
+from jobs.reporting.tally import Tally, count_rows, spread_rows
+from jobs.reporting.texts import duration, moment, percent, told
+from jobs.reporting.throughput import Throughput, finite, read_throughput
+from jobs.store import storage
+from jobs.store.run_folder import RunFolder
+
+MAX_CARDS = 200
+# CSS pixels of a picture's side; those that need it are enlarged by whole pixels.
+SHOWN_SIDE = 128
+
+
+def write_report(output: str) -> str:
+    """Writes `report.html` into a run folder.
+
+    Args:
+        output: the run folder; a local path or any fsspec URL.
+
+    Returns:
+        The path or URL of the page.
+
+    Raises:
+        RunFolderError: the folder holds no run.
+        StorageError: the folder cannot be read, or the page not be written.
+    """
+    storage.refuse_credentials(output, "output")
+    run = RunFolder(storage.absolute(output).rstrip("/") or "/")
+    page = render(_read_page(run))
+    try:
+        storage.write_bytes(run.report, page.encode(errors="replace"))
+    except Exception as error:  # drivers raise their own types
+        raise StorageError(f"{run.report}: cannot be written: {told(error)}") from error
+    return run.report
+
+
+def render(page: Page) -> str:
+    """The page as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        count=lambda number: f"{number:,}",
+        number=charts.number,
+        percent=percent,
+        duration=duration,
+        moment=moment,
+        csp_hash=_csp_hash,
+    )
+    return environment.get_template("report.html.j2").render(page=page, side=SHOWN_SIDE)
+
+
+def _csp_hash(script: str) -> str:
+    """The only script that a browser may run in the page, whatever gets into its texts."""
+    digest = hashlib.sha256(str(script).encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _read_page(run: RunFolder) -> Page:
+    job, summary = read_record(run.job, "job.json"), read_record(run.summary, "summary.json")
+    shards = run.parts()
+    if not job.values and not shards:
+        raise _no_run(run, job)
+    tally = count_rows(run, shards)
+    throughput = read_throughput(run)
+    expected = _expected_rows(job, tally)
+    is_finished = bool(summary.values) and summary.values.get("rows") == tally.rows
+    return Page(
+        name=posixpath.basename(run.uri) or run.uri,
+        output=storage.redact(run.uri),
+        written=datetime.datetime.now(datetime.UTC),
+        job=job,
+        summary=summary,
+        is_finished=is_finished,
+        notes=_notes(job, summary, tally, throughput, is_finished),
+        tally=tally,
+        expected=expected,
+        cards=make_cards(run, job, spread_rows(run, tally, MAX_CARDS)),
+        throughput=throughput,
+        rate_plot=_over_time("rows per second", throughput.rates, throughput.active_s),
+        occupancy_plot=_over_time(
+            "share of slots that were busy", throughput.occupancies, throughput.active_s, high=1.0
+        ),
+    )
+
+
+def _no_run(run: RunFolder, job: Record) -> RunFolderError:
+    names = storage.list_names(run.uri)
+    if job.problem != MISSING:
+        found = f"job.json, which {job.problem}"
+    elif names:
+        found = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    else:
+        found = "nothing"
+    return RunFolderError(
+        f"output {storage.redact(run.uri)}: found {found}; expected a run folder that "
+        "`dstc translate` made, with job.json and results/"
+    )
+
+
+def _expected_rows(job: Record, tally: Tally) -> int | None:
+    rows = finite(job.part("manifest").get("rows"))
+    if rows is None:
+        return None
+    limits = job.values.get("limits")
+    known = filter(None, map(finite, limits)) if isinstance(limits, list) else ()
+    largest = max(known, default=rows)
+    # A run that went beyond its largest limit was continued without one.
+    return int(min(rows, largest) if tally.rows <= largest else rows)
+
+
+def _notes(
+    job: Record, summary: Record, tally: Tally, throughput: Throughput, is_finished: bool
+) -> list[str]:
+    notes = []
+    if job.problem:
+        notes.append(f"job.json {job.problem}: settings, weights and manifest are unknown.")
+    if summary.problem == MISSING:
+        notes.append(
+            "summary.json is not there: the run is still going, or was stopped, and the same "
+            f"command continues it. Counts are from {_shards(len(tally.parts))} with results."
+        )
+    elif summary.problem:
+        notes.append(f"summary.json {summary.problem}. Counts are from the results.")
+    elif not is_finished:
+        notes.append(
+            f"summary.json tells of {summary.text('rows') or 'no'} rows, and the results hold "
+            f"{tally.rows:,}: it is from an earlier command. Counts are from the results."
+        )
+    if not tally.parts and not tally.unreadable:
+        notes.append("There are no results yet: no shard is finished.")
+    if throughput.running:
+        notes.append(f"Begun and not finished: {_shards(throughput.running)}.")
+    if not throughput.found:
+        notes.append("stats/ is missing or empty: the speed over time is unknown.")
+    if bad := tally.unreadable:
+        notes.append(f"Result parts that cannot be read: {len(bad):,}. The first: {bad[0]}")
+    return notes
+
+
+def _shards(number: int) -> str:
+    return f"{number:,} shard" + ("" if number == 1 else "s")
+
+
+def _over_time(
+    title: str, values: Sequence[float], seconds: float, high: float | None = None
+) -> Markup | None:
+    ends = ("0 s", duration(seconds))
+    return charts.line_plot(
+        title, values, x_ends=ends, low=0.0, high=high, filled=True, width=2 * charts.WIDTH
+    )

@@ -1,0 +1,96 @@
+"""What a run is made with: checked when made, saved as part of job.json."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dstc_engine.presets import Preset, get_preset, with_fields
+from jobs.errors import SettingsError
+from jobs.store import storage
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class Settings(BaseModel):
+    """The arguments of `dstc translate`.
+
+    Attributes:
+        manifest: Parquet file, folder or glob; a local path or any fsspec URL.
+        output: the run folder; a local path or any fsspec URL.
+        preset: name of the preset.
+        set: fields of the preset to change, as text.
+        seed: of the run; a row without a seed derives its own from this one and its id.
+        actors: processes that translate, one GPU each where there are GPUs; None is one for each
+            GPU, or one for each CPU core, up to 4.
+        slots: pictures that one actor translates at once. It decides the shape of every batch, so
+            it is part of what makes a picture reproducible.
+        precision: of the networks.
+        rows_per_shard: rows that are committed, and after a crash done again, together. 16 rows
+            are minutes of work; `slots` above 8 are fed by more than two shards at once.
+        limit: translate only the first rows of the manifest.
+        retry: "failed" also runs the failed rows of finished shards again.
+        device: "auto" takes GPUs where Ray has any at the start; "cuda" also waits for a cluster
+            that brings them later.
+        address: of a running Ray cluster; None starts one here, unless RAY_ADDRESS is set.
+        engine: "fake" stands in for the networks in tests and benchmarks of the job.
+        fake_step_seconds: what one step of the fake engine costs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    manifest: str
+    output: str
+    preset: str = "tiny64"
+    set: dict[str, str] = {}
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    actors: Annotated[int, Field(ge=1)] | None = None
+    slots: Annotated[int, Field(ge=1, le=1024)] = 8
+    precision: Precision = "fp32"
+    rows_per_shard: Annotated[int, Field(ge=1, le=100_000)] = 16
+    limit: Annotated[int, Field(ge=1)] | None = None
+    retry: Literal["failed"] | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    address: str | None = None
+    engine: Literal["guided", "fake"] = "guided"
+    fake_step_seconds: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def resolved_preset(self) -> Preset:
+        """The preset with `set` applied.
+
+        Raises:
+            PresetError: no such preset or field, or a value out of its range.
+        """
+        return with_fields(get_preset(self.preset), dict(self.set))
+
+    @property
+    def shards_at_once(self) -> int:
+        """Shards that one actor works on together, so that free slots always find rows."""
+        return max(2, -(-2 * self.slots // self.rows_per_shard))
+
+
+def make_settings(**values: object) -> Settings:
+    """Settings from the command line, paths made absolute.
+
+    Raises:
+        SettingsError: a value out of its range; the message names it.
+        PresetError: no such preset or field.
+        StorageError: a URL with credentials inside.
+    """
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "--" + str(first["loc"][0]).replace("_", "-")
+        raise SettingsError(f"{name}: found {first['input']!r}; {first['msg']}") from None
+    storage.refuse_credentials(settings.manifest, "manifest")
+    storage.refuse_credentials(settings.output, "output")
+    assert settings.resolved_preset  # refuse a bad preset before anything else happens
+    return settings.model_copy(
+        update={
+            "manifest": storage.absolute(settings.manifest),
+            "output": storage.absolute(settings.output).rstrip("/") or "/",
+        }
+    )

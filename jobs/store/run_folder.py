@@ -1,0 +1,303 @@
+"""The run folder: every path of a run, what makes it this run and no other, and what is done.
+
+job.json                  settings, preset in full, weights, manifest identity, fingerprint
+images/3f/<id>.png        two hex digits of a hash of the id spread the keys
+results/part-00000.parquet
+stats/00000.json
+summary.json  report.html
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.errors import RunFolderError
+from jobs.settings import Settings
+from jobs.store import storage
+from jobs.store.manifest import Manifest
+
+_PART = re.compile(r"part-(\d{5,})\.parquet")
+_FORMAT = 1
+# Differences that a refusal names before it says how many more there are.
+_SHOWN_DIFFERENCES = 6
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run.
+
+    Attributes:
+        uri: the folder, a local path or any fsspec URL.
+    """
+
+    uri: str
+
+    @property
+    def job(self) -> str:
+        """What the run is made with."""
+        return storage.join(self.uri, "job.json")
+
+    @property
+    def results(self) -> str:
+        """Folder of the result parts."""
+        return storage.join(self.uri, "results")
+
+    @property
+    def summary(self) -> str:
+        """Counts of the finished run."""
+        return storage.join(self.uri, "summary.json")
+
+    @property
+    def report(self) -> str:
+        """The page that `dstc report` writes."""
+        return storage.join(self.uri, "report.html")
+
+    def image_name(self, row_id: str) -> str:
+        """Path of a row's picture, relative to the run folder."""
+        # Object stores split load by key prefix; ids often share theirs.
+        spread = hashlib.sha256(row_id.encode()).hexdigest()[:2]
+        return f"images/{spread}/{row_id}.png"
+
+    def image(self, row_id: str) -> str:
+        """URI of a row's picture."""
+        return storage.join(self.uri, self.image_name(row_id))
+
+    def part(self, shard: int) -> str:
+        """URI of a shard's result rows."""
+        return storage.join(self.results, f"part-{shard:05d}.parquet")
+
+    def stats(self, shard: int) -> str:
+        """URI of a shard's timings and attempts."""
+        return storage.join(self.uri, "stats", f"{shard:05d}.json")
+
+    def parts(self) -> list[int]:
+        """Numbers of the shards whose part exists, ascending."""
+        matches = (_PART.fullmatch(name) for name in storage.list_names(self.results))
+        return sorted(int(match[1]) for match in matches if match)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run as job.json holds it.
+
+    Attributes:
+        run: its folder.
+        run_id: names the run in logs and summaries.
+        identity: what must be the same for a rerun to continue this run.
+        fingerprint: over `identity`.
+        picture_fingerprint: over what decides a picture besides its own row; written into each PNG.
+        limits: every `--limit` the run was started with, since one may have cut a shard short.
+        record: job.json as a whole.
+    """
+
+    run: RunFolder
+    run_id: str
+    identity: Mapping[str, Any]
+    fingerprint: str
+    picture_fingerprint: str
+    limits: tuple[int, ...]
+    record: Mapping[str, Any]
+
+    def done_shards(self, manifest: Manifest) -> set[int]:
+        """Shards of the manifest whose part holds all their rows."""
+        done = {shard for shard in self.run.parts() if shard < manifest.shards}
+        # Only where an earlier limit ended can a part be shorter than its shard is now.
+        for limit in self.limits:
+            if limit >= manifest.rows:
+                continue
+            shard = dataclasses.replace(manifest, rows=limit).shards - 1
+            if shard in done and self._rows_of(shard) < manifest.shard(shard).rows:
+                done.discard(shard)
+        return done
+
+    def _rows_of(self, shard: int) -> int:
+        part = pa.BufferReader(storage.read_bytes(self.run.part(shard)))
+        return int(pq.read_metadata(part).num_rows)
+
+
+def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()) -> Job:
+    """What this run is, before anything is read or written in its folder.
+
+    Args:
+        settings: of the run.
+        manifest: planned.
+        weights: records with name, source, sha256, licence and size.
+    """
+    preset = dataclasses.asdict(settings.resolved_preset)
+    sums = {record.name: record.sha256 for record in weights}
+    engine = {
+        "kind": settings.engine,
+        "slots": settings.slots,
+        "precision": settings.precision,
+    }
+    files = {str(file.pop("name")): file for file in manifest.identity()}
+    identity = _plain(
+        {
+            "preset": preset,
+            "seed": settings.seed,
+            "weights": sums,
+            "manifest": files,
+            "rows_per_shard": settings.rows_per_shard,
+            "engine": engine,
+        }
+    )
+    fingerprint = _digest(identity)
+    run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{fingerprint[:6]}"
+    limits = (settings.limit,) if settings.limit else ()
+    return Job(
+        run=RunFolder(settings.output),
+        run_id=run_id,
+        identity=identity,
+        fingerprint=fingerprint,
+        picture_fingerprint=_digest(_plain({"preset": preset, "weights": sums, "engine": engine})),
+        limits=limits,
+        record=_plain(
+            {
+                "format": _FORMAT,
+                "run_id": run_id,
+                "created": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}",
+                "fingerprint": fingerprint,
+                "settings": settings.model_dump(exclude={"address", "retry", "limit", "device"}),
+                "preset": preset,
+                "weights": [dataclasses.asdict(record) for record in weights],
+                "manifest": {
+                    "uri": manifest.uri,
+                    "rows": sum(file.rows for file in manifest.files),
+                    "columns": {field.name: str(field.type) for field in manifest.schema},
+                    "files": files,
+                },
+                "identity": identity,
+                "limits": limits,
+                "versions": _versions(("dstc", "torch", "ray", "pyarrow")),
+            }
+        ),
+    )
+
+
+def existing_job(planned: Job) -> Job | None:
+    """The run that the folder holds already, or None when the folder is empty or missing.
+
+    Raises:
+        RunFolderError: the folder holds another run, or something that is no run.
+    """
+    run = planned.run
+    shown = storage.redact(run.uri)
+    try:
+        text = storage.read_bytes(run.job)
+    except (FileNotFoundError, NotADirectoryError):
+        names = storage.list_names(run.uri)
+        if names or (storage.exists(run.uri) and not storage.is_folder(run.uri)):
+            found = ", ".join(names[:3]) or "a file"
+            raise RunFolderError(
+                f"output {shown}: found {found}, and no job.json; expected an empty or new folder, "
+                "or one of this same run"
+            ) from None
+        return None
+    try:
+        record = json.loads(text)
+        identity, run_id = record["identity"], record["run_id"]
+        limits = tuple(int(limit) for limit in record["limits"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(
+            f"{storage.redact(run.job)}: not a job.json of this program "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    if different := list(_differences(identity, planned.identity)):
+        more = len(different) - _SHOWN_DIFFERENCES
+        raise RunFolderError(
+            f"output {shown} belongs to another run: "
+            + "; ".join(different[:_SHOWN_DIFFERENCES])
+            + (f"; and {more} more" if more > 0 else "")
+            + ". Give another output folder, or the same arguments to continue that run"
+        )
+    return dataclasses.replace(planned, run_id=run_id, limits=limits, record=record)
+
+
+def open_or_create(planned: Job) -> Job:
+    """The folder's own run when it is this one, else a new run in an empty folder.
+
+    Raises:
+        RunFolderError: the folder holds another run, or something that is no run.
+    """
+    job = existing_job(planned)
+    if job is None:
+        _save(planned)
+        return planned
+    if new := [limit for limit in planned.limits if limit not in job.limits]:
+        limits = (*job.limits, *new)
+        job = dataclasses.replace(job, limits=limits, record={**job.record, "limits": limits})
+        _save(job)
+    return job
+
+
+def _save(job: Job) -> None:
+    text = json.dumps(job.record, indent=2, ensure_ascii=False)
+    storage.write_bytes(job.run.job, text.encode() + b"\n")
+
+
+def failed_shards(run: RunFolder, shards: Iterable[int]) -> list[int]:
+    """Those of the shards that hold failed rows, ascending."""
+    return [number for number, counts in status_counts(run, shards) if "failed" in counts]
+
+
+def status_counts(
+    run: RunFolder, shards: Iterable[int]
+) -> list[tuple[int, dict[str, dict[str | None, int]]]]:
+    """For each shard, its rows by status and reason."""
+
+    def count(shard: int) -> tuple[int, dict[str, dict[str | None, int]]]:
+        part = pa.BufferReader(storage.read_bytes(run.part(shard)))
+        table = pq.read_table(part, columns=["status", "reason"])
+        counts: dict[str, dict[str | None, int]] = {}
+        grouped = table.group_by(["status", "reason"]).aggregate([([], "count_all")])
+        for row in grouped.to_pylist():
+            counts.setdefault(row["status"], {})[row["reason"]] = row["count_all"]
+        return shard, counts
+
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(count, sorted(shards)))
+
+
+def _differences(there: object, here: object, path: str = "") -> Iterable[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in dict.fromkeys([*there, *here]):
+            inner = f"{path}.{key}" if path else str(key)
+            yield from _differences(there.get(key), here.get(key), inner)
+    elif there != here:
+        yield f"{path}: there {_shown(there)}, here {_shown(here)}"
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    # Through JSON once, so that tuples compare equal to what a saved job.json brings back.
+    return dict(json.loads(json.dumps(value)))
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dstc_engine.presets import TINY64
+from jobs.errors import RunFolderError
+from jobs.settings import Settings, make_settings
+from jobs.translate import OK, SOME_FAILED, run
+from tests.ray_session import RAY_WARNINGS, picture, result_rows, workers
+
+pytestmark = [pytest.mark.usefixtures("ray_session"), RAY_WARNINGS]
+
+Columns = Callable[[int], dict[str, list[Any]]]
+
+
+def settings_of(manifest: Path, output: Path, **values: Any) -> Settings:
+    defaults = {"engine": "fake", "rows_per_shard": 4, "slots": 3}
+    return make_settings(manifest=str(manifest), output=str(output), **{**defaults, **values})
+
+
+def modified(folder: Path) -> dict[Path, int]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+class FlakyServer:
+    """Serves one picture over HTTP: 503 until `is_well`."""
+
+    def __init__(self, data: bytes) -> None:
+        self.is_well = False
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200 if owner.is_well else 503)
+                body = data if owner.is_well else b""
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/flaky.png?signature=s3cr3t"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def flaky(pictures: Path) -> Iterator[FlakyServer]:
+    server = FlakyServer((pictures / "p0.png").read_bytes())
+    yield server
+    server.server.shutdown()
+    server.server.server_close()
+
+
+def test_a_run_with_every_kind_of_row_then_again_then_retry_failed(
+    pictures: Path, tmp_path: Path, good_rows: Columns, flaky: FlakyServer
+) -> None:
+    rows = 26
+    columns: dict[str, Any] = good_rows(rows)
+    columns["content"] = [Path(uri).name for uri in columns["content"]]  # relative ones
+    columns["seed"] = pa.array([None] * 25 + [7], pa.int64())
+    columns["boxes"] = pa.array([[[n, n + 1]] for n in range(rows)], pa.list_(pa.list_(pa.int16())))
+    expected = dict.fromkeys(range(rows), None)
+    for number, column, value, reason in [
+        (1, "id", None, "bad_id"),
+        (2, "id", "a/../b", "bad_id"),
+        (6, "id", "row/003", "duplicate_id"),
+        (23, "id", "row/005", "duplicate_id"),
+        (8, "content", None, "no_content"),
+        (9, "prompt", None, "no_target"),
+        (10, "content", "gone.png", "missing_picture"),
+        (11, "content", "broken.png", "unreadable_picture"),
+        (12, "content", flaky.url, "fetch_error"),
+    ]:
+        columns[column][number] = value
+        expected[number] = reason  # type: ignore[assignment]
+    manifest = pictures / "everything.parquet"
+    pq.write_table(pa.table(columns), manifest, row_group_size=7)
+    output = tmp_path / "run"
+    settings = settings_of(manifest, output)
+
+    assert run(settings) == SOME_FAILED
+    first = result_rows(output)
+    assert [row["reason"] for row in first] == list(expected.values())
+    assert [row["id"] for row in first] == columns["id"]
+    assert [row["boxes"] for row in first] == [[[n, n + 1]] for n in range(rows)]
+    part = pq.read_schema(output / "results" / "part-00000.parquet")
+    assert part.field("boxes").type == pa.list_(pa.list_(pa.int16()))
+    assert first[25]["seed"] == 7
+    for row in first:
+        if row["status"] == "done":
+            assert picture(output, row).shape == (64, 64, 3)
+    pictures_there = {path.relative_to(output) for path in (output / "images").rglob("*.png")}
+    assert pictures_there == {Path(row["image"]) for row in first if row["image"]}
+    summary = json.loads((output / "summary.json").read_text())
+    assert (summary["rows"], summary["done"], summary["rejected"], summary["failed"]) == (
+        26,
+        17,
+        8,
+        1,
+    )
+    assert summary["failed_reasons"] == {"fetch_error": 1}
+    assert {path.name for path in output.iterdir()} == {
+        "job.json",
+        "images",
+        "results",
+        "stats",
+        "summary.json",
+    }
+    assert "s3cr3t" not in first[12]["error"]
+
+    before = modified(output)
+    assert run(settings) == SOME_FAILED
+    assert modified(output) == before, "nothing is computed or written twice"
+
+    flaky.is_well = True
+    assert run(settings_of(manifest, output, retry="failed")) == OK
+    again = result_rows(output)
+    assert again[12]["status"] == "done"
+    assert again[:12] == first[:12] and again[13:] == first[13:], "other rows are kept as they were"
+    kept = output / "results" / "part-00000.parquet"
+    assert kept.stat().st_mtime_ns == before[kept], "shards without failed rows do not run"
+    # Rows 13 .. 15 are in the same shard as the failed one, and are not computed again.
+    neighbour = output / again[13]["image"]
+    assert neighbour.stat().st_mtime_ns == before[neighbour]
+
+
+def test_limit_then_the_rest_and_pictures_depend_on_their_row_alone(
+    tmp_path: Path, good_rows: Columns
+) -> None:
+    columns = good_rows(22)
+    manifest = tmp_path / "manifest.parquet"
+    pq.write_table(pa.table(columns), manifest)
+    output = tmp_path / "run"
+
+    assert run(settings_of(manifest, output, limit=6)) == OK
+    limited = result_rows(output)
+    assert [row["id"] for row in limited] == columns["id"][:6]
+    before = modified(output / "images")
+
+    assert run(settings_of(manifest, output, actors=2, fake_step_seconds=0.01)) == OK
+    whole = result_rows(output)
+    assert [row["id"] for row in whole] == columns["id"]
+    assert whole[:6] == limited
+    assert before.items() <= modified(output / "images").items()
+
+    # Another order, other shards, one actor: the same pictures, byte for byte.
+    turned = tmp_path / "turned.parquet"
+    pq.write_table(pa.table({k: v[::-1] for k, v in columns.items()}), turned)
+    assert run(settings_of(turned, tmp_path / "other", rows_per_shard=7)) == OK
+    other = {row["id"]: row for row in result_rows(tmp_path / "other")}
+    for row in whole:
+        assert other[row["id"]]["image_sha256"] == row["image_sha256"]
+        assert np.array_equal(picture(tmp_path / "other", row), picture(output, row))
+    assert len(workers(output)) >= 2 > len(workers(tmp_path / "other"))
+
+    with pytest.raises(RunFolderError, match="seed: there 0, here 1"):
+        run(settings_of(manifest, output, seed=1))
+    with pytest.raises(RunFolderError, match=f"preset.skip: there {TINY64.skip}, here 2"):
+        run(settings_of(manifest, output, set={"skip": "2"}))

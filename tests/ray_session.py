@@ -1,0 +1,56 @@
+"""A Ray of our own for tests, and what tests ask of a run folder."""
+
+from __future__ import annotations
+
+import gc
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from PIL import Image
+
+from jobs.translate import start_ray
+
+# Ray's own code sets options it deprecated itself, whenever it copies a DataContext.
+RAY_WARNINGS = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context")
+
+
+@pytest.fixture(scope="module")
+def ray_session() -> Iterator[None]:
+    """Two logical CPUs, whatever the machine has; ports are Ray's to choose."""
+    try:
+        start_ray(None, num_cpus=2)
+        yield
+    finally:
+        ray.shutdown()
+        # Ray drops its daemons' handles without waiting for them. Collected here, they warn here,
+        # and not in whichever test happens to run when the collector comes round.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+
+
+def result_rows(output: Path) -> list[dict[str, Any]]:
+    """All result rows, in the order of shards."""
+    parts = sorted((output / "results").glob("*.parquet"))
+    return pa.concat_tables([pq.read_table(part) for part in parts]).to_pylist()
+
+
+def picture(output: Path, row: dict[str, Any]) -> npt.NDArray[np.uint8]:
+    """The pixels of a row's picture."""
+    with Image.open(output / row["image"]) as opened:
+        return np.asarray(opened)
+
+
+def workers(output: Path) -> set[str]:
+    """`host:pid` of the processes that finished shards; running shards name none yet."""
+    stats = [json.loads(path.read_text()) for path in (output / "stats").glob("*.json")]
+    return {shard["worker"] for shard in stats if shard["state"] == "done"}

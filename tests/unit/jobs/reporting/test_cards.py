@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.reporting.cards import manifest_folders
+from jobs.reporting.record import Record
+
+
+def _job(uri: str, rows: dict[str, int], rows_per_shard: int = 4) -> Record:
+    files: dict[str, Any] = {name: {"rows": number} for name, number in rows.items()}
+    values = {
+        "settings": {"rows_per_shard": rows_per_shard},
+        "manifest": {"uri": uri, "files": files},
+    }
+    return Record("job.json", values)
+
+
+def test_relative_uris_start_at_the_file_that_held_the_row(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    folder_of = manifest_folders(_job(str(tmp_path / "m"), {"a.parquet": 9, "x/b.parquet": 5}))
+    expected = [str(tmp_path / "m")] * 3 + [str(tmp_path / "m" / "x")] * 2
+    assert [folder_of(shard) for shard in range(5)] == expected
+
+
+@pytest.mark.parametrize(
+    ("uri", "name", "folder"),
+    [
+        ("/data/one.parquet", "one.parquet", "/data"),
+        ("s3://b/in/*/part-*.parquet", "7/part-1.parquet", "s3://b/in/7"),
+        ("/data/in/m[0-9].parquet", "m1.parquet", "/data/in"),
+    ],
+)
+def test_files_and_globs(uri: str, name: str, folder: str) -> None:
+    assert manifest_folders(_job(uri, {name: 3}))(0) == folder
+
+
+def test_a_partial_record_tells_nothing() -> None:
+    assert manifest_folders(Record("job.json", {}))(0) is None
+    assert manifest_folders(_job("/data/a.parquet", {}))(0) is None

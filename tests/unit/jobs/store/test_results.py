@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from dstc_engine.losses import LOSS_NAMES
+from dstc_engine.request import StepLosses
+from jobs.store.manifest import pack_rows
+from jobs.store.results import (
+    RESERVED_COLUMNS,
+    Outcome,
+    ResultParts,
+    read_part,
+    result_schema,
+    result_table,
+)
+from jobs.store.run_folder import RunFolder
+
+ROWS = pa.table({"id": ["a", "b"], "seed": pa.array([None, 4], pa.int64()), "label": [1, 2]})
+
+
+def table() -> pa.Table:
+    losses = [StepLosses(1, "resample", {"structure": 0.5, "total": float("nan")})]
+    done = Outcome("done", image="images/a.png", seed=9, steps=1, losses=losses)
+    return result_table(ROWS, [done, Outcome("failed", "engine_error", "text", seed=4)])
+
+
+def test_columns_are_those_of_the_manifest_and_of_the_result() -> None:
+    assert (
+        table().schema.names
+        == (
+            "id label status reason error image image_sha256 seed steps restarts seconds losses"
+        ).split()
+    )
+    assert table().schema == result_schema(ROWS.schema)
+    assert set(table().schema.names) - {"id", "label", "seed"} == RESERVED_COLUMNS
+
+
+def test_every_loss_has_a_float32_field() -> None:
+    entry = table().schema.field("losses").type.value_type
+    assert [entry.field(i).name for i in range(entry.num_fields)] == ["index", "phase", *LOSS_NAMES]
+    assert all(entry.field(name).type == pa.float32() for name in LOSS_NAMES)
+    ((first,), none) = table().column("losses").to_pylist()
+    assert first["structure"] == 0.5 and first["clip"] is None
+    assert none == []
+
+
+def test_a_derived_seed_takes_the_place_of_a_null_one() -> None:
+    assert table().column("seed").to_pylist() == [9, 4]
+
+
+def test_a_shard_written_twice_is_one_part(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    block = pa.table({"shard": [3], "rows": [pack_rows(table())]})
+    assert ResultParts(run).write([block], None) == 2
+    assert ResultParts(run).write([block, block], None) == 4
+    assert run.parts() == [3]
+    assert read_part(run, 3).schema == table().schema
+    assert read_part(run, 3, ["id"]).to_pylist() == [{"id": "a"}, {"id": "b"}]

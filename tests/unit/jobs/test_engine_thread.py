@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from dstc_engine.fake import FakeEngine
+from dstc_engine.presets import TINY64
+from dstc_engine.request import Translation, TranslationRequest
+from jobs.engine_thread import Engine, EngineThread
+
+SLOTS = 3
+
+
+def request(name: str, level: int = 0) -> TranslationRequest:
+    content = np.full((64, 64, 3), level, np.uint8)
+    return TranslationRequest(id=name, content=content, seed=1, prompt="x")
+
+
+class FussyEngine(FakeEngine):
+    """Raises while a row called `bad...` is in a slot; remembers who shared its slots."""
+
+    companions: list[set[str]] = []
+
+    def step(self) -> list[Translation]:
+        ended = super().step()
+        names = {r.id for r, _ in self._running} | {t.id for t in ended}
+        self.companions.append(names)
+        if any(name.startswith("bad") for name in names):
+            raise RuntimeError("a bad row is in the batch")
+        return ended
+
+
+Start = Callable[..., EngineThread]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    threads = []
+
+    def make(make_engine: Callable[[], Engine] = lambda: FakeEngine(TINY64, SLOTS)) -> EngineThread:
+        threads.append(EngineThread(make_engine, SLOTS))
+        return threads[-1]
+
+    yield make
+    for thread in threads:
+        thread.close()
+
+
+def test_every_request_gets_its_own_translation(start: Start) -> None:
+    engine = start()
+    futures = [engine.submit(request(f"r{n}", n), 0) for n in range(20)]
+    for number, future in enumerate(futures):
+        translation = future.result(10)
+        assert translation.id == f"r{number}"
+        assert translation.picture is not None
+        assert (translation.picture == 255 - number).all()
+
+
+def test_rows_of_the_older_shard_go_first(start: Start) -> None:
+    entered: list[str] = []
+    held = threading.Event()
+
+    def hold() -> Engine:
+        held.wait(10)
+        return FakeEngine(TINY64, SLOTS)
+
+    engine = start(hold)
+    blocker = [engine.submit(request(f"b{n}"), 0) for n in range(SLOTS)]
+    futures = [
+        engine.submit(request(name), order, on_start=lambda name=name: entered.append(name))
+        for name, order in [("new1", 2), ("old1", 1), ("new2", 2), ("old2", 1)]
+    ]
+    held.set()
+    for future in [*blocker, *futures]:
+        future.result(10)
+    assert entered == ["old1", "old2", "new1", "new2"]
+
+
+def test_a_row_that_breaks_the_step_fails_alone(start: Start) -> None:
+    FussyEngine.companions.clear()
+    engine = start(lambda: FussyEngine(TINY64, SLOTS))
+    names = ["a", "bad", "b", "c", "d"]
+    results = {
+        name: future.result(10)
+        for name, future in [(name, engine.submit(request(name), 0)) for name in names]
+    }
+    assert {name for name in names if results[name].status == "failed"} == {"bad"}
+    assert results["bad"].reason == "engine_error"
+    assert "a bad row is in the batch" in (results["bad"].error or "")
+    assert FussyEngine.companions.count({"bad"}) == 1
+
+
+def test_an_engine_that_cannot_be_built_fails_rows_and_hangs_nobody(start: Start) -> None:
+    def broken() -> Engine:
+        raise MemoryError("no room")
+
+    engine = start(broken)
+    futures = [engine.submit(request(f"r{n}"), 0) for n in range(4)]
+    assert {future.result(10).reason for future in futures} == {"out_of_memory"}
+
+
+def test_alone_means_alone(start: Start) -> None:
+    FussyEngine.companions.clear()
+    engine = start(lambda: FussyEngine(TINY64, SLOTS))
+    futures = [engine.submit(request(f"r{n}"), 0, alone=n == 4) for n in range(9)]
+    for future in futures:
+        assert future.result(10).status == "done"
+    assert all(names == {"r4"} for names in FussyEngine.companions if "r4" in names)
+
+
+def test_equal_ids_in_flight_both_end(start: Start) -> None:
+    engine = start()
+    futures = [engine.submit(request("same", 7), order) for order in (0, 1)]
+    pictures = [future.result(10).picture for future in futures]
+    assert pictures[0] is not None and np.array_equal(pictures[0], pictures[1])
+
+
+def test_closing_frees_those_who_wait(start: Start) -> None:
+    held = threading.Event()
+
+    def hold() -> Engine:
+        held.wait(10)
+        return FakeEngine(TINY64, SLOTS)
+
+    engine = start(hold)
+    future = engine.submit(request("a"), 0)
+    threading.Timer(0.1, held.set).start()
+    engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        future.result(10)
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.submit(request("b"), 0)
+
+
+def test_occupancy_is_the_share_of_busy_slots(start: Start) -> None:
+    engine = start()
+    before = engine.occupancy
+    engine.submit(request("a"), 0).result(10)
+    assert engine.occupancy.since(before) == pytest.approx(1 / SLOTS)

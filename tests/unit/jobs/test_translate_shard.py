@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from dstc_engine.fake import FakeEngine
+from dstc_engine.presets import TINY64
+from dstc_engine.request import Translation
+from jobs.attempts import Attempt
+from jobs.engine_thread import Engine
+from jobs.row import derive_seed
+from jobs.settings import make_settings
+from jobs.store.manifest import SHARD_SCHEMA, ManifestShards, open_manifest, unpack_rows
+from jobs.store.results import read_part, write_part
+from jobs.store.run_folder import RunFolder
+from jobs.translate_shard import ShardTask, TranslateShard
+
+Write = Callable[..., Path]
+Columns = Callable[[int], dict[str, list[Any]]]
+
+
+class Job:
+    """One actor without Ray, and the shards of a manifest."""
+
+    def __init__(self, manifest: Path, output: Path, rows: int, make_engine: Any = None) -> None:
+        settings = make_settings(
+            manifest=str(manifest), output=str(output), rows_per_shard=rows, slots=3, engine="fake"
+        )
+        self.run = RunFolder(str(output))
+        self.task = ShardTask(settings, self.run, "run-1", "ffff")
+        self.actor = TranslateShard(self.task, make_engine=make_engine)
+        plan = open_manifest(str(manifest), rows)
+        source = ManifestShards(plan, range(plan.shards), plan.duplicates())
+        self.shards = [block for task in source.get_read_tasks(1) for block in task()]
+
+    def translate(self, shard: int = 0) -> pa.Table:
+        assert self.shards[shard].schema == SHARD_SCHEMA
+        (record,) = self.actor(self.shards[shard]).to_pylist()
+        assert record["shard"] == shard
+        return unpack_rows(record["rows"])
+
+    def stats(self, shard: int = 0) -> dict[str, Any]:
+        return dict(json.loads(Path(self.run.stats(shard)).read_text()))
+
+
+MakeJob = Callable[..., Job]
+
+
+@pytest.fixture
+def make_job(tmp_path: Path) -> Iterator[MakeJob]:
+    jobs: list[Job] = []
+
+    def make(manifest: Path, rows: int = 100, **options: Any) -> Job:
+        jobs.append(Job(manifest, tmp_path / "run", rows, **options))
+        return jobs[-1]
+
+    yield make
+    for job in jobs:
+        job.actor.close()
+
+
+def test_rows_come_back_in_order_with_their_pictures(
+    write_manifest: Write, good_rows: Columns, make_job: MakeJob
+) -> None:
+    columns = good_rows(10)
+    job = make_job(write_manifest({**columns, "label": list(range(10))}))
+    results = job.translate()
+    assert results.column("id").to_pylist() == columns["id"]
+    assert results.column("label").to_pylist() == list(range(10))
+    for row in results.to_pylist():
+        assert (row["status"], row["reason"], row["steps"]) == ("done", None, 5)
+        assert row["seed"] == derive_seed(0, row["id"])
+        assert [loss["index"] for loss in row["losses"]] == [4, 3, 2, 1, 0]
+        path = Path(job.run.uri) / row["image"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == row["image_sha256"]
+        with Image.open(path) as picture:
+            assert picture.size == (64, 64)
+            assert picture.text == {  # type: ignore[attr-defined]
+                "id": row["id"],
+                "seed": str(row["seed"]),
+                "preset": "tiny64",
+                "fingerprint": "ffff",
+            }
+    stats = job.stats()
+    assert stats["state"] == "done" and stats["status"] == {"done": 10}
+    assert 0 < stats["occupancy"] <= 1
+    assert set(stats["seconds"]) == {"shard", "fetch", "queue", "translate", "write"}
+
+
+def test_every_kind_of_bad_row_is_a_result_row(
+    write_manifest: Write, pictures: Path, make_job: MakeJob
+) -> None:
+    good = str(pictures / "p0.png")
+    broken, gone = str(pictures / "broken.png"), str(pictures / "gone.png")
+    rows: list[tuple[str | None, str | None, str | None, str | None, int | None, str | None]] = [
+        ("ok", good, None, "x", None, None),
+        (None, good, None, "x", None, "bad_id"),
+        ("../up", good, None, "x", None, "bad_id"),
+        ("ok", good, None, "x", 5, "duplicate_id"),
+        ("null", None, None, "x", None, "no_content"),
+        ("target", good, None, None, None, "no_target"),
+        ("seed", good, None, "x", -4, "bad_seed"),
+        ("gone", gone, None, "x", None, "missing_picture"),
+        ("style", good, gone, "x", None, "missing_picture"),
+        ("broken", broken, None, "x", None, "unreadable_picture"),
+        ("uri", "nosuch://a", None, "x", None, "bad_uri"),
+        ("last", good, good, None, 3, None),
+    ]
+    names = ("id", "content", "style", "prompt", "seed", "reason")
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    reasons = columns.pop("reason")
+    results = make_job(write_manifest(columns)).translate()
+    assert results.column("reason").to_pylist() == reasons
+    expected = ["done" if reason is None else "rejected" for reason in reasons]
+    assert results.column("status").to_pylist() == expected
+    assert results.column("seed").to_pylist()[6] == -4
+    for row in results.to_pylist():
+        assert (row["image"] is None) == (row["status"] == "rejected") == (row["error"] is not None)
+
+
+def test_a_broken_step_fails_its_row_only(
+    write_manifest: Write, good_rows: Columns, make_job: MakeJob
+) -> None:
+    class Fussy(FakeEngine):
+        def step(self) -> list[Translation]:
+            ended = super().step()
+            if any(request.id == "row/004" for request, _ in self._running):
+                raise RuntimeError("no")
+            return ended
+
+    job = make_job(write_manifest(good_rows(9)), make_engine=lambda: Fussy(TINY64, 3))
+    results = job.translate().to_pylist()
+    assert [row["status"] for row in results].count("done") == 8
+    assert (results[4]["status"], results[4]["reason"]) == ("failed", "engine_error")
+
+
+def test_a_picture_that_cannot_be_written_fails_its_row(
+    write_manifest: Write, good_rows: Columns, make_job: MakeJob
+) -> None:
+    job = make_job(write_manifest(good_rows(3)))
+    blocked = Path(job.run.image("row/001")).parent
+    blocked.parent.mkdir(parents=True)
+    blocked.write_bytes(b"a file where a folder should be")
+    results = job.translate().to_pylist()
+    assert [row["status"] for row in results] == ["done", "failed", "done"]
+    assert results[1]["reason"] == "write_error"
+
+
+def test_only_failed_rows_of_a_finished_shard_run_again(
+    write_manifest: Write, good_rows: Columns, make_job: MakeJob
+) -> None:
+    seen: list[str] = []
+
+    class Noting(FakeEngine):
+        def add(self, request: Any) -> None:
+            seen.append(request.id)
+            super().add(request)
+
+    job = make_job(write_manifest(good_rows(5)), make_engine=lambda: Noting(TINY64, 3))
+    first = job.translate()
+    statuses = pa.array(["done", "failed", "rejected", "failed", "done"])
+    place = first.schema.get_field_index("status")
+    write_part(job.run, 0, first.set_column(place, first.schema.field("status"), statuses))
+    seen.clear()
+    again = job.translate()
+    assert sorted(seen) == ["row/001", "row/003"]
+    assert again.column("id").to_pylist() == first.column("id").to_pylist()
+    statuses_again = again.column("status").to_pylist()
+    assert statuses_again == ["done", "done", "rejected", "done", "done"]
+    assert read_part(job.run, 0).schema == again.schema
+
+
+def test_two_calls_share_the_engine(
+    write_manifest: Write, good_rows: Columns, make_job: MakeJob
+) -> None:
+    most = 0
+    gate = threading.Event()
+
+    class Counting(FakeEngine):
+        def step(self) -> list[Translation]:
+            nonlocal most
+            gate.wait(10)
+            ended = super().step()
+            shards = {int(request.id[4:]) // 2 for request, _ in self._running}
+            most = max(most, len(shards))
+            return ended
+
+    def make_engine() -> Engine:
+        return Counting(TINY64, 3)
+
+    job = make_job(write_manifest(good_rows(4)), rows=2, make_engine=make_engine)
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(job.translate, shard) for shard in (0, 1)]
+        threading.Timer(0.5, gate.set).start()
+        results = [call.result(20) for call in calls]
+    assert most == 2, "rows of both shards were in the slots together"
+    assert [r.column("status").to_pylist() for r in results] == [["done"] * 2] * 2
+
+
+def test_a_careful_shard_gives_the_same_pictures(
+    write_manifest: Write, good_rows: Columns, make_job: MakeJob
+) -> None:
+    job = make_job(write_manifest(good_rows(4)))
+    calm = job.translate().column("image_sha256").to_pylist()
+    for _ in range(2):
+        Attempt(job.run, 0)
+    (Path(job.run.uri) / "images").rename(Path(job.run.uri) / "old")
+    careful = job.translate()
+    assert job.stats()["attempt"] == 3
+    assert careful.column("image_sha256").to_pylist() == calm
+
+
+def test_pictures_do_not_depend_on_neighbours(
+    write_manifest: Write, good_rows: Columns, make_job: MakeJob, tmp_path: Path
+) -> None:
+    columns = good_rows(7)
+    whole = make_job(write_manifest(columns)).translate()
+    backwards = {name: values[::-1] for name, values in columns.items()}
+    other = make_job(write_manifest(backwards, "other.parquet"), rows=3)
+    turned = pa.concat_tables([other.translate(n) for n in range(3)])
+    assert (
+        turned.column("image_sha256").to_pylist()
+        == (whole.column("image_sha256").to_pylist()[::-1])
+    )
+    assert np.all(turned.column("seed").to_numpy() == whole.column("seed").to_numpy()[::-1])
