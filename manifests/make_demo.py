@@ -1,0 +1,179 @@
+"""Makes the demo manifest and its pictures: `python -m manifests.make_demo --cache FOLDER`.
+
+Only subjects of the val split, so that nothing in the demo was seen in training, and only artwork
+without a share-alike licence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dstc_engine.training.captions import caption
+from jobs.emoji_data import EmojiSource, Subject, draw, open_source, png_bytes
+
+SIZE = 256  # pixels; the tiny networks look at 64, and a picture on a page wants more
+# Last word of an id, so that a result folder can be read without the manifest.
+LOOKS = {
+    "twemoji": "cartoon",
+    "noto": "soft",
+    "openmoji": "outlined",
+    "openmoji_line": "line",
+    "fluent_flat": "flat",
+    "fluent_3d": "3d",
+}
+SHIPPED_STYLES = ("twemoji", "noto", "fluent_flat", "fluent_3d")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the demo: a subject in one style, to be drawn in another."""
+
+    name: str
+    content_style: str
+    target_style: str
+    style_subject: str | None = None
+    """Name of another subject whose picture in `target_style` is the style picture."""
+
+
+TEXT = (
+    Row("tiger face", "twemoji", "fluent_3d"),
+    Row("frog", "fluent_3d", "openmoji_line"),
+    Row("turtle", "fluent_3d", "fluent_flat"),
+    Row("unicorn", "noto", "twemoji"),
+    Row("ice cream", "fluent_flat", "fluent_3d"),
+    Row("castle", "noto", "openmoji"),
+    Row("teddy bear", "fluent_flat", "noto"),
+    Row("smirking face", "twemoji", "openmoji_line"),
+)
+IMAGE = (
+    Row("parrot", "twemoji", "fluent_3d", "tomato"),
+    Row("tomato", "fluent_3d", "twemoji", "hamster"),
+    Row("lady beetle", "fluent_flat", "fluent_3d", "ice cream"),
+    Row("violin", "noto", "fluent_flat", "briefcase"),
+    Row("hamster", "fluent_3d", "noto", "camel"),
+    Row("volcano", "twemoji", "noto", "melon"),
+    Row("hot beverage", "noto", "fluent_3d", "teddy bear"),
+    Row("grinning face with big eyes", "fluent_3d", "fluent_flat", "honeybee"),
+)
+BOTH = (
+    Row("honeybee", "twemoji", "fluent_3d", "grinning face with smiling eyes"),
+    Row("camel", "fluent_flat", "noto", "teddy bear"),
+    Row("pancakes", "fluent_3d", "twemoji", "castle"),
+    Row("peacock", "fluent_flat", "fluent_3d", "parrot"),
+    Row("running shoe", "noto", "fluent_flat", "volcano"),
+    Row("accordion", "twemoji", "fluent_3d", "maple leaf"),
+    Row("elf", "fluent_3d", "noto", "superhero"),
+    Row("ferris wheel", "noto", "twemoji", "peacock"),
+)
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("content", pa.string()),
+        ("style", pa.string()),
+        ("prompt", pa.string()),
+        ("source_prompt", pa.string()),
+        ("mask", pa.string()),
+        ("seed", pa.int64()),
+        ("name", pa.string()),
+        ("content_style", pa.string()),
+        ("target_style", pa.string()),
+        ("label", pa.string()),
+        ("box", pa.list_(pa.int32())),
+    ]
+)
+
+
+class Pictures:
+    """Draws val subjects into `folder/demo`, each once."""
+
+    def __init__(self, source: EmojiSource, folder: Path) -> None:
+        self._source = source
+        self._folder = folder
+        self._subjects = {subject.name: subject for subject in source.subjects.values()}
+        self._boxes: dict[str, list[int]] = {}
+
+    def subject(self, name: str) -> Subject:
+        """The val subject of this name."""
+        subject = self._subjects[name]
+        if subject.split != "val":
+            raise ValueError(f"{name!r} is a {subject.split} subject; the demo shows val only")
+        return subject
+
+    def add(self, name: str, style: str) -> tuple[str, list[int]]:
+        """Draws one picture; returns its URI, relative to the manifest, and the drawing's box."""
+        if style not in SHIPPED_STYLES:
+            raise ValueError(f"artwork of {style} is not shipped; use one of {SHIPPED_STYLES}")
+        uri = f"demo/{style}/{_slug(name)}.png"
+        if uri not in self._boxes:
+            picture, box = draw(self._source.drawings[style][self.subject(name).code], SIZE)
+            target = self._folder / uri
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(png_bytes(picture))
+            self._boxes[uri] = list(box)
+        return uri, self._boxes[uri]
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def make_row(kind: str, row: Row, pictures: Pictures) -> dict[str, Any]:
+    """One manifest row; `kind` is "text", "image" or "both" and opens the id."""
+    content, box = pictures.add(row.name, row.content_style)
+    style = None
+    if row.style_subject is not None:
+        if row.style_subject == row.name or row.target_style == row.content_style:
+            raise ValueError(f"{row} shows its own subject or its own style")
+        style, _ = pictures.add(row.style_subject, row.target_style)
+    guided_by_text = kind != "image"
+    return {
+        "id": f"{kind}/{_slug(row.name)}-{LOOKS[row.target_style]}",
+        "content": content,
+        "style": style,
+        "prompt": caption(row.name, row.target_style) if guided_by_text else None,
+        "source_prompt": caption(row.name, row.content_style) if guided_by_text else None,
+        "mask": None,
+        "seed": None,
+        "name": row.name,
+        "content_style": row.content_style,
+        "target_style": row.target_style,
+        "label": pictures.subject(row.name).group,
+        "box": box,
+    }
+
+
+def make_demo(folder: Path, cache: Path) -> Path:
+    """Writes `demo.parquet` and the pictures it names.
+
+    Args:
+        folder: where `demo.parquet` and `demo/` go.
+        cache: folder of the downloaded npm packages.
+
+    Returns:
+        Path of the manifest.
+    """
+    pictures = Pictures(open_source(cache, styles=SHIPPED_STYLES), folder)
+    kinds: Sequence[tuple[str, Sequence[Row]]] = (("text", TEXT), ("image", IMAGE), ("both", BOTH))
+    rows = [make_row(kind, row, pictures) for kind, part in kinds for row in part]
+    target = folder / "demo.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), target)
+    return target
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Makes manifests/demo.parquet and its pictures.")
+    parser.add_argument("--cache", type=Path, required=True, help="folder of the npm packages")
+    print(make_demo(Path(__file__).parent, parser.parse_args().cache))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What the README and NOTICE promise about the demo that is shipped."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dstc_engine.training.captions import caption
+from jobs.emoji_families import family_of, split_of
+
+FOLDER = Path(__file__).parents[3] / "manifests"
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return pq.read_table(FOLDER / "demo.parquet").to_pylist()
+
+
+def test_eight_rows_of_each_kind_with_ids_of_their_own(rows):
+    kinds = [row["id"].split("/")[0] for row in rows]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"text": 8, "image": 8, "both": 8}
+    assert len({row["id"] for row in rows}) == 24
+
+
+def test_each_kind_has_what_guides_it(rows):
+    for row in rows:
+        kind = row["id"].split("/")[0]
+        assert (row["style"] is not None) == (kind in ("image", "both"))
+        assert (row["prompt"] is not None) == (kind in ("text", "both"))
+        if row["prompt"] is not None:
+            assert row["prompt"] == caption(row["name"], row["target_style"])
+            assert row["source_prompt"] == caption(row["name"], row["content_style"])
+
+
+def test_no_subject_was_seen_in_training(rows):
+    for row in rows:
+        assert split_of(family_of(row["name"], row["label"])) == "val", row["name"]
+
+
+def test_style_pictures_show_another_subject_in_another_style(rows):
+    for row in rows:
+        if row["style"] is not None:
+            assert row["style"].startswith(f"demo/{row['target_style']}/")
+            assert Path(row["style"]).name != Path(row["content"]).name
+            assert row["target_style"] != row["content_style"]
+
+
+def test_exactly_the_named_pictures_are_shipped_and_credited(rows):
+    named = {row[column] for row in rows for column in ("content", "style")} - {None}
+    shipped = {path.relative_to(FOLDER).as_posix() for path in FOLDER.glob("demo/**/*.*")}
+    assert shipped == named
+    notice = (FOLDER.parent / "NOTICE").read_text()
+    for folder in {Path(uri).parent.as_posix() for uri in named}:
+        assert f"manifests/{folder}/*.png" in notice
+
+
+def test_boxes_hold_the_drawing_tightly(rows):
+    for row in rows:
+        with Image.open(FOLDER / row["content"]) as picture:
+            assert (picture.mode, picture.size) == ("RGB", (256, 256))
+            drawn = np.asarray(picture).min(-1) < 255
+        ys, xs = np.nonzero(drawn)
+        found = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+        assert np.abs(np.subtract(row["box"], found)).max() <= 3, row["id"]
