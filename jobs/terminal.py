@@ -38,7 +38,7 @@ def print_plan(plan: Plan) -> None:
     table.add_row("preset", f"{preset.name}, {preset.image_size} x {preset.image_size} pixels")
     for field, value in sorted(settings.set.items()):
         table.add_row("", f"{field} = {value}")
-    actors = settings.actors or "one for each GPU, or one"
+    actors = settings.actors or "one for each GPU, or core up to 4"
     table.add_row("actors", f"{actors}; {settings.slots} slots, {settings.precision}")
     for weights in plan.weights:
         table.add_row("weights", f"{weights.name} ({weights.sha256}, {weights.licence})")
