@@ -1,7 +1,8 @@
 """Presets: everything that decides what a picture looks like, as one frozen record.
 
-A preset is saved whole with each run. No number of the method lives anywhere else: a function that
-needs one takes it from here. Variants are made with `with_fields`, which `--set KEY=VALUE` calls.
+A preset is saved whole with each run. But for the range of the betas, no number of the method lives
+anywhere else: a function that needs one takes it from here. Variants are made with `with_fields`,
+which `--set KEY=VALUE` calls.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Settings(BaseModel):
             it is part of what makes a picture reproducible.
         precision: of the networks.
         rows_per_shard: rows that are committed, and after a crash done again, together. 16 rows
-            are minutes of work; `slots` above 8 are fed by more than two shards at once.
+            are minutes of work; more than 16 `slots` are fed by over two shards at once.
         limit: translate only the first rows of the manifest.
         retry: "failed" also runs the failed rows of finished shards again.
         device: "auto" takes GPUs where Ray has any at the start; "cuda" also waits for a cluster

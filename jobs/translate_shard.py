@@ -16,7 +16,7 @@ import os
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -316,13 +316,13 @@ class _ShardRun:
     duplicate_of: dict[int, int]
     first_row: int
     started: float = field(default_factory=time.time)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     ended: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def spend(self, phase: str, seconds: float) -> None:
         with self.lock:
-            self.seconds[phase] += seconds  # type: ignore[assignment]
+            self.seconds[phase] += seconds
 
     def tell(self, row_count: Any, rows: int) -> None:
         with self.lock:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from dstc_engine.errors import PresetError
-from dstc_engine.presets import IMAGENET256_TEXT, PRESETS, TINY64, get_preset, with_fields
+from dstc_engine.presets import IMAGENET256_TEXT, PRESETS, TINY64, Preset, get_preset, with_fields
 from dstc_engine.schedule import Schedule
 from dstc_engine.weights.registry import weights_of
 
@@ -91,3 +92,9 @@ def test_values_that_do_not_fit(field: str, text: str, expected: str) -> None:
 def test_fields_that_cannot_be_set(field: str) -> None:
     with pytest.raises(PresetError, match=f"unknown preset field '{field}'.*skip.*weight_clip"):
         with_fields(IMAGENET256_TEXT, {field: "1"})
+
+
+def test_every_field_is_in_the_manual() -> None:
+    manual = (Path(__file__).parents[3] / "docs" / "run-a-job.md").read_text()
+    fields = {field.name for field in dataclasses.fields(Preset)} - {"name"}
+    assert {field for field in fields if f"| `{field}` |" not in manual} == set()
