@@ -2,7 +2,8 @@
 
 Everything here is planned from Parquet footers; no row is held in the driver. A *shard* is
 `rows_per_shard` rows of one file, in order; its number depends on the manifest and that size alone,
-so the same command plans the same shards again.
+so the same command plans the same shards again. Ten million rows are 625,000 shards of 16: they
+are counted by arithmetic over files, and a `Shard` is made only where it is read.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.data.block import Block, BlockMetadata
@@ -23,7 +29,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from jobs.errors import ManifestError
 from jobs.store import storage
-from jobs.store.duplicates import Duplicates, find_duplicates
+from jobs.store.duplicates import Duplicates, IdColumn, find_duplicates_in
 
 TEXT_COLUMNS = ("id", "content", "style", "prompt", "source_prompt", "mask")
 REQUIRED_COLUMNS = ("id", "content")
@@ -34,9 +40,13 @@ _SEED_TYPES = "int64"
 # Rows decoded at a time while a reader looks for its shards; keeps manifests with heavy extra
 # columns out of memory.
 _READ_ROWS = 1024
+# Ids decoded at a time: about 2 MB.
+_ID_ROWS = 1 << 16
 # Shards that one read task yields. Parquet has no way into the middle of a row group: with one
 # task per shard, a row group of a million rows would be decoded from its start 60,000 times.
 SHARDS_PER_READ = 256
+
+Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -45,16 +55,15 @@ class ManifestFile:
 
     Attributes:
         uri: opens it. name: relative to the manifest, names it in errors and in job.json.
-        rows: its rows. row_groups: rows of each row group.
-        size: bytes. footer_sha256: over the Parquet footer, which holds the statistics, offsets and
-            sizes of all column chunks: another content nearly always has another footer.
+        rows: its rows. size: bytes.
+        footer_sha256: over the Parquet footer, which holds the statistics, offsets and sizes of all
+            column chunks: another content nearly always has another footer.
         first_row, first_shard: numbers of its first row and shard in the whole manifest.
     """
 
     uri: str
     name: str
     rows: int
-    row_groups: tuple[int, ...]
     size: int
     footer_sha256: str
     first_row: int
@@ -105,7 +114,7 @@ class Manifest:
     rows: int
     rows_per_shard: int
 
-    @property
+    @cached_property
     def shards(self) -> int:
         """Number of shards, those beyond `limit` left out."""
         last = self.files[self._file_of_row(self.rows - 1)]
@@ -113,22 +122,44 @@ class Manifest:
 
     def shard(self, number: int) -> Shard:
         """The shard of this number, counted from 0."""
-        starts = [file.first_shard for file in self.files]
-        file = self.files[bisect_right(starts, number) - 1]
-        start = (number - file.first_shard) * self.rows_per_shard
-        end = min(file.rows, self.rows - file.first_row)
-        return Shard(number, file, start, min(start + self.rows_per_shard, end))
+        file = self.files[int(np.searchsorted(self._first_shards, number, side="right")) - 1]
+        return _shard_of(file, number, self.rows_per_shard, self._rows_of_file(file))
+
+    def shards_without(self, done: Collection[int]) -> Sequence[int]:
+        """Numbers of the shards that are not among these, ascending."""
+        if not done:
+            return range(self.shards)
+        is_left = np.ones(self.shards, bool)
+        is_left[_numbers(done)] = False
+        return array("q", np.flatnonzero(is_left).astype(np.int64).tobytes())
+
+    def rows_of(self, shards: Collection[int]) -> int:
+        """Rows of these shards together."""
+        numbers = _numbers(shards)
+        files = np.searchsorted(self._first_shards, numbers, side="right") - 1
+        rows_of_files = np.array([self._rows_of_file(file) for file in self.files], np.int64)
+        starts = (numbers - self._first_shards[files]) * self.rows_per_shard
+        return int(np.minimum(rows_of_files[files] - starts, self.rows_per_shard).sum())
+
+    def groups(self, shards: Sequence[int]) -> Iterator[ShardGroup]:
+        """These shards, ascending, by read task: of one file each, at most `SHARDS_PER_READ`."""
+        numbers = _numbers(shards)
+        bounds = np.searchsorted(numbers, self._first_shards).tolist()
+        for file, low, high in zip(self.files, bounds, [*bounds[1:], len(numbers)], strict=True):
+            rows = self._rows_of_file(file)
+            for start in range(low, high, SHARDS_PER_READ):
+                some = numbers[start : min(start + SHARDS_PER_READ, high)]
+                yield ShardGroup(file, _compact(some), self.rows_per_shard, rows)
 
     def duplicates(self) -> Duplicates:
         """The rows whose id an earlier row used already."""
-
-        def read_ids() -> Iterator[pa.Array]:
-            for file in self.files:
-                with _open_parquet(file.uri, file.name) as (parquet, _):
-                    for batch in parquet.iter_batches(1 << 16, columns=["id"]):
-                        yield batch.column(0).cast(pa.string())
-
-        return find_duplicates(read_ids, self.rows)
+        return find_duplicates_in(
+            [
+                IdColumn(file.first_row, self._rows_of_file(file), partial(_read_ids, file))
+                for file in self.files
+                if file.first_row < self.rows
+            ]
+        )
 
     def identity(self) -> list[dict[str, object]]:
         """What tells this manifest from another, wherever it lies."""
@@ -138,7 +169,60 @@ class Manifest:
         ]
 
     def _file_of_row(self, row: int) -> int:
-        return bisect_right([file.first_row for file in self.files], row) - 1
+        return bisect_right(self.files, row, key=lambda file: file.first_row) - 1
+
+    def _rows_of_file(self, file: ManifestFile) -> int:
+        return min(file.rows, self.rows - file.first_row)
+
+    @cached_property
+    def _first_shards(self) -> Numbers:
+        return np.array([file.first_shard for file in self.files], np.int64)
+
+
+@dataclass(frozen=True)
+class ShardGroup:
+    """Shards of one file that one task reads; a few hundred bytes, however many they are.
+
+    Attributes:
+        file: whose shards these are. numbers: ascending.
+        rows_per_shard: of the manifest. rows: of the file, those beyond `limit` left out.
+    """
+
+    file: ManifestFile
+    numbers: Sequence[int]
+    rows_per_shard: int
+    rows: int
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: int) -> Shard:
+        return _shard_of(self.file, self.numbers[place], self.rows_per_shard, self.rows)
+
+    def __iter__(self) -> Iterator[Shard]:
+        return (self[place] for place in range(len(self)))
+
+
+def _shard_of(file: ManifestFile, number: int, rows_per_shard: int, rows: int) -> Shard:
+    start = (number - file.first_shard) * rows_per_shard
+    return Shard(number, file, start, min(start + rows_per_shard, rows))
+
+
+def _numbers(shards: Collection[int]) -> Numbers:
+    return np.fromiter(shards, np.int64, len(shards))
+
+
+def _compact(numbers: Numbers) -> Sequence[int]:
+    first, last = int(numbers[0]), int(numbers[-1])
+    if last - first + 1 == len(numbers):
+        return range(first, last + 1)
+    return tuple(numbers.tolist())
+
+
+def _read_ids(file: ManifestFile) -> Iterator[pa.Array]:
+    with _open_parquet(file.uri, file.name) as (parquet, _):
+        for batch in parquet.iter_batches(_ID_ROWS, columns=["id"]):
+            yield batch.column(0)
 
 
 def open_manifest(
@@ -171,7 +255,6 @@ def open_manifest(
                     uri=footer.uri,
                     name=footer.name,
                     rows=footer.rows,
-                    row_groups=footer.row_groups,
                     size=footer.size,
                     footer_sha256=footer.sha256,
                     first_row=row,
@@ -198,7 +281,6 @@ class _Footer:
     uri: str
     name: str
     rows: int
-    row_groups: tuple[int, ...]
     size: int
     sha256: str
     schema: pa.Schema
@@ -235,14 +317,10 @@ def _read_footer(uri: str, name: str) -> _Footer:
         length = int.from_bytes(raw.read(4), "little")
         raw.seek(size - 8 - length)
         digest = hashlib.sha256(raw.read(length)).hexdigest()
-        metadata = parquet.metadata
         return _Footer(
             uri=uri,
             name=name,
-            rows=metadata.num_rows,
-            row_groups=tuple(
-                metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)
-            ),
+            rows=parquet.metadata.num_rows,
             size=size,
             sha256=digest,
             schema=parquet.schema_arrow,
@@ -250,11 +328,12 @@ def _read_footer(uri: str, name: str) -> _Footer:
 
 
 @contextlib.contextmanager
-def _open_parquet(uri: str, name: str) -> Iterator[tuple[pq.ParquetFile, Any]]:
+def _open_parquet(
+    uri: str, name: str, patience: storage.Patience = storage.PROMPT
+) -> Iterator[tuple[pq.ParquetFile, Any]]:
     """The Parquet file and the raw file below it; what goes wrong inside names the file."""
-    filesystem, path = storage.open_filesystem(uri)
     try:
-        with storage.with_retries(lambda: filesystem.open(path, "rb")) as raw:
+        with storage.open_input(uri, patience) as raw:
             yield pq.ParquetFile(raw, pre_buffer=False), raw
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(
@@ -273,6 +352,8 @@ def _checked_schema(footers: Sequence[_Footer], reserved: frozenset[str]) -> pa.
     first, *others = footers
     schema = _normalised(first, reserved)
     for footer in others:
+        if footer.schema.equals(first.schema):
+            continue
         found = _normalised(footer, reserved)
         for name in dict.fromkeys([*schema.names, *found.names]):
             here, there = _type_of(found, name), _type_of(schema, name)
@@ -341,7 +422,7 @@ def _normalised_field(file: str, field: pa.Field) -> pa.Field:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read_shards(shards: Sequence[Shard], schema: pa.Schema) -> Iterator[tuple[Shard, pa.Table]]:
+def read_shards(shards: Iterable[Shard], schema: pa.Schema) -> Iterator[tuple[Shard, pa.Table]]:
     """Reads shards of one file in one go.
 
     Args:
@@ -351,18 +432,22 @@ def read_shards(shards: Sequence[Shard], schema: pa.Schema) -> Iterator[tuple[Sh
     Raises:
         ManifestError: the file cannot be read any more, or is another now.
     """
-    file = shards[0].file
-    with _open_parquet(file.uri, file.name) as (parquet, _):
+    waiting = deque(shards)
+    file = waiting[0].file
+    with _open_parquet(file.uri, file.name, storage.STEADY) as (parquet, _):
         if parquet.metadata.num_rows != file.rows:
             raise ManifestError(
                 f"manifest file {file.name}: found {parquet.metadata.num_rows} rows; expected the "
                 f"{file.rows} it had when the run was planned"
             )
-        ends = list(itertools.accumulate(file.row_groups))
-        first_group = bisect_right(ends, shards[0].start)
-        last_group = bisect_right(ends, shards[-1].stop - 1)
-        row = ends[first_group] - file.row_groups[first_group]
-        waiting = list(shards)
+        groups = [
+            parquet.metadata.row_group(index).num_rows
+            for index in range(parquet.metadata.num_row_groups)
+        ]
+        ends = list(itertools.accumulate(groups))
+        first_group = bisect_right(ends, waiting[0].start)
+        last_group = bisect_right(ends, waiting[-1].stop - 1)
+        row = ends[first_group] - groups[first_group]
         parts: list[pa.RecordBatch] = []
         for batch in parquet.iter_batches(
             _READ_ROWS, row_groups=list(range(first_group, last_group + 1))
@@ -376,7 +461,7 @@ def read_shards(shards: Sequence[Shard], schema: pa.Schema) -> Iterator[tuple[Sh
                     break
                 yield shard, pa.Table.from_batches(parts).select(schema.names).cast(schema)
                 parts = []
-                waiting.pop(0)
+                waiting.popleft()
             row = stop
             if not waiting:
                 return
@@ -430,16 +515,10 @@ class ManifestShards(Datasource):
         self._pending = pending
         self._duplicates = duplicates
 
-    @property
-    def reads(self) -> list[list[Shard]]:
-        """Shards by read task: of one file each, at most `SHARDS_PER_READ`."""
-        shards = (self._manifest.shard(number) for number in self._pending)
-        by_file = itertools.groupby(shards, key=lambda shard: shard.file.first_shard)
-        groups = []
-        for _, members in by_file:
-            while group := list(itertools.islice(members, SHARDS_PER_READ)):
-                groups.append(group)
-        return groups
+    @cached_property
+    def reads(self) -> list[ShardGroup]:
+        """Shards by read task."""
+        return list(self._manifest.groups(self._pending))
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown: footers tell bytes of columns, not of rows."""
@@ -451,32 +530,30 @@ class ManifestShards(Datasource):
         """One task for each of `reads`, whatever parallelism Ray would like."""
         return [
             ReadTask(
-                _Read(tuple(shards), self._manifest.schema, self._duplicates_of(shards)),
+                _Read(group, self._manifest.schema, self._duplicates_in(group)),
                 BlockMetadata(
-                    num_rows=len(shards), size_bytes=None, input_files=None, exec_stats=None
+                    num_rows=len(group), size_bytes=None, input_files=None, exec_stats=None
                 ),
                 schema=SHARD_SCHEMA,
                 per_task_row_limit=per_task_row_limit,
             )
-            for shards in self.reads
+            for group in self.reads
         ]
 
-    def _duplicates_of(self, shards: Sequence[Shard]) -> tuple[list[tuple[int, int]], ...]:
-        return tuple(
-            self._duplicates.within(shard.first_row, shard.first_row + shard.rows)
-            for shard in shards
-        )
+    def _duplicates_in(self, group: ShardGroup) -> Duplicates:
+        last = group[-1]
+        return self._duplicates.between(group[0].first_row, last.first_row + last.rows)
 
 
 @dataclass(frozen=True)
 class _Read:
-    shards: tuple[Shard, ...]
+    group: ShardGroup
     schema: pa.Schema
-    duplicates: tuple[list[tuple[int, int]], ...]
+    duplicates: Duplicates
 
     def __call__(self) -> Iterable[Block]:
-        read = read_shards(self.shards, self.schema)
-        for (shard, rows), duplicates in zip(read, self.duplicates, strict=True):
+        for shard, rows in read_shards(self.group, self.schema):
+            duplicates = self.duplicates.within(shard.first_row, shard.first_row + shard.rows)
             yield pa.table(
                 {
                     "shard": [shard.number],

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import itertools
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +16,9 @@ from hypothesis import strategies as st
 from jobs.errors import ManifestError
 from jobs.store.duplicates import Duplicates
 from jobs.store.manifest import (
+    SHARDS_PER_READ,
     Manifest,
+    ManifestFile,
     ManifestShards,
     open_manifest,
     read_shards,
@@ -182,3 +187,50 @@ def test_read_tasks_take_many_shards_of_one_file(write_manifest: Write) -> None:
     source = ManifestShards(manifest, range(600), none)
     assert [len(group) for group in source.reads] == [256, 256, 88]
     assert all(block.num_rows == 1 for task in source.get_read_tasks(3) for block in task())
+
+
+NO_DUPLICATES = Duplicates(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def planned(files: list[int], rows_per_shard: int, limit: int | None = None) -> Manifest:
+    """What `open_manifest` makes of files with so many rows, without the files."""
+    found, row, shard = [], 0, 0
+    for number, rows in enumerate(files):
+        found.append(ManifestFile(f"/m/{number}.parquet", f"{number}", rows, 1, "", row, shard))
+        row += rows
+        shard += -(-rows // rows_per_shard)
+    return Manifest("/m", tuple(found), pa.schema([]), min(row, limit or row), rows_per_shard)
+
+
+@settings(deadline=None)
+@given(
+    files=st.lists(st.integers(1, 900), min_size=1, max_size=5),
+    rows_per_shard=st.integers(1, 12),
+    limit=st.none() | st.integers(1, 2000),
+    chosen=st.data(),
+)
+def test_counts_and_read_tasks_agree_with_the_shards_one_by_one(
+    files: list[int], rows_per_shard: int, limit: int | None, chosen: st.DataObject
+) -> None:
+    manifest = planned(files, rows_per_shard, limit)
+    shards = [manifest.shard(number) for number in range(manifest.shards)]
+    assert sum(shard.rows for shard in shards) == manifest.rows
+    ends = itertools.accumulate(shard.rows for shard in shards)
+    assert [shard.first_row + shard.rows for shard in shards] == list(ends)
+    done = chosen.draw(st.sets(st.integers(0, manifest.shards - 1)))
+    assert manifest.rows_of(done) == sum(shards[number].rows for number in done)
+    left = manifest.shards_without(done)
+    assert list(left) == [number for number in range(manifest.shards) if number not in done]
+    assert bool(left) == (len(done) < manifest.shards)
+    groups = ManifestShards(manifest, left, NO_DUPLICATES).reads
+    assert [shard for group in groups for shard in group] == [shards[number] for number in left]
+    for group in groups:
+        assert 1 <= len(group) <= SHARDS_PER_READ
+        assert {shard.file for shard in group} == {group.file}
+
+
+def test_read_tasks_of_ten_million_rows_are_small() -> None:
+    manifest = planned([10_000_000], 16)
+    tasks = ManifestShards(manifest, range(manifest.shards), NO_DUPLICATES).get_read_tasks(1)
+    assert (manifest.shards, len(tasks)) == (625_000, 2_442)
+    assert max(len(pickle.dumps(task)) for task in tasks) < 4_096
