@@ -86,6 +86,22 @@ class Engine:
         """Nothing waits and nothing runs."""
         return not self._waiting and not any(self._slots)
 
+    def is_device_dead(self) -> bool:
+        """Whether the GPU refuses even the smallest work, as it does after an illegal access.
+
+        Such a CUDA context never comes back in the same process.
+        """
+        if self.models.device.type != "cuda":
+            return False
+        try:
+            torch.cuda.synchronize(self.models.device)
+            torch.zeros(1, device=self.models.device).add_(1).cpu()
+        except torch.OutOfMemoryError:
+            return False
+        except RuntimeError:
+            return True
+        return False
+
     @torch.no_grad()
     def step(self) -> list[Translation]:
         """Refills free slots, takes one guided step with all rows; returns the rows that ended."""
@@ -221,6 +237,7 @@ class Engine:
             steps=slot.steps,
             restarts=slot.restarts,
             seconds=time.monotonic() - slot.entered,
+            slots=len(self._slots),
             losses=slot.losses,
         )
 

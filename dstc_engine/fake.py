@@ -50,6 +50,10 @@ class FakeEngine:
         """Nothing waits and nothing runs."""
         return not self._waiting and not self._running
 
+    def is_device_dead(self) -> bool:
+        """There is no device that could die."""
+        return False
+
     def step(self) -> list[Translation]:
         """One step of every busy slot; the rows that finished with it."""
         while self._waiting and len(self._running) < self.slots:
@@ -74,5 +78,6 @@ class FakeEngine:
             picture=np.uint8(255) - fitted,
             steps=self.steps,
             seconds=self.steps * self.step_seconds,
+            slots=self.slots,
             losses=losses,
         )

@@ -6,6 +6,7 @@ H, W are pixels; HWC arrays are RGB uint8.
 from __future__ import annotations
 
 import io
+import re
 import warnings
 
 import numpy as np
@@ -50,8 +51,10 @@ def decode(data: bytes, place: str = "picture") -> Picture:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen unrelated types on bad bytes
         shown = data[:8].hex(" ")
+        # Pillow names its file object, whose address is another in each process.
+        told = re.sub(r"\s*<_io\.BytesIO[^>]*>", "", str(error))
         raise PictureError(
-            f"{place}: not a readable picture ({type(error).__name__}: {error}); "
+            f"{place}: not a readable picture ({type(error).__name__}: {told}); "
             f"{len(data)} bytes starting {shown or 'with nothing'}"
         ) from error
 

@@ -95,6 +95,7 @@ class Translation:
         steps: guided steps taken, those before restarts included.
         restarts: times the chain was started again by the range loss.
         seconds: from entering a slot to leaving it.
+        slots: of the engine that made it; 0 when none did.
         losses: one entry for each guided step of the last chain, in order.
     """
 
@@ -107,4 +108,5 @@ class Translation:
     steps: int = 0
     restarts: int = 0
     seconds: float = 0.0
+    slots: int = 0
     losses: list[StepLosses] = field(default_factory=list)

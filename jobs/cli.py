@@ -1,4 +1,4 @@
-"""The commands: `dstc translate`, `report`, `train`, `emoji`, `weights`.
+"""The commands: `dstc translate`, `status`, `report`, `train`, `emoji`, `weights`.
 
 Heavy imports (torch, Ray) wait inside the commands, so that `--help` answers at once.
 """
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from dstc_engine.errors import DstcError, UserError
 
-BROKEN, UNUSABLE, STOPPED = 1, 2, 130
+BROKEN, UNUSABLE, STOPPED, TERMINATED = 1, 2, 130, 143
 
 app = typer.Typer(
     name="dstc",
@@ -44,11 +44,6 @@ class _Device(StrEnum):
 
 class _Retry(StrEnum):
     failed = "failed"
-
-
-class _Engine(StrEnum):
-    guided = "guided"
-    fake = "fake"
 
 
 _HOW, _WHAT, _WHERE = "How pictures are made", "Which rows", "Where it runs"
@@ -97,11 +92,22 @@ def translate(
     ] = 16,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Say what would be done.", rich_help_panel=_WHAT),
-    ] = False,
-    actors: Annotated[
-        int | None,
         typer.Option(
+            "--dry-run", help="Say what would be done, and its cost.", rich_help_panel=_WHAT
+        ),
+    ] = False,
+    tflops: Annotated[
+        float | None,
+        typer.Option(
+            help="For --dry-run: TFLOP/s that one device sustains.",
+            min=0.001,
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    actors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|MIN:MAX",
             help="Processes that translate [dim](one a GPU, or a core up to 4)[/dim].",
             rich_help_panel=_WHERE,
         ),
@@ -116,12 +122,12 @@ def translate(
             rich_help_panel=_WHERE,
         ),
     ] = None,
-    engine: Annotated[_Engine, typer.Option(hidden=True)] = _Engine.guided,
+    engine: Annotated[str, typer.Option(hidden=True)] = "guided",
     fake_step_seconds: Annotated[float, typer.Option(hidden=True)] = 0.0,
 ) -> None:
     """Translates every row of MANIFEST into OUTPUT; run again, it continues where it stopped."""
     from jobs.settings import make_settings
-    from jobs.translate import run
+    from jobs.translate import Terminated, run
 
     settings = make_settings(
         manifest=manifest,
@@ -137,11 +143,13 @@ def translate(
         retry=retry.value if retry else None,
         device=device.value,
         address=address,
-        engine=engine.value,
+        engine=engine,
         fake_step_seconds=fake_step_seconds,
     )
     try:
-        code = run(settings, dry_run=dry_run)
+        code = run(settings, dry_run=dry_run, tflops=tflops)
+    except Terminated:
+        _end("told to end; the same command continues", TERMINATED)
     except KeyboardInterrupt:
         _end("stopped; the same command continues", STOPPED)
     raise typer.Exit(code)
@@ -168,6 +176,37 @@ def report(
     from jobs.store import storage
 
     print(write_report(storage.absolute(output)))
+
+
+@app.command(no_args_is_help=True)
+def status(
+    output: Annotated[str, typer.Argument(help="Run folder; path or URL.")],
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Again every 10 seconds, while the run runs.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Says how far a run is, from its folder alone: while it runs, and after it died."""
+    import dataclasses
+    import json
+    import time
+
+    from jobs.status import read_status
+    from jobs.store import storage
+    from jobs.terminal import print_status
+
+    while True:
+        try:
+            found = read_status(output)
+        except OSError as error:
+            raise storage.unanswered(output, error) from error
+        if as_json:
+            print(json.dumps(dataclasses.asdict(found)), flush=True)
+        else:
+            print_status(found)
+        if not watch or found.state not in ("running", "new"):
+            return
+        time.sleep(10)
 
 
 emoji = typer.Typer(help="The project's own small pictures.", no_args_is_help=True)

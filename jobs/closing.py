@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import JobError
 from jobs.store import storage
-from jobs.store.results import DONE, FAILED, REJECTED
-from jobs.store.run_folder import status_counts
+from jobs.store.results import DONE, FAILED, REJECTED, STATUSES
 
 if TYPE_CHECKING:
     from jobs.translate import Plan
@@ -44,35 +43,39 @@ def summarise(plan: Plan, seconds: float) -> Summary:
 
     Raises:
         JobError: result rows are missing; the same command runs their shards.
+        OSError: storage does not answer.
     """
     manifest, run = plan.manifest, plan.job.run
-    counts = Counter[str]()
-    reasons: dict[str, Counter[str]] = {REJECTED: Counter(), FAILED: Counter()}
-    missing = set(range(manifest.shards))
-    for shard, by_status in status_counts(run, run.parts()):
-        rows = 0
-        for status, by_reason in by_status.items():
-            rows += sum(by_reason.values())
-            counts[status] += sum(by_reason.values())
-            for reason, number in by_reason.items():
-                if status != DONE:
-                    reasons[status][reason or "unknown"] += number
-        if shard in missing and rows >= manifest.shard(shard).rows:
-            missing.discard(shard)
+    ledger = plan.ledger
+    ledger.complete(run.parts())
+    missing = [
+        shard
+        for shard in range(manifest.shards)
+        if shard not in ledger or ledger.rows_of(shard) < manifest.shard(shard).rows
+    ]
     if missing:
         raise JobError(
             f"{len(missing)} of {manifest.shards} shards have no complete results (the first is "
-            f"{min(missing)}); the same command runs them"
+            f"{missing[0]}); the same command runs them"
         )
+    ledger.save()
+    totals = ledger.totals()
+    counts = {status: sum(totals.get(status, {}).values()) for status in STATUSES}
+    reasons = {
+        status: {
+            reason or "unknown": n for reason, n in totals.get(status, Counter()).most_common()
+        }
+        for status in (REJECTED, FAILED)
+    }
     rows_run = manifest.rows - plan.rows_done
     summary = Summary(
         run_id=plan.job.run_id,
-        rows=counts.total(),
+        rows=sum(counts.values()),
         done=counts[DONE],
         rejected=counts[REJECTED],
         failed=counts[FAILED],
-        rejected_reasons=dict(reasons[REJECTED].most_common()),
-        failed_reasons=dict(reasons[FAILED].most_common()),
+        rejected_reasons=reasons[REJECTED],
+        failed_reasons=reasons[FAILED],
         seconds=round(seconds, 3),
         rows_run=rows_run,
         rate=round(rows_run / seconds, 4) if seconds else 0.0,

@@ -2,7 +2,8 @@
 
 Rows wait in order of their shard, so that the older shard ends first and the newer one only fills
 slots that would be empty. When a step raises, the rows in flight are run again one at a time: the
-one at fault fails alone, and its neighbours get the pictures they would have had.
+one at fault fails alone, and its neighbours get the pictures they would have had. When memory ends
+instead, slots are halved and the rows run again together.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import itertools
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -38,6 +40,9 @@ class Engine(Protocol):
     @property
     def free_slots(self) -> int:
         """Requests that would run at the next step."""
+
+    def is_device_dead(self) -> bool:
+        """Asked after a step raised; when true, only a new process can go on."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +71,29 @@ class _Ticket:
 class EngineThread:
     """Runs an engine in a thread of its own.
 
+    When a step raises and the engine's device is dead, the process ends at once, and Ray starts a
+    fresh one: a dead CUDA context never comes back in the same process.
+
     Args:
-        make_engine: builds the engine, in that thread; called again after a step raised.
+        make_engine: builds an engine of so many slots, in that thread; called again after a step
+            raised.
         slots: of the engine.
-        is_beyond_repair: asked after a step raised; when true the process ends at once, and Ray
-            starts a fresh one: a dead CUDA context never comes back in the same process.
+        on_step: called in that thread after each step, with its seconds, the slots that held a row,
+            and the slots there are.
+        on_rebuild: called after a step raised, with "out_of_memory" or "engine_error".
     """
 
     def __init__(
         self,
-        make_engine: Callable[[], Engine],
+        make_engine: Callable[[int], Engine],
         slots: int,
-        is_beyond_repair: Callable[[], bool] = lambda: False,
+        on_step: Callable[[float, int, int], None] = lambda seconds, busy, slots: None,
+        on_rebuild: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._make_engine = make_engine
         self._slots = slots
-        self._is_beyond_repair = is_beyond_repair
+        self._on_step = on_step
+        self._on_rebuild = on_rebuild
         self._changed = threading.Condition()
         self._waiting: list[_Ticket] = []
         self._alone: list[_Ticket] = []
@@ -122,6 +134,12 @@ class EngineThread:
             return ticket.future
 
     @property
+    def slots(self) -> int:
+        """Of the engine: as given, or fewer after memory ended."""
+        with self._changed:
+            return self._slots
+
+    @property
     def occupancy(self) -> Occupancy:
         """So far."""
         with self._changed:
@@ -147,12 +165,17 @@ class EngineThread:
             try:
                 for ticket in entering:
                     ticket.on_start()
-                engine = engine or self._make_engine()
+                engine = engine or self._make_engine(self._slots)
                 for ticket in entering:
                     engine.add(ticket.request)
+                start = time.monotonic()
                 ended = engine.step()
+                self._on_step(time.monotonic() - start, len(self._in_flight), self._slots)
             except Exception as error:  # any error of any network; the row at fault is found below
-                engine = None
+                if engine is not None and engine.is_device_dead():
+                    log.error("the device does not answer any more; ending this process")
+                    os._exit(1)
+                engine = None  # before the next one is built: two may not fit into memory
                 self._recover(error)
                 continue
             self._finish(ended)
@@ -184,12 +207,17 @@ class EngineThread:
 
     def _recover(self, error: Exception) -> None:
         rows = len(self._in_flight)
+        reason = "out_of_memory" if _is_out_of_memory(error) else "engine_error"
+        self._on_rebuild(reason)
         log.warning("engine step raised with %d rows in flight", rows, exc_info=error)
-        if self._is_beyond_repair():
-            log.error("the device does not answer any more; ending this process")
-            os._exit(1)
         with self._changed:
             suspects, self._in_flight = self._in_flight, []
+            if reason == "out_of_memory" and self._slots > 1:
+                self._slots //= 2
+                log.warning("out of memory: going on with %d slots", self._slots)
+                for ticket in suspects:
+                    heapq.heappush(self._alone if ticket.alone else self._waiting, ticket)
+                return
             if len(suspects) > 1:
                 for ticket in suspects:
                     ticket.alone = True
@@ -202,13 +230,12 @@ class EngineThread:
                     seed=ticket.request.seed,
                     status="failed",
                     picture=None,
-                    reason=_reason(error),
+                    reason=reason,
                     error=f"{type(error).__name__}: {error}",
                 )
             )
 
 
-def _reason(error: Exception) -> str:
+def _is_out_of_memory(error: Exception) -> bool:
     # By name: this file knows no torch, whose OutOfMemoryError is not a MemoryError.
-    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return "out_of_memory" if out_of_memory else "engine_error"
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

@@ -7,6 +7,7 @@ DstcError
 │   ├── StorageError     a URL that cannot be used
 │   └── RunFolderError   an output folder that belongs to something else
 └── JobError             the job itself broke; the same command continues; exit code 1
+    └── OutputError      results cannot be written any more
 """
 
 from dstc_engine.errors import DstcError, UserError
@@ -30,3 +31,7 @@ class RunFolderError(UserError):
 
 class JobError(DstcError):
     """The job broke. What is done stays done; the same command continues."""
+
+
+class OutputError(JobError):
+    """Results cannot be written: disk full, access denied, or storage gone for too long."""

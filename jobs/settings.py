@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from dstc_engine.presets import Preset, get_preset, with_fields
 from jobs.errors import SettingsError
 from jobs.store import storage
 
 Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def _actors(value: object) -> object:
+    """ "N" or "MIN:MAX" as text, whether a number or text was given."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,5})(?::([1-9]\d{0,5}))?", str(value))
+    if not found or (found[2] and int(found[2]) < int(found[1])):
+        raise ValueError("expected N, or MIN:MAX with 1 <= MIN <= MAX")
+    return str(value)
 
 
 class Settings(BaseModel):
@@ -22,8 +33,9 @@ class Settings(BaseModel):
         preset: name of the preset.
         set: fields of the preset to change, as text.
         seed: of the run; a row without a seed derives its own from this one and its id.
-        actors: processes that translate, one GPU each where there are GPUs; None is one for each
-            GPU, or one for each CPU core, up to 4.
+        actors: processes that translate, one GPU each where there are GPUs: "N", or "MIN:MAX" for
+            a pool that starts with MIN and grows as an autoscaling cluster brings nodes; None is
+            one for each GPU, or one for each CPU core, up to 4.
         slots: pictures that one actor translates at once. It decides the shape of every batch, so
             it is part of what makes a picture reproducible.
         precision: of the networks.
@@ -34,7 +46,9 @@ class Settings(BaseModel):
         device: "auto" takes GPUs where Ray has any at the start; "cuda" also waits for a cluster
             that brings them later.
         address: of a running Ray cluster; None starts one here, unless RAY_ADDRESS is set.
-        engine: "fake" stands in for the networks in tests and benchmarks of the job.
+        engine: "fake" stands in for the networks in tests and benchmarks of the job; any other,
+            "package.module:function", is called with these settings and returns what builds an
+            engine of so many slots.
         fake_step_seconds: what one step of the fake engine costs.
     """
 
@@ -45,7 +59,7 @@ class Settings(BaseModel):
     preset: str = "tiny64"
     set: dict[str, str] = {}
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    actors: Annotated[int, Field(ge=1)] | None = None
+    actors: Annotated[str | None, BeforeValidator(_actors)] = None
     slots: Annotated[int, Field(ge=1, le=1024)] = 8
     precision: Precision = "fp32"
     rows_per_shard: Annotated[int, Field(ge=1, le=100_000)] = 16
@@ -53,7 +67,7 @@ class Settings(BaseModel):
     retry: Literal["failed"] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     address: str | None = None
-    engine: Literal["guided", "fake"] = "guided"
+    engine: Annotated[str, Field(pattern=r"^(guided|fake|[\w.]+:\w+)$")] = "guided"
     fake_step_seconds: Annotated[float, Field(ge=0)] = 0.0
 
     @property
@@ -64,6 +78,14 @@ class Settings(BaseModel):
             PresetError: no such preset or field, or a value out of its range.
         """
         return with_fields(get_preset(self.preset), dict(self.set))
+
+    @property
+    def actor_range(self) -> tuple[int, int] | None:
+        """Fewest and most actors, or None where nothing was asked for."""
+        if self.actors is None:
+            return None
+        fewest, _, most = self.actors.partition(":")
+        return int(fewest), int(most or fewest)
 
     @property
     def shards_at_once(self) -> int:

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 import threading
-import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from jobs.closing import Summary
+from jobs.duration import duration
+from jobs.store.lease import EXPIRES_AFTER_S
 from jobs.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from jobs.cost import Estimate
+    from jobs.status import Status
     from jobs.translate import Plan
+    from jobs.watch import Watch
 
 _BAR_EVERY_S = 0.5
-_LINE_EVERY_S = 10.0
+_LINE_EVERY_S = 5.0
 
 
-def print_plan(plan: Plan) -> None:
-    """What `--dry-run` shows."""
+def print_plan(plan: Plan, expected: Estimate | None, device: str) -> None:
+    """What `--dry-run` shows.
+
+    Args:
+        plan: of the run.
+        expected: what its rows will cost; None where there are none to do, or no networks.
+        device: "cuda" or "cpu", for which that was estimated.
+    """
     settings, manifest = plan.settings, plan.manifest
     preset = settings.resolved_preset
     table = _facts("Plan (nothing was run or written)")
@@ -42,8 +52,28 @@ def print_plan(plan: Plan) -> None:
     table.add_row("actors", f"{actors}; {settings.slots} slots, {settings.precision}")
     for weights in plan.weights:
         table.add_row("weights", f"{weights.name} ({weights.sha256}, {weights.licence})")
+    if expected is not None:
+        unit = "GPU" if device == "cuda" else "core"
+        hours = f"{expected.device_hours:,.3g} {unit}-hours"
+        if settings.actor_range:
+            fewest, most = settings.actor_range
+            hours += f", {duration(3600 * expected.hours(most))} on {most:,}"
+            if fewest != most:
+                hours += f", {duration(3600 * expected.hours(fewest))} on {fewest:,}"
+        table.add_row("expected", f"{hours}; starting up not included")
+        table.add_row("", f"({expected.basis})")
     table.add_row("fingerprint", plan.job.fingerprint[:16])
     _console().print(table)
+
+
+def print_waiting(holder: str) -> None:
+    """Another driver may be at work on the folder."""
+    print(
+        f"another driver ({holder}) has the output folder; waiting up to "
+        f"{EXPIRES_AFTER_S:.0f} s to see whether it is alive",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def print_closing(summary: Summary, run: RunFolder) -> None:
@@ -53,11 +83,49 @@ def print_closing(summary: Summary, run: RunFolder) -> None:
     table.add_row("rejected", f"{summary.rejected:,}{_by_reason(summary.rejected_reasons)}")
     table.add_row("failed", f"{summary.failed:,}{_by_reason(summary.failed_reasons)}")
     if summary.rows_run:
-        took = f"{summary.rows_run:,} rows in {_duration(summary.seconds)}"
+        took = f"{summary.rows_run:,} rows in {duration(summary.seconds)}"
         table.add_row("this time", f"{took}, {summary.rate:.2f} row/s")
     table.add_row("results", run.results)
     table.add_row("report", f"dstc report {run.uri}")
     if summary.failed:
+        table.add_row("again", "the same command with --retry failed")
+    _console().print(table)
+
+
+_STATES = {
+    "running": "running",
+    "finished": "finished",
+    "stopped": "stopped; the same command continues",
+    "broken": "broken; the same command continues",
+    "silent": "its driver has fallen silent; the same command continues, once it is surely gone",
+    "new": "no driver has said anything yet",
+}
+
+
+def print_status(status: Status) -> None:
+    """What `dstc status` shows."""
+    table = _facts("Run " + status.run_id)
+    since = f", heard of {duration(status.seconds_since)} ago" if status.seconds_since else ""
+    table.add_row("state", _STATES.get(status.state, status.state))
+    if status.driver and status.state != "finished":
+        table.add_row("driver", status.driver + since)
+    share = status.rows_ended / status.rows if status.rows else 1.0
+    table.add_row("rows", f"{status.rows_ended:,} of {status.rows:,} ({share:.1%})")
+    table.add_row("done", f"{status.done:,}")
+    table.add_row("rejected", f"{status.rejected:,}{_by_reason(status.rejected_reasons)}")
+    table.add_row("failed", f"{status.failed:,}{_by_reason(status.failed_reasons)}")
+    of_all = f" of {status.shards:,}" if status.shards else ""
+    table.add_row("shards", f"{status.shards_done:,}{of_all} finished")
+    if status.rate and status.seconds_left is not None:
+        end = datetime.datetime.now() + datetime.timedelta(seconds=status.seconds_left)
+        left = f"{duration(status.seconds_left)} left, until {end:%Y-%m-%d %H:%M}"
+        table.add_row("rate", f"{status.rate:.2f} row/s; {left}")
+    if status.actors_wanted is not None:
+        actors = f"{status.actors_running} running, {status.actors_wanted} wanted"
+        table.add_row("actors", f"{actors}, {status.actors_seen} seen")
+    if status.occupancy is not None:
+        table.add_row("slots busy", f"{status.occupancy:.0%}")
+    if status.failed and status.state == "finished":
         table.add_row("again", "the same command with --retry failed")
     _console().print(table)
 
@@ -80,31 +148,19 @@ def _by_reason(reasons: dict[str, int]) -> str:
     return f" ({told})" if told else ""
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
 class ProgressLine:
     """Shows rows ended, rate and time left, while its `with` block runs.
 
-    A bar on a terminal; elsewhere one line every ten seconds, so that logs stay readable.
+    A bar on a terminal; elsewhere one line every few seconds, so that logs stay readable.
 
     Args:
-        rows: of the whole run. rows_done: before this invocation.
-        row_count: a `progress.RowCount` actor.
+        rows: of the whole run.
+        watch: knows how many have ended.
     """
 
-    def __init__(self, rows: int, rows_done: int, row_count: Any) -> None:
+    def __init__(self, rows: int, watch: Watch) -> None:
         self._rows = rows
-        self._rows_done = rows_done
-        self._row_count = row_count
-        self._ended = rows_done
-        # The first rows end after Ray and the networks have started: a rate counts from there on.
-        self._first: tuple[float, int] | None = None
+        self._watch = watch
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._show, name="progress", daemon=True)
 
@@ -131,36 +187,27 @@ class ProgressLine:
     def _show_bar(self, console: Console) -> None:
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
         with Progress(*columns, console=console) as bar:
-            task = bar.add_task("", total=self._rows, completed=self._ended, told="starting")
+            ended = self._watch.pace.rows_ended
+            task = bar.add_task("", total=self._rows, completed=ended, told="starting")
             stopped = False
             while not stopped:
                 stopped = self._stop.wait(_BAR_EVERY_S)
-                self._look()
-                bar.update(task, completed=self._ended, told=self._rate_and_time_left())
+                bar.update(task, completed=self._watch.pace.rows_ended, told=self._told())
 
     def _show_lines(self) -> None:
         stopped = False
         while not stopped:
             stopped = self._stop.wait(_LINE_EVERY_S)
-            self._look()
-            told = f"{self._ended:,}/{self._rows:,} rows, {self._rate_and_time_left()}"
+            told = f"{self._watch.pace.rows_ended:,}/{self._rows:,} rows, {self._told()}"
             print(told, file=sys.stderr, flush=True)
 
-    def _look(self) -> None:
-        try:
-            counted = ray.get(self._row_count.total.remote(), timeout=5)
-        except ray.exceptions.RayError:
-            return  # a count that does not answer stops the bar, never the run
-        self._ended = min(self._rows, self._rows_done + counted)
-
-    def _rate_and_time_left(self) -> str:
-        now = time.monotonic()
-        if self._first is None:
-            if self._ended == self._rows_done:
-                return "starting"
-            self._first = now, self._ended
-        since, ended = self._first
-        if self._ended == ended:
-            return "started"
-        rate = (self._ended - ended) / (now - since)
-        return f"{rate:.2f} row/s, {_duration((self._rows - self._ended) / rate)} left"
+    def _told(self) -> str:
+        pace, look = self._watch.pace, self._watch.look
+        if look is None or not look.workers:
+            return f"starting {self._watch.actors_wanted} actors"
+        told = "started" if pace.rate is None else f"{pace.rate:.2f} row/s"
+        if pace.seconds_left is not None:
+            told += f", {duration(pace.seconds_left)} left"
+        if look.workers < self._watch.actors_wanted:
+            told += f", {look.workers} of {self._watch.actors_wanted} actors"
+        return told

@@ -8,15 +8,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if __package__ in (None, ""):  # run as a file: the packages lie one folder up
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -24,27 +27,25 @@ if __package__ in (None, ""):  # run as a file: the packages lie one folder up
 import ray
 import ray.data
 
-from dstc_engine.errors import UserError
+from dstc_engine.errors import DstcError
 from jobs import progress
 from jobs.closing import summarise
-from jobs.errors import JobError, SettingsError
+from jobs.errors import JobError, RunFolderError, SettingsError, StorageError
 from jobs.settings import Settings
 from jobs.store import storage
 from jobs.store.duplicates import Duplicates
+from jobs.store.lease import Lease
+from jobs.store.ledger import Ledger
 from jobs.store.manifest import Manifest, ManifestShards, open_manifest
 from jobs.store.results import RESERVED_COLUMNS, ResultParts
-from jobs.store.run_folder import (
-    Job,
-    existing_job,
-    failed_shards,
-    open_or_create,
-    plan_job,
-)
-from jobs.terminal import ProgressLine, print_closing, print_plan
+from jobs.store.run_folder import Job, existing_job, open_or_create, plan_job
+from jobs.terminal import ProgressLine, print_closing, print_plan, print_waiting
 from jobs.translate_shard import ShardTask, TranslateShard
+from jobs.watch import Watch
 
 if TYPE_CHECKING:
     from dstc_engine.weights.registry import Weights
+    from jobs.cost import Estimate
 
 OK, SOME_FAILED = 0, 3
 
@@ -63,6 +64,7 @@ class Plan:
         pending: numbers of the shards to run, ascending.
         rows_done: rows of the shards that are not pending.
         is_new: the run folder does not exist yet.
+        ledger: counts of the shards that are not pending.
         weights: records of the networks' weights.
     """
 
@@ -73,13 +75,20 @@ class Plan:
     pending: Sequence[int]
     rows_done: int
     is_new: bool
+    ledger: Ledger
     weights: Sequence[Weights]
 
 
 @dataclass(frozen=True)
 class Workers:
-    """The actors of a run. cpu_threads: of torch in each, 0 for its own choice."""
+    """The actors of a run.
 
+    Attributes:
+        fewest, actors: how many; where they differ, as many of them as the cluster has room for.
+        device: "cuda" or "cpu". cpu_threads: of torch in each, 0 for its own choice.
+    """
+
+    fewest: int
     actors: int
     device: str
     cpu_threads: int
@@ -115,7 +124,8 @@ def build_pipeline(plan: Plan, workers: Workers, row_count: Any) -> tuple[ray.da
         num_cpus=0,
         num_gpus=1 if workers.device == "cuda" else None,
         compute=ray.data.ActorPoolStrategy(
-            size=workers.actors,
+            min_size=workers.fewest,
+            max_size=workers.actors,
             # While the older shard's tail finishes, the newer one fills the free slots.
             max_concurrent_calls_per_actor=plan.settings.shards_at_once,
             # One more than run: the next shard is at hand when one ends.
@@ -123,7 +133,7 @@ def build_pipeline(plan: Plan, workers: Workers, row_count: Any) -> tuple[ray.da
             enable_true_multi_threading=True,
         ),
     )
-    return results, ResultParts(plan.job.run)
+    return results, ResultParts(plan.job.run, row_count)
 
 
 def set_data_context(settings: Settings) -> None:
@@ -165,20 +175,44 @@ def make_plan(settings: Settings) -> Plan:
         reserved=RESERVED_COLUMNS,
     )
     planned = plan_job(settings, manifest, weights)
-    existing = existing_job(planned)
-    job = existing or planned
-    done = existing.done_shards(manifest) if existing else set()
-    if settings.retry == "failed":
-        done -= set(failed_shards(job.run, done))
-    return Plan(
+    plan = Plan(
         settings=settings,
         manifest=manifest,
-        job=job,
+        job=planned,
         duplicates=manifest.duplicates(),
-        pending=[number for number in range(manifest.shards) if number not in done],
-        rows_done=sum(manifest.shard(number).rows for number in done),
-        is_new=existing is None,
+        pending=[],
+        rows_done=0,
+        is_new=True,
+        ledger=Ledger(planned.run),
         weights=weights,
+    )
+    return what_is_left(plan)
+
+
+def what_is_left(plan: Plan) -> Plan:
+    """The plan, with what the run folder holds at this moment.
+
+    Raises:
+        RunFolderError: the folder belongs to another run, or cannot be read.
+    """
+    manifest = plan.manifest
+    existing = existing_job(plan.job)
+    job, done, ledger = existing or plan.job, set[int](), Ledger(plan.job.run)
+    if existing:
+        done = existing.done_shards(manifest)
+        ledger = Ledger.open(job.run)
+    if existing and plan.settings.retry == "failed":
+        ledger.complete(done)
+        done -= set(ledger.failed_shards())
+    pending = manifest.shards_without(done)
+    ledger.forget(pending)
+    return dataclasses.replace(
+        plan,
+        job=job,
+        pending=pending,
+        rows_done=manifest.rows_of(done),
+        is_new=existing is None,
+        ledger=ledger,
     )
 
 
@@ -201,12 +235,13 @@ def _cluster_address(settings: Settings) -> str | None:
     return settings.address or os.environ.get("RAY_ADDRESS")
 
 
-def run(settings: Settings, dry_run: bool = False) -> int:
+def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) -> int:
     """Runs the job, or only says what it would do.
 
     Args:
         settings: of the run.
         dry_run: print the plan; nothing is started or written.
+        tflops: sustained TFLOP/s of one device, for the plan; an assumed rate by default.
 
     Returns:
         The exit code: 0 all rows done or rejected, 3 some failed.
@@ -215,33 +250,146 @@ def run(settings: Settings, dry_run: bool = False) -> int:
         UserError: arguments, manifest, weights or output folder that cannot be used.
         JobError: the job broke; the same command continues it.
     """
-    plan = make_plan(settings)
-    if dry_run:
-        print_plan(plan)
-        return OK
-    open_or_create(plan.job)
     started = time.monotonic()
-    if plan.pending:
-        _run_pipeline(plan)
-    summary = summarise(plan, time.monotonic() - started)
+    try:
+        plan = make_plan(settings)
+    except OSError as error:
+        raise StorageError(f"storage does not answer: {_told(error)}") from error
+    if dry_run:
+        device = _likely_device(settings)
+        print_plan(plan, _expected_cost(plan, device, tflops), device)
+        return OK
+    lease = Lease(plan.job.run.lease, storage.redact(plan.job.run.uri))
+    try:
+        if plan.pending:
+            with end_on_sigterm():
+                _take(lease)
+                interrupt = _interrupter()
+                with lease.kept(on_lost=interrupt):
+                    # Another driver may have ended since the plan was made.
+                    plan = what_is_left(plan)
+                    open_or_create(plan.job)
+                    plan.ledger.save()  # before a part changes that it still counts
+                    if plan.pending:
+                        _run_pipeline(plan, lease, interrupt)
+        summary = summarise(plan, time.monotonic() - started)
+    except OSError as error:
+        raise JobError(
+            f"storage does not answer: {_told(error)}. What is done is kept; the same command "
+            "continues"
+        ) from error
+    except KeyboardInterrupt:
+        if lease.is_lost:
+            raise JobError(
+                f"another driver has taken over {storage.redact(plan.job.run.uri)}, since this one "
+                "could not reach its storage for too long. What is done is kept"
+            ) from None
+        raise
     print_closing(summary, plan.job.run)
     return SOME_FAILED if summary.failed else OK
 
 
-def _run_pipeline(plan: Plan) -> None:
+def _likely_device(settings: Settings) -> str:
+    """Where the networks would live: a dry run starts no Ray that could tell."""
+    if settings.device != "auto":
+        return settings.device
+    if _cluster_address(settings):
+        return "cuda"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _expected_cost(plan: Plan, device: str, tflops: float | None) -> Estimate | None:
+    rows = plan.manifest.rows - plan.rows_done
+    if not rows or plan.settings.engine != "guided":
+        return None
+    from jobs.cost import estimate, measured_seconds_per_row
+
+    pending = set(plan.pending)
+    done = [shard for shard in range(plan.manifest.shards) if shard not in pending]
+    return estimate(
+        plan.settings.resolved_preset,
+        rows,
+        device,
+        plan.settings.precision,
+        tflops=tflops,
+        measured_seconds_per_row=measured_seconds_per_row(plan.job.run, done) if done else None,
+        with_prompt="prompt" in plan.manifest.schema.names,
+    )
+
+
+def _take(lease: Lease) -> None:
+    try:
+        lease.take(on_wait=print_waiting)
+    except OSError as error:
+        raise RunFolderError(f"output {lease.shown} cannot be written: {_told(error)}") from error
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was told to end, as a scheduler or `ray job stop` does."""
+
+
+@contextlib.contextmanager
+def end_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C would: what is at hand is kept, and Ray is shut down.
+
+    Ray sets a handler of its own when it starts, which ends the process on the spot; so this one is
+    set again by each `_listen`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    _listen()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _listen() -> None:
+    def end(number: int, frame: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the end is on its way
+        raise Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
+
+
+def _interrupter() -> Callable[[], None]:
+    """Ends what this thread does as Ctrl-C would; a signal is all that wakes it out of Ray."""
+    thread = threading.get_ident()
+    return lambda: signal.pthread_kill(thread, signal.SIGINT)
+
+
+def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None]) -> None:
     own_ray = not ray.is_initialized()
+    watch: Watch | None = None
     try:
         if own_ray:
             start_ray(_cluster_address(plan.settings))
+            _listen()
         workers = choose_workers(plan.settings, len(plan.pending))
         row_count = progress.start_row_count()
         results, sink = build_pipeline(plan, workers, row_count)
-        with ProgressLine(plan.manifest.rows, plan.rows_done, row_count):
+        watch = Watch(plan, workers, row_count, lease, interrupt)
+        with watch, ProgressLine(plan.manifest.rows, watch):
             results.write_datasink(sink)
-    except UserError:
+    except KeyboardInterrupt:
+        if watch is not None and watch.fault:
+            raise JobError(
+                f"{watch.fault}. What is done is kept; the same command continues"
+            ) from None
+        raise
+    except DstcError:
         raise
     except Exception as error:  # Ray wraps and re-raises in a dozen unrelated types
-        cause = _user_error_in(error)
+        cause = _own_error_in(error)
+        if watch is not None and watch.fault:
+            raise JobError(
+                f"{watch.fault}. What is done is kept; the same command continues"
+            ) from error
         if cause is not None:
             raise cause from error
         raise JobError(
@@ -266,7 +414,7 @@ def start_ray(address: str | None, **options: Any) -> None:
     """
     # Ray's news of itself would drown ours; its logs stay in its session folder.
     logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # ours says it in one line
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options = {"logging_level": logging.ERROR, "log_to_driver": False, **options}
     if address:
@@ -300,22 +448,28 @@ def choose_workers(settings: Settings, shards: int) -> Workers:
     else:
         # The fake engine only sleeps. Each real one holds its networks in memory, hence the limit.
         usual = min(cores or 1, shards, CPU_ACTORS) if settings.engine == "guided" else 1
-    actors = settings.actors or usual
-    if device == "cuda" and not _cluster_address(settings) and actors > gpus:
-        raise SettingsError(f"--actors {actors}: found {gpus} GPUs here; expected at most as many")
+    fewest, actors = settings.actor_range or (usual, usual)
+    if device == "cuda" and not _cluster_address(settings) and fewest > gpus:
+        raise SettingsError(
+            f"--actors {settings.actors}: found {gpus} GPUs here; expected at most as many"
+        )
     # One thread each: two share a product of odd height unevenly, and a row's last bits then depend
     # on its slot (seen at S = 3). Cores are kept busy by actors instead.
     threads = int(os.environ.get("OMP_NUM_THREADS") or 1)
-    return Workers(actors=actors, device=device, cpu_threads=threads)
+    return Workers(fewest=fewest, actors=actors, device=device, cpu_threads=threads)
 
 
-def _user_error_in(error: BaseException | None) -> UserError | None:
-    """The caller's own mistake inside Ray's wrappers, such as weights that a worker lacks."""
+def _own_error_in(error: BaseException | None) -> DstcError | None:
+    """An error of ours inside Ray's wrappers, such as weights that a worker lacks."""
     while error is not None:
-        if isinstance(error, UserError):
+        if isinstance(error, DstcError):
             return error
         error = getattr(error, "cause", None) or error.__cause__
     return None
+
+
+def _told(error: Exception) -> str:
+    return storage.redact(f"{type(error).__name__}: {error}")
 
 
 def _last_line(error: BaseException) -> str:

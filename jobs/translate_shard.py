@@ -4,20 +4,24 @@
 
 Ray calls it with two shards at a time. The pictures of a row are written before the shard's result
 rows leave the actor, under names made from the ids, so a shard that is run again writes the same
-files again. No fault of a row leaves a call as an exception: it is a result row.
+files again. No fault of a row leaves a call as an exception: it is a result row. Every half minute
+the rows that have ended are kept aside, so that a process which dies without a word, as on a spot
+node, costs little more than the rows in its slots.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import itertools
 import logging
 import os
 import socket
 import threading
 import time
+import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +31,9 @@ import pyarrow as pa
 from dstc_engine.request import Translation
 from jobs import progress
 from jobs.attempts import Attempt
-from jobs.engine_thread import Engine, EngineThread
+from jobs.engine_thread import Engine, EngineThread, Occupancy
+from jobs.errors import OutputError
+from jobs.metrics import ActorMetrics
 from jobs.row import Failed, Rejected, Row, check_row, load_request
 from jobs.settings import Settings
 from jobs.store import storage
@@ -39,7 +45,9 @@ from jobs.store.results import (
     REJECTED,
     Outcome,
     read_part,
+    read_rows_so_far,
     result_table,
+    save_rows_so_far,
 )
 from jobs.store.run_folder import RunFolder
 
@@ -48,6 +56,8 @@ log = logging.getLogger(__name__)
 # Storage answers in tens of milliseconds and steps take longer: a few threads keep slots fed.
 FETCH_THREADS = 8
 WRITE_THREADS = 4
+# One small file for each shard at work; more often would cost more requests than it saves rows.
+SAVE_EVERY_S = 30.0
 
 _PHASES = ("fetch", "queue", "translate", "write")
 _KNOWN_COLUMNS = ("id", "content", "style", "prompt", "source_prompt", "mask", "seed")
@@ -70,8 +80,8 @@ class ShardTask:
     cpu_threads: int = 0
 
 
-def make_engine_factory(task: ShardTask) -> Callable[[], Engine]:
-    """Loads the networks once, and returns what builds an engine around them.
+def make_engine_factory(task: ShardTask) -> Callable[[int], Engine]:
+    """Loads the networks once, and returns what builds an engine of so many slots around them.
 
     Raises:
         WeightsError: weights are missing or not those named.
@@ -81,7 +91,11 @@ def make_engine_factory(task: ShardTask) -> Callable[[], Engine]:
     if settings.engine == "fake":
         from dstc_engine.fake import FakeEngine
 
-        return lambda: FakeEngine(preset, settings.slots, step_seconds=settings.fake_step_seconds)
+        return lambda slots: FakeEngine(preset, slots, step_seconds=settings.fake_step_seconds)
+    if settings.engine != "guided":
+        module, _, name = settings.engine.partition(":")
+        made: Callable[[int], Engine] = getattr(importlib.import_module(module), name)(settings)
+        return made
 
     import torch
 
@@ -90,11 +104,13 @@ def make_engine_factory(task: ShardTask) -> Callable[[], Engine]:
 
     models = load_models(preset, device=task.device, precision=settings.precision)
 
-    def make_engine() -> Engine:
+    def make_engine(slots: int) -> Engine:
         # In the engine's thread: OpenMP keeps this number for each thread.
         if task.device == "cpu" and task.cpu_threads:
             torch.set_num_threads(task.cpu_threads)
-        return GuidedEngine(models, preset, settings.slots)
+        if task.device == "cuda":
+            torch.cuda.empty_cache()  # what an engine before this one held
+        return GuidedEngine(models, preset, slots)
 
     return make_engine
 
@@ -112,15 +128,22 @@ class TranslateShard:
         self,
         task: ShardTask,
         row_count: Any = None,
-        make_engine: Callable[[], Engine] | None = None,
+        make_engine: Callable[[int], Engine] | None = None,
     ) -> None:
         self._task = task
         self._row_count = row_count
+        progress.tell(row_count, "start")
+        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+        # Containers give a fresh process the host and number of a dead one.
+        self._process = f"{self._worker}:{uuid.uuid4().hex[:8]}"
         slots = task.settings.slots
+        self._metrics = ActorMetrics(task.run_id)
+        storage.watch(self._metrics)
         self._engine = EngineThread(
             make_engine or make_engine_factory(task),
             slots,
-            _is_cuda_dead if task.device == "cuda" else lambda: False,
+            on_step=self._metrics.step,
+            on_rebuild=self._metrics.engine_rebuilt,
         )
         self._fetchers = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
         self._writers = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="write")
@@ -128,9 +151,20 @@ class TranslateShard:
         self._room_ahead = threading.Semaphore(slots + FETCH_THREADS)
         self._one_careful_row = threading.Lock()
         self._orders = itertools.count()
+        self._at_work: list[_ShardRun] = []
+        self._closed = threading.Event()
+        threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Translates one shard; its result rows in the order of its manifest rows."""
+        """Translates one shard; its result rows in the order of its manifest rows.
+
+        Raises:
+            OutputError: results cannot be written any more.
+        """
+        with progress.blaming(self._row_count):
+            return self._run_shard(batch)
+
+    def _run_shard(self, batch: pa.Table) -> pa.Table:
         (record,) = batch.to_pylist()
         rows = unpack_rows(record["rows"])
         shard = _ShardRun(
@@ -140,49 +174,106 @@ class TranslateShard:
             attempt=Attempt(self._task.run, record["shard"]),
             duplicate_of=dict(record["duplicates"]),
             first_row=record["first_row"],
+            metrics=self._metrics,
         )
         occupancy = self._engine.occupancy
-        results = self._translate(shard, rows)
+        self._at_work.append(shard)
+        try:
+            results = self._translate(shard, rows)
+        finally:
+            self._at_work.remove(shard)
         assert results.num_rows == rows.num_rows
         shard.attempt.finish(
             {
                 **shard.stats(results),
                 "run_id": self._task.run_id,
                 "shard": shard.number,
-                "slots": self._task.settings.slots,
+                "slots": self._engine.slots,
                 "occupancy": round(self._engine.occupancy.since(occupancy), 4),
-                "worker": f"{socket.gethostname()}:{os.getpid()}",
+                "worker": self._worker,
             }
         )
+        self._metrics.shard_ended()
         return pa.table(
-            {"shard": [shard.number], "rows": [pack_rows(results)]}, schema=OUTPUT_SCHEMA
+            {
+                "shard": [shard.number],
+                "rows": [pack_rows(results)],
+                "has_rows_so_far": [shard.stop_saving()],
+            },
+            schema=OUTPUT_SCHEMA,
         )
 
     def close(self) -> None:
         """Ends the threads; only needed where the process lives on."""
+        self._closed.set()
         self._engine.close()
         self._fetchers.shutdown()
         self._writers.shutdown()
 
-    def _translate(self, shard: _ShardRun, rows: pa.Table) -> pa.Table:
-        kept = self._kept_rows(shard, rows)
-        is_kept = [status in (DONE, REJECTED) for status in kept.column("status").to_pylist()]
-        todo = [i for i in range(rows.num_rows) if i >= len(is_kept) or not is_kept[i]]
-        shard.tell(self._row_count, rows.num_rows - len(todo))
-        outcomes = self._outcomes(shard, rows.take(todo) if todo else rows.slice(0, 0), todo)
-        new = result_table(rows.take(pa.array(todo, pa.int64())), outcomes)
-        place_of = {row: place for place, row in enumerate(todo)}
-        order = [kept.num_rows + place_of[i] if i in place_of else i for i in range(rows.num_rows)]
-        return pa.concat_tables([kept, new]).take(pa.array(order, pa.int64()))
+    def _pulse(self) -> None:
+        """Says that this actor is there, and keeps what would be lost with it."""
+        told = Occupancy()
+        while True:
+            now = self._engine.occupancy
+            busy, slots = now.busy - told.busy, now.slots - told.slots
+            progress.tell(self._row_count, "beat", self._process, busy, slots)
+            told = now
+            for shard in list(self._at_work):
+                try:
+                    shard.save(self._task.run)
+                except OSError as error:  # a comfort, no duty: the rows are still in memory
+                    log.warning("shard %d: rows so far not kept: %s", shard.number, _told(error))
+            if self._closed.wait(progress.BEAT_EVERY_S):
+                return
 
-    def _kept_rows(self, shard: _ShardRun, rows: pa.Table) -> pa.Table:
-        """Rows of a part written before: of a shard with failed rows, or cut short by a limit."""
-        empty = result_table(rows.slice(0, 0), [])
+    def _translate(self, shard: _ShardRun, rows: pa.Table) -> pa.Table:
+        kept, places = self._kept_rows(shard, rows)
+        if shard.attempt.is_rerun:
+            shard.attempt.keep(len(places))
+        is_kept = set(places)
+        todo = [offset for offset in range(rows.num_rows) if offset not in is_kept]
+        shard.start(rows, kept, places)
+        shard.tell(self._row_count, len(places))
+        outcomes = self._outcomes(shard, rows.take(pa.array(todo, pa.int64())), todo)
+        new = result_table(rows.take(pa.array(todo, pa.int64())), outcomes)
+        row_at = {offset: row for row, offset in enumerate([*places, *todo])}
+        order = pa.array([row_at[offset] for offset in range(rows.num_rows)], pa.int64())
+        return pa.concat_tables([kept, new]).take(order)
+
+    def _kept_rows(self, shard: _ShardRun, rows: pa.Table) -> tuple[pa.Table, list[int]]:
+        """Result rows that stand already, and their places in the shard.
+
+        From a part written before (of a shard with failed rows, or cut short by a limit), and from
+        an attempt whose process died.
+        """
+        kept = result_table(rows.slice(0, 0), [])
+        places: list[int] = []
+        for found, offsets in self._written_before(shard):
+            fresh = [
+                row
+                for row, status in enumerate(found.column("status").to_pylist())
+                if status in (DONE, REJECTED)
+                and offsets[row] < rows.num_rows
+                and offsets[row] not in places
+            ]
+            try:
+                more = found.take(pa.array(fresh, pa.int64())).cast(kept.schema)
+            except (pa.ArrowException, ValueError):
+                continue  # of another version of this program: its rows run again
+            kept = pa.concat_tables([kept, more])
+            places += [offsets[row] for row in fresh]
+        return kept, places
+
+    def _written_before(self, shard: _ShardRun) -> Iterator[tuple[pa.Table, list[int]]]:
+        run = self._task.run
         try:
-            part = read_part(self._task.run, shard.number)
-            return part.slice(0, rows.num_rows).cast(empty.schema)
-        except (FileNotFoundError, pa.ArrowException, ValueError):
-            return empty
+            part = read_part(run, shard.number, patience=storage.STEADY)
+            yield part, list(range(part.num_rows))
+        except (FileNotFoundError, pa.ArrowException):
+            pass
+        if shard.attempt.is_rerun and (saved := read_rows_so_far(run, shard.number)):
+            shard.has_saved = True
+            yield saved
 
     def _outcomes(self, shard: _ShardRun, rows: pa.Table, offsets: Sequence[int]) -> list[Outcome]:
         known = rows.select([name for name in _KNOWN_COLUMNS if name in rows.schema.names])
@@ -200,6 +291,7 @@ class TranslateShard:
         ended: Future[Outcome] = Future()
 
         def end(outcome: Outcome) -> None:
+            shard.end_row(offset, outcome)
             shard.tell(self._row_count, 1)
             ended.set_result(outcome)
 
@@ -209,7 +301,7 @@ class TranslateShard:
             row: Row | None = None
             try:
                 row = self._check(shard, offset, values)
-                request = load_request(row, shard.folder)
+                request = load_request(row, shard.folder, _fetch)
                 clock.lap("fetch")
 
                 def on_start() -> None:
@@ -230,6 +322,9 @@ class TranslateShard:
                 clock.lap("translate")
                 outcome = self._keep(row, done.result())
                 clock.lap("write")
+            except OutputError as error:
+                ended.set_exception(error)  # no fault of the row: the job ends
+                return
             except Exception as error:
                 outcome = _outcome_of(error, row, values)
             end(outcome)
@@ -248,7 +343,7 @@ class TranslateShard:
                 if shard.attempt.is_blamed(row_id):
                     raise Failed("worker_died", "the process died each time it ran this row alone")
                 shard.attempt.start_alone(row_id)
-                request = load_request(row, shard.folder)
+                request = load_request(row, shard.folder, _fetch)
                 # While other rows leave the slots, a death would be theirs.
                 shard.attempt.end_alone()
                 clock.lap("fetch")
@@ -262,8 +357,11 @@ class TranslateShard:
                 outcome = self._keep(row, translation)
                 shard.attempt.end_alone()
                 clock.lap("write")
+            except OutputError:
+                raise
             except Exception as error:
                 outcome = _outcome_of(error, row, values)
+        shard.end_row(offset, outcome)
         shard.tell(self._row_count, 1)
         return outcome
 
@@ -288,9 +386,12 @@ class TranslateShard:
             data = image.encode_png(translation.picture, texts)
             name, sha256 = run.image_name(row.id), hashlib.sha256(data).hexdigest()
             try:
-                storage.write_bytes(run.image(row.id), data)
-            except Exception as error:
-                raise Failed("write_error", f"{name}: {_told(error)}") from error
+                with storage.writing_output(run.image(row.id)):
+                    storage.write_bytes(run.image(row.id), data, storage.STEADY)
+            except OutputError as error:
+                if not storage.is_about_one_file(error.__cause__):
+                    raise
+                raise Failed("write_error", f"{name}: {_told(error.__cause__)}") from error
         return Outcome(
             status=DONE if translation.status == DONE else FAILED,
             reason=translation.reason,
@@ -301,6 +402,7 @@ class TranslateShard:
             steps=translation.steps,
             restarts=translation.restarts,
             seconds=translation.seconds,
+            slots=translation.slots,
             losses=translation.losses,
         )
 
@@ -315,19 +417,64 @@ class _ShardRun:
     attempt: Attempt
     duplicate_of: dict[int, int]
     first_row: int
+    metrics: ActorMetrics
     started: float = field(default_factory=time.time)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     ended: int = 0
+    has_saved: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
+    _rows: pa.Table = None
+    _kept: pa.Table = None
+    _kept_places: Sequence[int] = ()
+    _outcomes: dict[int, Outcome] = field(default_factory=dict)
+    _saved_outcomes: int = 0
+    _saved_at: float = field(default_factory=time.monotonic)
+    _may_save: bool = False
+
+    def start(self, rows: pa.Table, kept: pa.Table, places: Sequence[int]) -> None:
+        """The shard's manifest rows, and the result rows that stand already, with their places."""
+        with self.lock:
+            self._rows, self._kept, self._kept_places = rows, kept, places
+            self._may_save = True
+
+    def end_row(self, offset: int, outcome: Outcome) -> None:
+        """A row has ended."""
+        with self.lock:
+            self._outcomes[offset] = outcome
+        self.metrics.row_ended(outcome.status, outcome.reason)
+        self.metrics.row_restarts(outcome.restarts)
+
+    def save(self, run: RunFolder) -> None:
+        """Keeps the rows that have ended, when it is time and there are new ones."""
+        with self.lock:
+            is_due = time.monotonic() - self._saved_at >= SAVE_EVERY_S
+            if not (self._may_save and is_due) or len(self._outcomes) == self._saved_outcomes:
+                return
+            outcomes = dict(self._outcomes)
+            self._saved_at, self._saved_outcomes = time.monotonic(), len(outcomes)
+            self.has_saved = True
+        offsets = list(outcomes)
+        new = result_table(
+            self._rows.take(pa.array(offsets, pa.int64())), [outcomes[o] for o in offsets]
+        )
+        rows = pa.concat_tables([self._kept, new])
+        save_rows_so_far(run, self.number, rows, [*self._kept_places, *offsets])
+
+    def stop_saving(self) -> bool:
+        """No file of rows so far from here on; whether there is one."""
+        with self.lock:
+            self._may_save = False
+            return self.has_saved
 
     def spend(self, phase: str, seconds: float) -> None:
         with self.lock:
             self.seconds[phase] += seconds
+        self.metrics.spend(phase, seconds)
 
     def tell(self, row_count: Any, rows: int) -> None:
         with self.lock:
             self.ended += rows
-            progress.tell(row_count, self.number, self.ended)
+            progress.tell(row_count, "tell", self.number, self.ended)
 
     def stats(self, results: pa.Table) -> dict[str, Any]:
         statuses = results.column("status").to_pylist()
@@ -371,6 +518,10 @@ class _Clock:
         self._last = now
 
 
+def _fetch(uri: str) -> bytes:
+    return storage.read_bytes(uri, storage.FETCH)
+
+
 def _outcome_of(error: Exception, row: Row | None, values: dict[str, Any]) -> Outcome:
     seed = row.seed if row is not None else values.get("seed")
     if isinstance(error, Rejected):
@@ -382,19 +533,5 @@ def _outcome_of(error: Exception, row: Row | None, values: dict[str, Any]) -> Ou
     return Outcome(FAILED, "internal_error", _told(error), seed=seed)
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException | None) -> str:
     return storage.redact(f"{type(error).__name__}: {error}")
-
-
-def _is_cuda_dead() -> bool:
-    """Whether the GPU refuses even the smallest work, as it does after an illegal access."""
-    import torch
-
-    try:
-        torch.cuda.synchronize()
-        torch.zeros(1, device="cuda").add_(1).cpu()
-    except torch.OutOfMemoryError:
-        return False
-    except RuntimeError:
-        return True
-    return False

@@ -42,7 +42,7 @@ def write_manifest(tmp_path: Path) -> WriteManifest:
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def good_rows(pictures: Path) -> Callable[[int], dict[str, list[Any]]]:
     """Columns of a manifest whose rows are all fine."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import warnings
@@ -30,11 +31,22 @@ def ray_session() -> Iterator[None]:
         start_ray(None, num_cpus=2)
         yield
     finally:
-        ray.shutdown()
-        # Ray drops its daemons' handles without waiting for them. Collected here, they warn here,
-        # and not in whichever test happens to run when the collector comes round.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
+        with ray_gone():
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def ray_gone() -> Iterator[None]:
+    """Around the end of a Ray.
+
+    Ray drops its daemons' handles without waiting for them. Collected here, they warn here, and not
+    in whichever test happens to run when the collector comes round.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            yield
+        finally:
             gc.collect()
 
 

@@ -1,23 +1,33 @@
 """Which weights there are: name, source, sha256, licence, size, and where the file lies.
 
-The tiny networks ship with the package. Published checkpoints are looked for by file name in the
-folder that the environment variable DSTC_WEIGHTS names (default: ~/.cache/dstc/weights).
+Published checkpoints are looked for by file name in the folder that the environment variable
+DSTC_WEIGHTS names (default: ~/.cache/dstc/weights). The tiny networks ship with the package and are
+looked for in three places, since a Ray job brings the code to its nodes and leaves 31 MB of weights
+behind (`.rayignore`): the folder DSTC_WEIGHTS, if it holds the file; beside this module; in the
+installed distribution `dstc`. Their descriptions are small, belong to the code, and travel with it:
+wherever a file is found, its sum must be the one that the code beside it names.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from dstc_engine.errors import WeightsError
 from dstc_engine.presets import Preset
 
 _SHIPPED = Path(__file__).parent / "tiny"
+_DISTRIBUTION = "dstc"
+_IN_DISTRIBUTION = "dstc_engine/weights/tiny"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +38,7 @@ class Weights:
         name: what presets call it. file: its file name. source: where it comes from.
         sha256: of the file; None where its publisher gives none (the run records what it finds).
         licence: of the weights. size: bytes; 0 where unknown.
-        shipped: it lies in this package.
+        shipped: it comes with this package (`shipped_folders`).
     """
 
     name: str
@@ -41,13 +51,37 @@ class Weights:
 
     @property
     def path(self) -> Path:
-        """Where the file is expected."""
-        return (_SHIPPED if self.shipped else weights_folder()) / self.file
+        """Where the file is, or the place where it is expected."""
+        if not self.shipped:
+            return weights_folder() / self.file
+        places = (folder / self.file for folder in shipped_folders())
+        return next((place for place in places if place.is_file()), _SHIPPED / self.file)
 
     def description(self) -> dict[str, Any]:
-        """What the training run wrote beside shipped weights: architecture, mean, std, steps."""
-        found: dict[str, Any] = json.loads(self.path.with_suffix(".json").read_text())
+        """What the training run told of shipped weights: architecture, mean, std, steps."""
+        sidecar = (_SHIPPED / self.file).with_suffix(".json")
+        found: dict[str, Any] = json.loads(sidecar.read_text())
         return found
+
+
+def shipped_folders() -> Iterator[Path]:
+    """Folders in which shipped weights may lie, the first to be looked at first."""
+    # Only when it is named: the default folder may hold files of other programs.
+    if os.environ.get("DSTC_WEIGHTS"):
+        yield weights_folder()
+    yield _SHIPPED
+    # All of this name: an egg-info folder in the working directory hides the installed one.
+    for distribution in importlib.metadata.distributions(name=_DISTRIBUTION):
+        yield Path(str(distribution.locate_file(_IN_DISTRIBUTION)))
+        source = _editable_source(distribution)
+        if source is not None:
+            yield source / _IN_DISTRIBUTION
+
+
+def _editable_source(distribution: importlib.metadata.Distribution) -> Path | None:
+    """The checkout behind an editable install, whose own folder holds no package."""
+    url = urlsplit(json.loads(distribution.read_text("direct_url.json") or "{}").get("url", ""))
+    return Path(url2pathname(url.path)) if url.scheme == "file" else None
 
 
 def weights_folder() -> Path:
@@ -176,6 +210,13 @@ def verify(name: str) -> Path:
     """
     weights = find(name)
     if not weights.path.is_file():
+        if weights.shipped:
+            looked = ", ".join(str(folder) for folder in dict.fromkeys(shipped_folders()))
+            raise WeightsError(
+                f"weights {name!r}: no file {weights.file} in {looked}; it ships with the package: "
+                "install dstc on every node, or put the file into the folder that DSTC_WEIGHTS "
+                "names"
+            )
         raise WeightsError(
             f"weights {name!r}: no file {weights.path}; get it from {weights.source} "
             "(DSTC_WEIGHTS names the folder)"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,8 +13,10 @@ from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import Datasink
 
 from dstc_engine.losses import LOSS_NAMES
+from jobs import progress
 from jobs.store import storage
-from jobs.store.manifest import unpack_rows
+from jobs.store.ledger import count_rows
+from jobs.store.manifest import pack_rows, unpack_rows
 from jobs.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -33,9 +36,12 @@ _FIELDS = (
     pa.field("steps", pa.int32()),
     pa.field("restarts", pa.int32()),
     pa.field("seconds", pa.float64()),
+    pa.field("slots", pa.int32()),
 )
 RESERVED_COLUMNS = frozenset([column.name for column in _FIELDS] + ["losses"]) - {"seed"}
 
+
+_OFFSETS = b"dstc.offsets"
 
 _LOSSES_FIELD = pa.field(
     "losses",
@@ -60,7 +66,7 @@ class Outcome:
         reason: short and countable unless done. error: the whole text.
         image: path of the picture, relative to the run folder. image_sha256: over its bytes.
         seed: given or derived; None when the row was rejected before it had one.
-        steps, restarts, seconds, losses: as in `Translation`.
+        steps, restarts, seconds, slots, losses: as in `Translation`.
     """
 
     status: str
@@ -72,6 +78,7 @@ class Outcome:
     steps: int = 0
     restarts: int = 0
     seconds: float = 0.0
+    slots: int = 0
     losses: Sequence[StepLosses] = field(default_factory=list)
 
 
@@ -98,18 +105,27 @@ def result_table(rows: pa.Table, outcomes: Sequence[Outcome]) -> pa.Table:
     )
 
 
-OUTPUT_SCHEMA = pa.schema([("shard", pa.int64()), ("rows", pa.large_binary())])
-"""How the results of a shard travel through Ray Data: as one row (see `manifest.SHARD_SCHEMA`)."""
+OUTPUT_SCHEMA = pa.schema(
+    [("shard", pa.int64()), ("rows", pa.large_binary()), ("has_rows_so_far", pa.bool_())]
+)
+"""How the results of a shard travel through Ray Data: as one row (see `manifest.SHARD_SCHEMA`).
+
+`has_rows_so_far`: there is a file of `save_rows_so_far` to be removed.
+"""
 
 
 class ResultParts(Datasink[int]):
     """Ray Data sink: one part file for each shard, under a name that the shard alone decides.
 
     A shard that Ray runs twice is written twice under one name, with the same rows.
+
+    Args:
+        run: whose parts. row_count: a `progress.RowCount` actor to tell of them, or None.
     """
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, row_count: Any = None) -> None:
         self._run = run
+        self._row_count = row_count
 
     def write(self, blocks: Iterable[Block], ctx: object) -> int:
         """Writes the parts of some shards; the number of rows written."""
@@ -117,7 +133,11 @@ class ResultParts(Datasink[int]):
         for block in blocks:
             for record in BlockAccessor.for_block(block).to_arrow().to_pylist():
                 rows = unpack_rows(record["rows"])
-                write_part(self._run, record["shard"], rows)
+                with progress.blaming(self._row_count):
+                    write_part(self._run, record["shard"], rows)
+                progress.tell(self._row_count, "commit", record["shard"], count_rows(rows))
+                if record["has_rows_so_far"]:
+                    storage.remove(self._run.rows_so_far(record["shard"]))
                 written += rows.num_rows
         return written
 
@@ -126,14 +146,45 @@ def write_part(run: RunFolder, shard: int, rows: pa.Table) -> None:
     """Writes a shard's part whole; its images must be there already."""
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, compression="zstd")
-    storage.write_bytes(run.part(shard), sink.getvalue().to_pybytes())
+    with storage.writing_output(run.part(shard)):
+        storage.write_bytes(run.part(shard), sink.getvalue().to_pybytes(), storage.STEADY)
 
 
-def read_part(run: RunFolder, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
+def save_rows_so_far(run: RunFolder, shard: int, rows: pa.Table, offsets: Sequence[int]) -> None:
+    """Keeps the rows that have ended of a shard at work, in case its process dies.
+
+    Args:
+        rows: result rows. offsets: for each, its place in the shard.
+
+    Raises:
+        OSError: storage does not answer.
+    """
+    places = json.dumps(list(offsets)).encode()
+    data = pack_rows(rows.replace_schema_metadata({_OFFSETS: places}))
+    storage.write_bytes(run.rows_so_far(shard), data)
+
+
+def read_rows_so_far(run: RunFolder, shard: int) -> tuple[pa.Table, list[int]] | None:
+    """What `save_rows_so_far` kept last, or None."""
+    try:
+        data = storage.read_bytes(run.rows_so_far(shard), storage.STEADY)
+        rows = unpack_rows(data)
+        offsets = json.loads(rows.schema.metadata[_OFFSETS])
+    except (FileNotFoundError, pa.ArrowException, KeyError, ValueError, TypeError):
+        return None
+    return rows.replace_schema_metadata(None), offsets
+
+
+def read_part(
+    run: RunFolder,
+    shard: int,
+    columns: Sequence[str] | None = None,
+    patience: storage.Patience = storage.PROMPT,
+) -> pa.Table:
     """The result rows of a shard that is done.
 
     Raises:
         FileNotFoundError: it is not done.
     """
-    data = pa.BufferReader(storage.read_bytes(run.part(shard)))
+    data = pa.BufferReader(storage.read_bytes(run.part(shard), patience))
     return pq.read_table(data, columns=None if columns is None else list(columns))

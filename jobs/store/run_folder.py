@@ -3,7 +3,9 @@
 job.json                  settings, preset in full, weights, manifest identity, fingerprint
 images/3f/<id>.png        two hex digits of a hash of the id spread the keys
 results/part-00000.parquet
-stats/00000.json
+stats/00000.json          timings and attempts of one shard; 00000.arrow: its rows so far
+stats/ledger.arrow        counts of finished shards
+progress.json             how far the run is; lease.json: which driver is at work
 summary.json  report.html
 """
 
@@ -17,7 +19,6 @@ import json
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,21 @@ class RunFolder:
         return storage.join(self.uri, "summary.json")
 
     @property
+    def progress(self) -> str:
+        """How far the run is."""
+        return storage.join(self.uri, "progress.json")
+
+    @property
+    def lease(self) -> str:
+        """Which driver is at work."""
+        return storage.join(self.uri, "lease.json")
+
+    @property
+    def ledger(self) -> str:
+        """Counts of finished shards."""
+        return storage.join(self.uri, "stats", "ledger.arrow")
+
+    @property
     def report(self) -> str:
         """The page that `dstc report` writes."""
         return storage.join(self.uri, "report.html")
@@ -83,6 +99,11 @@ class RunFolder:
         """URI of a shard's timings and attempts."""
         return storage.join(self.uri, "stats", f"{shard:05d}.json")
 
+    def rows_so_far(self, shard: int) -> str:
+        """URI of the rows that have ended in a shard at work."""
+        # Not a .parquet: a reader that takes all such files below the folder would count it twice.
+        return storage.join(self.uri, "stats", f"{shard:05d}.arrow")
+
     def parts(self) -> list[int]:
         """Numbers of the shards whose part exists, ascending."""
         matches = (_PART.fullmatch(name) for name in storage.list_names(self.results))
@@ -99,7 +120,8 @@ class Job:
         identity: what must be the same for a rerun to continue this run.
         fingerprint: over `identity`.
         picture_fingerprint: over what decides a picture besides its own row; written into each PNG.
-        limits: every `--limit` the run was started with, since one may have cut a shard short.
+        limits: every `--limit` the run was started with, this time's included, since one may have
+            cut a shard short.
         record: job.json as a whole.
     """
 
@@ -197,8 +219,11 @@ def existing_job(planned: Job) -> Job | None:
     shown = storage.redact(run.uri)
     try:
         text = storage.read_bytes(run.job)
-    except (FileNotFoundError, NotADirectoryError):
-        names = storage.list_names(run.uri)
+    except OSError as error:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise _unusable(run, "read", error) from error
+        # A driver that ended right after it took the lease leaves that alone.
+        names = [name for name in storage.list_names(run.uri) if name != "lease.json"]
         if names or (storage.exists(run.uri) and not storage.is_folder(run.uri)):
             found = ", ".join(names[:3]) or "a file"
             raise RunFolderError(
@@ -209,7 +234,7 @@ def existing_job(planned: Job) -> Job | None:
     try:
         record = json.loads(text)
         identity, run_id = record["identity"], record["run_id"]
-        limits = tuple(int(limit) for limit in record["limits"])
+        limits = [int(limit) for limit in record["limits"]]
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"{storage.redact(run.job)}: not a job.json of this program "
@@ -223,7 +248,8 @@ def existing_job(planned: Job) -> Job | None:
             + (f"; and {more} more" if more > 0 else "")
             + ". Give another output folder, or the same arguments to continue that run"
         )
-    return dataclasses.replace(planned, run_id=run_id, limits=limits, record=record)
+    all_limits = tuple(dict.fromkeys([*limits, *planned.limits]))
+    return dataclasses.replace(planned, run_id=run_id, limits=all_limits, record=record)
 
 
 def open_or_create(planned: Job) -> Job:
@@ -236,39 +262,23 @@ def open_or_create(planned: Job) -> Job:
     if job is None:
         _save(planned)
         return planned
-    if new := [limit for limit in planned.limits if limit not in job.limits]:
-        limits = (*job.limits, *new)
-        job = dataclasses.replace(job, limits=limits, record={**job.record, "limits": limits})
+    if list(job.limits) != list(job.record["limits"]):
+        job = dataclasses.replace(job, record={**job.record, "limits": list(job.limits)})
         _save(job)
     return job
 
 
 def _save(job: Job) -> None:
     text = json.dumps(job.record, indent=2, ensure_ascii=False)
-    storage.write_bytes(job.run.job, text.encode() + b"\n")
+    try:
+        storage.write_bytes(job.run.job, text.encode() + b"\n")
+    except OSError as error:
+        raise _unusable(job.run, "written", error) from error
 
 
-def failed_shards(run: RunFolder, shards: Iterable[int]) -> list[int]:
-    """Those of the shards that hold failed rows, ascending."""
-    return [number for number, counts in status_counts(run, shards) if "failed" in counts]
-
-
-def status_counts(
-    run: RunFolder, shards: Iterable[int]
-) -> list[tuple[int, dict[str, dict[str | None, int]]]]:
-    """For each shard, its rows by status and reason."""
-
-    def count(shard: int) -> tuple[int, dict[str, dict[str | None, int]]]:
-        part = pa.BufferReader(storage.read_bytes(run.part(shard)))
-        table = pq.read_table(part, columns=["status", "reason"])
-        counts: dict[str, dict[str | None, int]] = {}
-        grouped = table.group_by(["status", "reason"]).aggregate([([], "count_all")])
-        for row in grouped.to_pylist():
-            counts.setdefault(row["status"], {})[row["reason"]] = row["count_all"]
-        return shard, counts
-
-    with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(count, sorted(shards)))
+def _unusable(run: RunFolder, verb: str, error: OSError) -> RunFolderError:
+    told = storage.redact(f"{type(error).__name__}: {error}")
+    return RunFolderError(f"output {storage.redact(run.uri)} cannot be {verb}: {told}")
 
 
 def _differences(there: object, here: object, path: str = "") -> Iterable[str]:

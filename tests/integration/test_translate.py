@@ -115,6 +115,7 @@ def test_a_run_with_every_kind_of_row_then_again_then_retry_failed(
     assert {path.name for path in output.iterdir()} == {
         "job.json",
         "images",
+        "progress.json",
         "results",
         "stats",
         "summary.json",

@@ -42,3 +42,16 @@ def test_half_written_notes_of_another_kind_are_ignored(tmp_path: Path) -> None:
     Path(run.stats(0)).parent.mkdir()
     Path(run.stats(0)).write_text("[1, 2")
     assert Attempt(run, 0).number == 1
+
+
+def test_a_shard_that_gets_further_with_each_attempt_is_not_suspected(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    for kept in (0, 3, 5, 8, 11):
+        attempt = Attempt(run, 0)
+        attempt.keep(kept)
+        assert not attempt.is_careful
+    assert attempt.number == 5
+    for _ in range(2):
+        attempt = Attempt(run, 0)
+        attempt.keep(11)
+    assert attempt.is_careful, "nothing was gained by the last two"

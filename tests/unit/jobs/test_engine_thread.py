@@ -40,7 +40,9 @@ Start = Callable[..., EngineThread]
 def start() -> Iterator[Start]:
     threads = []
 
-    def make(make_engine: Callable[[], Engine] = lambda: FakeEngine(TINY64, SLOTS)) -> EngineThread:
+    def make(
+        make_engine: Callable[[int], Engine] = lambda slots: FakeEngine(TINY64, slots),
+    ) -> EngineThread:
         threads.append(EngineThread(make_engine, SLOTS))
         return threads[-1]
 
@@ -63,9 +65,9 @@ def test_rows_of_the_older_shard_go_first(start: Start) -> None:
     entered: list[str] = []
     held = threading.Event()
 
-    def hold() -> Engine:
+    def hold(slots: int) -> Engine:
         held.wait(10)
-        return FakeEngine(TINY64, SLOTS)
+        return FakeEngine(TINY64, slots)
 
     engine = start(hold)
     blocker = [engine.submit(request(f"b{n}"), 0) for n in range(SLOTS)]
@@ -81,7 +83,7 @@ def test_rows_of_the_older_shard_go_first(start: Start) -> None:
 
 def test_a_row_that_breaks_the_step_fails_alone(start: Start) -> None:
     FussyEngine.companions.clear()
-    engine = start(lambda: FussyEngine(TINY64, SLOTS))
+    engine = start(lambda slots: FussyEngine(TINY64, slots))
     names = ["a", "bad", "b", "c", "d"]
     results = {
         name: future.result(10)
@@ -94,7 +96,7 @@ def test_a_row_that_breaks_the_step_fails_alone(start: Start) -> None:
 
 
 def test_an_engine_that_cannot_be_built_fails_rows_and_hangs_nobody(start: Start) -> None:
-    def broken() -> Engine:
+    def broken(slots: int) -> Engine:
         raise MemoryError("no room")
 
     engine = start(broken)
@@ -104,7 +106,7 @@ def test_an_engine_that_cannot_be_built_fails_rows_and_hangs_nobody(start: Start
 
 def test_alone_means_alone(start: Start) -> None:
     FussyEngine.companions.clear()
-    engine = start(lambda: FussyEngine(TINY64, SLOTS))
+    engine = start(lambda slots: FussyEngine(TINY64, slots))
     futures = [engine.submit(request(f"r{n}"), 0, alone=n == 4) for n in range(9)]
     for future in futures:
         assert future.result(10).status == "done"
@@ -121,9 +123,9 @@ def test_equal_ids_in_flight_both_end(start: Start) -> None:
 def test_closing_frees_those_who_wait(start: Start) -> None:
     held = threading.Event()
 
-    def hold() -> Engine:
+    def hold(slots: int) -> Engine:
         held.wait(10)
-        return FakeEngine(TINY64, SLOTS)
+        return FakeEngine(TINY64, slots)
 
     engine = start(hold)
     future = engine.submit(request("a"), 0)
@@ -140,3 +142,28 @@ def test_occupancy_is_the_share_of_busy_slots(start: Start) -> None:
     before = engine.occupancy
     engine.submit(request("a"), 0).result(10)
     assert engine.occupancy.since(before) == pytest.approx(1 / SLOTS)
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+def test_when_memory_ends_slots_are_halved_and_rows_run_again(start: Start) -> None:
+    made: list[int] = []
+
+    class Small(FakeEngine):
+        def step(self) -> list[Translation]:
+            if self.slots > 1:
+                raise OutOfMemoryError("no room")
+            return super().step()
+
+    def make(slots: int) -> Engine:
+        made.append(slots)
+        return Small(TINY64, slots)
+
+    engine = start(make)
+    futures = [engine.submit(request(f"r{n}", n), 0) for n in range(7)]
+    translations = [future.result(10) for future in futures]
+    assert [t.status for t in translations] == ["done"] * 7
+    assert {t.slots for t in translations} == {1} and engine.slots == 1
+    assert made == [SLOTS, 1]

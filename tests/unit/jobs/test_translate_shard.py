@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,12 +18,15 @@ from PIL import Image
 from dstc_engine.fake import FakeEngine
 from dstc_engine.presets import TINY64
 from dstc_engine.request import Translation
+from jobs import progress, translate_shard
 from jobs.attempts import Attempt
 from jobs.engine_thread import Engine
+from jobs.errors import OutputError
 from jobs.row import derive_seed
 from jobs.settings import make_settings
+from jobs.store import storage
 from jobs.store.manifest import SHARD_SCHEMA, ManifestShards, open_manifest, unpack_rows
-from jobs.store.results import read_part, write_part
+from jobs.store.results import read_part, read_rows_so_far, write_part
 from jobs.store.run_folder import RunFolder
 from jobs.translate_shard import ShardTask, TranslateShard
 
@@ -138,7 +143,7 @@ def test_a_broken_step_fails_its_row_only(
                 raise RuntimeError("no")
             return ended
 
-    job = make_job(write_manifest(good_rows(9)), make_engine=lambda: Fussy(TINY64, 3))
+    job = make_job(write_manifest(good_rows(9)), make_engine=lambda slots: Fussy(TINY64, slots))
     results = job.translate().to_pylist()
     assert [row["status"] for row in results].count("done") == 8
     assert (results[4]["status"], results[4]["reason"]) == ("failed", "engine_error")
@@ -166,7 +171,7 @@ def test_only_failed_rows_of_a_finished_shard_run_again(
             seen.append(request.id)
             super().add(request)
 
-    job = make_job(write_manifest(good_rows(5)), make_engine=lambda: Noting(TINY64, 3))
+    job = make_job(write_manifest(good_rows(5)), make_engine=lambda slots: Noting(TINY64, slots))
     first = job.translate()
     statuses = pa.array(["done", "failed", "rejected", "failed", "done"])
     place = first.schema.get_field_index("status")
@@ -195,8 +200,8 @@ def test_two_calls_share_the_engine(
             most = max(most, len(shards))
             return ended
 
-    def make_engine() -> Engine:
-        return Counting(TINY64, 3)
+    def make_engine(slots: int) -> Engine:
+        return Counting(TINY64, slots)
 
     job = make_job(write_manifest(good_rows(4)), rows=2, make_engine=make_engine)
     with ThreadPoolExecutor(2) as pool:
@@ -233,3 +238,63 @@ def test_pictures_do_not_depend_on_neighbours(
         == (whole.column("image_sha256").to_pylist()[::-1])
     )
     assert np.all(turned.column("seed").to_numpy() == whole.column("seed").to_numpy()[::-1])
+
+
+def test_rows_that_ended_before_a_process_died_do_not_run_again(
+    write_manifest: Write,
+    good_rows: Columns,
+    make_job: MakeJob,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(translate_shard, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "BEAT_EVERY_S", 0.01)
+    gate = threading.Event()
+
+    class Stuck(FakeEngine):
+        def step(self) -> list[Translation]:
+            if any(request.id == "row/007" for request, _ in self._running):
+                gate.wait(20)
+            return super().step()
+
+    seen: list[str] = []
+
+    class Noting(FakeEngine):
+        def add(self, request: Any) -> None:
+            seen.append(request.id)
+            super().add(request)
+
+    manifest = write_manifest(good_rows(9))
+    dying = make_job(manifest, make_engine=lambda slots: Stuck(TINY64, slots))
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(dying.translate)
+        end = time.monotonic() + 20
+        while not (saved := read_rows_so_far(dying.run, 0)) or saved[0].num_rows < 6:
+            assert time.monotonic() < end and not call.done()
+            time.sleep(0.01)
+        rows, places = saved
+        kept = [f"row/{place:03d}" for place in places]
+        assert rows.column("id").to_pylist() == kept and "row/007" not in kept
+
+        # As another process would, while the first one hangs.
+        fresh = make_job(manifest, make_engine=lambda slots: Noting(TINY64, slots))
+        again = fresh.translate()
+        assert not set(seen) & set(kept) and len(seen) + len(kept) == 9
+        assert fresh.stats()["attempt"] == 2
+        gate.set()
+        first = call.result(20)
+    assert again.column("id").to_pylist() == good_rows(9)["id"]
+    assert again.column("image_sha256") == first.column("image_sha256")
+    assert repr(again.column("losses").to_pylist()) == repr(first.column("losses").to_pylist())
+
+
+def test_storage_that_takes_nothing_any_more_ends_the_job_and_fails_no_row(
+    write_manifest: Write, good_rows: Columns, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(uri: str, data: bytes, patience: Any = None) -> None:
+        if uri.endswith(".png"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    job = make_job(write_manifest(good_rows(5)))
+    monkeypatch.setattr(storage, "write_bytes", full)
+    with pytest.raises(OutputError, match=r"\.png cannot be written: OSError: .*No space left"):
+        job.translate()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,103 @@ def test_weights_of_a_preset() -> None:
     names = [w.name for w in weights_of(get_preset("ffhq256-text"))]
     assert names[:2] == ["adm-ffhq256", "dino-vitb8"] and names[-1] == "arcface-ir-se50"
     assert "arcface-ir-se50" not in [w.name for w in weights_of(get_preset("imagenet256-text"))]
+
+
+# -- shipped weights, whose file may have stayed behind when a Ray job took the code along
+
+PRIOR = "emoji64-prior"
+IN_PACKAGE = "dstc_engine/weights/tiny"
+
+
+@pytest.fixture
+def code_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The module as it lies in a job's working directory: descriptions, and no weights."""
+    folder = tmp_path / "working_dir" / IN_PACKAGE
+    folder.mkdir(parents=True)
+    told = {"sha256": hashlib.sha256(CONTENT).hexdigest(), "architecture": {"image_size": 64}}
+    (folder / "prior.json").write_text(json.dumps(told))
+    monkeypatch.setattr(registry, "_SHIPPED", folder)
+    monkeypatch.setattr(registry, "_DISTRIBUTION", "dstc-of-this-test")
+    monkeypatch.setitem(
+        REGISTRY, PRIOR, dataclasses.replace(REGISTRY[PRIOR], sha256=told["sha256"])
+    )
+    monkeypatch.delenv("DSTC_WEIGHTS", raising=False)
+    return folder
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Lays out an installed distribution, normal or editable, and returns its packages' folder."""
+
+    def lay_out(editable: bool, content: bytes = CONTENT) -> Path:
+        site = tmp_path / "site-packages"
+        source = tmp_path / "a checkout" if editable else site
+        metadata = site / "dstc_of_this_test-0.1.0.dist-info"
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: dstc-of-this-test\nVersion: 0.1.0\n"
+        )
+        if editable:
+            url = {"dir_info": {"editable": True}, "url": source.as_uri()}
+            (metadata / "direct_url.json").write_text(json.dumps(url))
+        (source / IN_PACKAGE).mkdir(parents=True)
+        (source / IN_PACKAGE / "prior.safetensors").write_bytes(content)
+        monkeypatch.syspath_prepend(str(site))
+        return source / IN_PACKAGE
+
+    return lay_out
+
+
+@pytest.mark.parametrize("editable", [False, True])
+def test_code_without_weights_finds_those_of_the_installed_package(
+    code_alone: Path, install: Callable[..., Path], editable: bool
+) -> None:
+    folder = install(editable)
+    assert verify(PRIOR) == folder / "prior.safetensors"
+    assert find(PRIOR).description()["architecture"] == {"image_size": 64}
+
+
+def test_weights_beside_the_code_come_before_installed_ones(
+    code_alone: Path, install: Callable[..., Path]
+) -> None:
+    install(editable=False)
+    (code_alone / "prior.safetensors").write_bytes(CONTENT)
+    assert verify(PRIOR) == code_alone / "prior.safetensors"
+
+
+def test_the_named_folder_comes_first_and_may_lack_the_file(
+    code_alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code_alone / "prior.safetensors").write_bytes(CONTENT)
+    named = tmp_path / "named"
+    named.mkdir()
+    monkeypatch.setenv("DSTC_WEIGHTS", str(named))
+    assert verify(PRIOR) == code_alone / "prior.safetensors"
+    (named / "prior.safetensors").write_bytes(CONTENT)
+    assert verify(PRIOR) == named / "prior.safetensors"
+
+
+def test_installed_weights_of_another_version_are_refused(
+    code_alone: Path, install: Callable[..., Path]
+) -> None:
+    folder = install(editable=False, content=b"an older training run")
+    with pytest.raises(WeightsError, match="has sha256 .*; expected") as caught:
+        verify(PRIOR)
+    assert str(folder / "prior.safetensors") in str(caught.value)
+
+
+def test_shipped_weights_that_are_nowhere_name_all_places(
+    code_alone: Path, install: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = install(editable=True)
+    (installed / "prior.safetensors").unlink()
+    monkeypatch.setenv("DSTC_WEIGHTS", str(tmp_path / "named"))
+    with pytest.raises(WeightsError) as caught:
+        verify(PRIOR)
+    for told in (PRIOR, str(tmp_path / "named"), str(code_alone), str(installed), "install dstc"):
+        assert told in str(caught.value)
+
+
+def test_the_shipped_files_of_this_checkout_are_those_the_code_names() -> None:
+    for name in (PRIOR, "emoji64-vit", "emoji64-clip"):
+        assert verify(name).parent == Path(registry.__file__).parent / "tiny"

@@ -8,12 +8,15 @@ from dstc_engine.losses import LOSS_NAMES
 from dstc_engine.request import StepLosses
 from jobs.store.manifest import pack_rows
 from jobs.store.results import (
+    OUTPUT_SCHEMA,
     RESERVED_COLUMNS,
     Outcome,
     ResultParts,
     read_part,
+    read_rows_so_far,
     result_schema,
     result_table,
+    save_rows_so_far,
 )
 from jobs.store.run_folder import RunFolder
 
@@ -30,7 +33,8 @@ def test_columns_are_those_of_the_manifest_and_of_the_result() -> None:
     assert (
         table().schema.names
         == (
-            "id label status reason error image image_sha256 seed steps restarts seconds losses"
+            "id label status reason error image image_sha256 seed steps restarts "
+            "seconds slots losses"
         ).split()
     )
     assert table().schema == result_schema(ROWS.schema)
@@ -52,9 +56,26 @@ def test_a_derived_seed_takes_the_place_of_a_null_one() -> None:
 
 def test_a_shard_written_twice_is_one_part(tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path))
-    block = pa.table({"shard": [3], "rows": [pack_rows(table())]})
+    block = pa.table(
+        {"shard": [3], "rows": [pack_rows(table())], "has_rows_so_far": [True]},
+        schema=OUTPUT_SCHEMA,
+    )
+    save_rows_so_far(run, 3, table(), [0, 1])
     assert ResultParts(run).write([block], None) == 2
     assert ResultParts(run).write([block, block], None) == 4
     assert run.parts() == [3]
+    assert read_rows_so_far(run, 3) is None, "they are in the part now"
     assert read_part(run, 3).schema == table().schema
     assert read_part(run, 3, ["id"]).to_pylist() == [{"id": "a"}, {"id": "b"}]
+
+
+def test_rows_so_far_come_back_with_their_places(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    assert read_rows_so_far(run, 3) is None
+    save_rows_so_far(run, 3, table(), [5, 1])
+    found = read_rows_so_far(run, 3)
+    assert found is not None
+    assert repr(found[0].to_pylist()) == repr(table().to_pylist()), "NaN included"
+    assert found[1] == [5, 1]
+    Path(run.rows_so_far(3)).write_bytes(b"half of")
+    assert read_rows_so_far(run, 3) is None

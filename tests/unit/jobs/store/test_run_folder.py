@@ -18,7 +18,6 @@ from jobs.store.run_folder import (
     Job,
     RunFolder,
     existing_job,
-    failed_shards,
     open_or_create,
     plan_job,
 )
@@ -134,8 +133,23 @@ def test_done_are_shards_whose_part_holds_all_rows(
     finish(limited.run, 1, ["done", "failed"])
     manifest = open_manifest(str(tmp_path / "manifest.parquet"), 4, limit=6)
     assert limited.done_shards(manifest) == {0, 1}
-    assert failed_shards(limited.run, {0, 1}) == [1]
     # Without the limit, the second shard has four rows, and its part only two.
     whole = open_or_create(plan())
     manifest = open_manifest(str(tmp_path / "manifest.parquet"), 4)
     assert whole.done_shards(manifest) == {0}
+
+
+def test_every_limit_is_remembered_since_each_may_have_cut_a_shard(
+    plan: Callable[..., Job], write_manifest: Write, tmp_path: Path
+) -> None:
+    first = open_or_create(plan(limit=2))
+    finish(first.run, 0, ["done", "done"])
+    # The job goes on from what it found, as `jobs.translate.what_is_left` does.
+    found = existing_job(plan(limit=6))
+    assert found is not None
+    second = open_or_create(found)
+    finish(second.run, 0, ["done"] * 4)
+    finish(second.run, 1, ["done"] * 2)
+    whole = open_or_create(plan())
+    assert whole.limits == (2, 6)
+    assert whole.done_shards(open_manifest(str(tmp_path / "manifest.parquet"), 4)) == {0}

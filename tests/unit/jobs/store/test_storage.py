@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from jobs.errors import StorageError
 from jobs.store import storage
+from jobs.store.storage import Patience
 
 
 @pytest.mark.parametrize(
@@ -14,6 +20,8 @@ from jobs.store import storage
     [
         ("a/b.png", "/data", "/data/a/b.png"),
         ("a/b.png", "s3://bucket/set", "s3://bucket/set/a/b.png"),
+        ("../b.png", "s3://bucket/set/one", "s3://bucket/set/b.png"),
+        ("../../../b.png", "s3://bucket/set", "s3://bucket/b.png"),
         ("/a/b.png", "s3://bucket/set", "/a/b.png"),
         ("s3://other/b.png", "/data", "s3://other/b.png"),
         ("https://host/b.png?x=1", "/data", "https://host/b.png?x=1"),
@@ -62,31 +70,80 @@ def test_unfinished_writes_are_not_listed(tmp_path: Path) -> None:
     assert storage.list_names(str(tmp_path)) == []
 
 
-def test_transient_errors_are_tried_again_with_growing_pauses() -> None:
-    pauses: list[float] = []
-    errors: list[Exception] = [OSError("reset"), TimeoutError(), ConnectionError()]
+class Clock:
+    """Time that only passes while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.pauses: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+
+def failing(error: Exception, times: int = 10**9) -> tuple[Callable[[], str], list[int]]:
+    """An action that raises so often, then returns "done"; and its calls."""
+    calls = [0]
 
     def action() -> str:
-        if errors:
-            raise errors.pop()
+        calls[0] += 1
+        if calls[0] <= times:
+            raise error
         return "done"
 
-    assert storage.with_retries(action, pauses.append) == "done"
-    assert len(pauses) == 3 and pauses == sorted(pauses)
+    return action, calls
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError(), PermissionError(), ValueError()])
+def retry(action: Callable[[], str], patience: Patience, clock: Clock) -> str:
+    return storage.with_retries(action, patience, sleep=clock.sleep, clock=lambda: clock.now)
+
+
+def test_transient_errors_are_tried_again_with_growing_pauses() -> None:
+    clock = Clock()
+    action, calls = failing(ConnectionError(), times=9)
+    assert retry(action, Patience(300), clock) == "done"
+    assert calls == [10]
+    assert clock.pauses[0] <= storage.FIRST_PAUSE_S < max(clock.pauses) <= storage.LONGEST_PAUSE_S
+
+
+@pytest.mark.parametrize("seconds", [0.0, 5.0, 300.0])
+def test_patience_ends_after_its_seconds_and_never_before_three_attempts(seconds: float) -> None:
+    clock = Clock()
+    action, calls = failing(TimeoutError("no answer"))
+    with pytest.raises(TimeoutError):
+        retry(action, Patience(seconds), clock)
+    assert calls[0] >= 3
+    assert seconds - storage.LONGEST_PAUSE_S <= clock.now <= max(seconds, 1.0)
+
+
+def test_an_environment_variable_changes_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setenv("DSTC_TEST_PATIENCE", "40")
+    with pytest.raises(OSError):
+        retry(failing(OSError("reset"))[0], Patience(1, variable="DSTC_TEST_PATIENCE"), clock)
+    assert 30 <= clock.now <= 40
+
+
+class NoCredentialsError(Exception):
+    """Named as botocore's."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(),
+        PermissionError(),
+        ValueError(),
+        OSError(errno.ENOSPC, "no space"),
+        NoCredentialsError(),
+    ],
+)
 def test_permanent_errors_are_raised_at_once(error: Exception) -> None:
-    calls = 0
-
-    def action() -> None:
-        nonlocal calls
-        calls += 1
-        raise error
-
-    with pytest.raises(type(error)):
-        storage.with_retries(action, lambda pause: None)
-    assert calls == 1
+    action, calls = failing(error)
+    with pytest.raises((OSError, ValueError)):
+        retry(action, Patience(300), Clock())
+    assert calls == [1]
 
 
 class HttpError(Exception):
@@ -94,15 +151,61 @@ class HttpError(Exception):
         self.status = status
 
 
-@pytest.mark.parametrize(("status", "expected"), [(403, 1), (429, 5), (503, 5)])
-def test_http_errors_are_retried_by_their_status(status: int, expected: int) -> None:
+@pytest.mark.parametrize(("status", "is_permanent"), [(403, True), (429, False), (503, False)])
+def test_http_errors_are_retried_by_their_status(status: int, is_permanent: bool) -> None:
+    action, calls = failing(HttpError(status))
+    with pytest.raises(OSError, match="HttpError"):
+        retry(action, Patience(60), Clock())
+    assert (calls == [1]) == is_permanent
+
+
+def test_of_several_writers_one_creates_a_file(tmp_path: Path) -> None:
+    for uri in (f"{tmp_path}/deep/lease.json", "memory://create/lease.json"):
+        assert storage.create_bytes(uri, b"first")
+        assert not storage.create_bytes(uri, b"second")
+        assert storage.read_bytes(uri) == b"first"
+        storage.remove(uri)
+        storage.remove(uri)
+        assert storage.create_bytes(uri, b"third")
+
+
+class Shaky(MemoryFileSystem):
+    """Breaks off every other read, as a lost connection does."""
+
+    protocol = "shaky"
     calls = 0
 
-    def action() -> None:
-        nonlocal calls
-        calls += 1
-        raise HttpError(status)
+    def cat_file(self, path: str, start: Any = None, end: Any = None, **options: Any) -> bytes:
+        Shaky.calls += 1
+        data = bytes(super().cat_file(path, start, end, **options))
+        return data[:-1] if Shaky.calls % 2 else data
 
-    with pytest.raises(HttpError):
-        storage.with_retries(action, lambda pause: None)
-    assert calls == expected
+
+def test_files_are_read_here_and_there_over_lost_connections() -> None:
+    fsspec.register_implementation("shaky", Shaky, clobber=True)
+    data = bytes(range(256)) * 20_000
+    filesystem, path = storage.open_filesystem("shaky://file")
+    filesystem.pipe_file(path, data)
+    with storage.open_input("shaky://file") as file:
+        assert file.seek(0, os.SEEK_END) == len(data)
+        file.seek(len(data) - 10)
+        assert file.read() == data[-10:]
+        file.seek(3)
+        assert file.read(3_000_000) == data[3:3_000_003]
+    assert Shaky.calls > 4
+
+
+def test_s3_is_set_up_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("DSTC_S3_ADDRESSING", "path")
+    filesystem, path = storage.open_filesystem("s3://bucket/a/key")
+    assert path == "bucket/a/key"
+    assert filesystem.endpoint_url == "http://127.0.0.1:1"
+    assert filesystem.client_kwargs == {"region_name": "eu-central-1"}
+    assert filesystem.config_kwargs["s3"] == {"addressing_style": "path"}
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:2")
+    assert storage.open_filesystem("s3://bucket/a")[0].endpoint_url == "http://127.0.0.1:2"
+    monkeypatch.setenv("DSTC_S3_ADDRESSING", "hosted")
+    with pytest.raises(StorageError, match="DSTC_S3_ADDRESSING: found 'hosted'; expected 'auto'"):
+        storage.open_filesystem("s3://bucket/a")

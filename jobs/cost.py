@@ -1,0 +1,362 @@
+"""What a run will cost, before it is started: floating-point operations of a row, and hours.
+
+Operations are counted, not guessed: one guided step of the preset runs on PyTorch's meta device
+(shapes without numbers, so no weights and hardly any memory), under PyTorch's own counter of
+convolutions, matrix products and attention, forward and backward. Norms, activations, resizes and
+crops are not counted.
+
+How fast a device works them off is an assumption (`ASSUMED_TFLOPS`), until the run has results of
+its own: then `measured_seconds_per_row` replaces both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dstc_engine.presets import Preset
+from jobs.store import storage
+from jobs.store.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from dstc_engine.encoders.clip import Clip
+    from dstc_engine.encoders.dino import Dino
+    from dstc_engine.models import Models
+    from dstc_engine.unet import UNet
+
+# Sustained TFLOP/s of one device, by its kind and the precision of the networks. Assumptions: a
+# sixth of what an H100's data sheet gives for dense bf16 (989), under half of its fp32 (67); one
+# core with AVX2.
+ASSUMED_TFLOPS = {
+    ("cuda", "bf16"): 160.0,
+    ("cuda", "fp16"): 160.0,
+    ("cuda", "fp32"): 30.0,
+    ("cpu", "fp32"): 0.04,
+    ("cpu", "bf16"): 0.04,
+    ("cpu", "fp16"): 0.04,
+}
+# Shards whose stats are read for a measured speed: enough for some rows of every actor.
+_MEASURED_SHARDS = 128
+
+_OPENAI_CLIPS = {
+    "clip-rn50": "RN50",
+    "clip-rn50x4": "RN50x4",
+    "clip-rn50x16": "RN50x16",
+    "clip-vit-b-32": "ViT-B-32",
+    "clip-vit-b-16": "ViT-B-16",
+}
+# The ViT-B/8 of DINO, as `weights.load` builds it.
+_DINO_VITB8: dict[str, Any] = dict(
+    img_size=224, patch_size=8, embed_dim=768, depth=12, num_heads=12
+)
+_TEXT_TEMPLATES = 79
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Floating-point operations; a multiplication with its addition counts as two.
+
+    Attributes:
+        steps: guided steps of a row that never restarts.
+        step: of one row in one guided step: all networks forward, and backward to the picture.
+        conditions: once per row: its content and style encoded.
+        text: once per actor and text: a prompt over all templates; remembered afterwards, and
+            therefore not part of `row`.
+    """
+
+    steps: int
+    step: int
+    conditions: int
+    text: int
+
+    @property
+    def row(self) -> int:
+        """Of one row from its slot's beginning to its end."""
+        return self.steps * self.step + self.conditions
+
+    def hours(self, rows: int, actors: int, tflops: float) -> float:
+        """Hours for so many rows on devices of a sustained rate, slots always full."""
+        return rows * self.row / (actors * tflops * 1e12) / 3600
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is to be expected of a run.
+
+    Attributes:
+        rows: to do.
+        flops_per_row: counted. tflops: assumed rate of a device; None where time was measured.
+        seconds_per_row: of one device with its slots full.
+        device_hours: of all devices together.
+        basis: one line that says what the numbers stand on.
+    """
+
+    rows: int
+    flops_per_row: int
+    tflops: float | None
+    seconds_per_row: float
+    device_hours: float
+    basis: str
+
+    def hours(self, actors: int) -> float:
+        """Wall time on so many devices; start, and rows that end unevenly, are not in it."""
+        return self.device_hours / actors
+
+
+def estimate(
+    preset: Preset,
+    rows: int,
+    device: str,
+    precision: str = "fp32",
+    *,
+    tflops: float | None = None,
+    measured_seconds_per_row: float | None = None,
+    with_prompt: bool = True,
+) -> Estimate:
+    """What so many rows will cost.
+
+    Args:
+        preset: how rows are made. rows: to do. device: "cuda" or "cpu". precision: of the networks.
+        tflops: sustained rate of one device; by default that of `ASSUMED_TFLOPS`.
+        measured_seconds_per_row: of one device, in this very run folder; goes before `tflops`.
+        with_prompt: rows look through CLIP too; those without a prompt do not.
+    """
+    cost = cost_of(preset, with_prompt)
+    if measured_seconds_per_row is not None:
+        seconds, rate = measured_seconds_per_row, None
+        basis = f"{seconds:.3g} s a row and device, as measured in this run"
+    else:
+        assumed = ASSUMED_TFLOPS[device, precision]
+        rate = assumed if tflops is None else tflops
+        seconds = cost.row / (rate * 1e12)
+        told = "assumed" if tflops is None else "given"
+        name = "GPU" if device == "cuda" else "CPU core"
+        basis = (
+            f"{cost.row / 1e12:,.3g} TFLOP a row ({cost.steps} guided steps), {told} "
+            f"{rate:g} TFLOP/s a {name}"
+        )
+    return Estimate(rows, cost.row, rate, seconds, rows * seconds / 3600, basis)
+
+
+def measured_seconds_per_row(run: RunFolder, shards: Sequence[int]) -> float | None:
+    """Device-seconds per row of finished shards, from their stats; None when there are none.
+
+    An actor works on several shards at once: the time of each actor counts once.
+
+    Args:
+        run: whose stats. shards: finished ones; the last `_MEASURED_SHARDS` are looked at.
+    """
+
+    def read(shard: int) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = json.loads(storage.read_bytes(run.stats(shard)))
+        except (OSError, ValueError):
+            return None  # an estimate does without
+        return found
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(read, shards[-_MEASURED_SHARDS:]))
+    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    rows = 0
+    for stats in found:
+        if stats and "ended" in stats and stats.get("status", {}).get("done"):
+            spans[stats["worker"]].append((stats["started"], stats["ended"]))
+            rows += stats["status"]["done"]
+    return sum(map(_covered, spans.values())) / rows if rows else None
+
+
+def _covered(spans: list[tuple[float, float]]) -> float:
+    """Seconds that lie in any of the spans."""
+    covered, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        covered += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return covered
+
+
+# --- counting -------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=8)
+def cost_of(preset: Preset, with_prompt: bool = True) -> Cost:
+    """Counts the operations of a row.
+
+    Args:
+        with_prompt: the row has one, and looks through CLIP in each step.
+
+    Raises:
+        PresetError: the preset's chain has no step.
+        WeightsError: a network of another name than those of the registry.
+    """
+    from dstc_engine.schedule import Schedule
+
+    first_index = Schedule.respaced(preset.respacing).first_index(preset.skip)
+    models = meta_models(preset)
+    return Cost(
+        steps=first_index + preset.resample,
+        step=_count_step(models, preset, with_prompt),
+        conditions=_count_conditions(models, preset, with_prompt),
+        text=_count_text(models),
+    )
+
+
+def meta_models(preset: Preset) -> Models:
+    """The preset's networks without weights, on the meta device."""
+    import torch
+
+    from dstc_engine.encoders.arcface import ArcFace
+    from dstc_engine.models import Models
+
+    with torch.device("meta"):
+        return Models(
+            unet=_meta_unet(preset),
+            dino=_meta_dino(preset),
+            clips=tuple(_meta_clip(name) for name in preset.clips),
+            arcface=ArcFace(preset.identity_crop) if preset.weight_identity else None,
+            device=torch.device("meta"),
+        )
+
+
+def _meta_unet(preset: Preset) -> UNet:
+    from dstc_engine.unet import UNet, UNetConfig
+    from dstc_engine.weights.load import PUBLISHED_UNETS
+    from dstc_engine.weights.registry import find
+
+    weights = find(preset.prior)
+    if not weights.shipped:
+        return UNet(PUBLISHED_UNETS[preset.prior])
+    sizes = weights.description()["architecture"]
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
+    return UNet(UNetConfig(**fields))
+
+
+def _meta_dino(preset: Preset) -> Dino:
+    from timm.models.vision_transformer import VisionTransformer
+
+    from dstc_engine.encoders.dino import Dino
+    from dstc_engine.weights.registry import find
+
+    weights = find(preset.dino)
+    sizes = weights.description()["architecture"] if weights.shipped else _DINO_VITB8
+    vit = VisionTransformer(**sizes, num_classes=0)
+    return Dino(vit, preset.dino_size, preset.dino_layer, (0.5,) * 3, (0.5,) * 3)
+
+
+def _meta_clip(name: str) -> Clip:
+    import open_clip
+
+    from dstc_engine.encoders.clip import Clip
+    from dstc_engine.weights.registry import find
+
+    weights = find(name)
+    if weights.shipped:
+        sizes = weights.description()["architecture"]
+    else:
+        sizes = open_clip.get_model_config(_OPENAI_CLIPS[name])
+    model = open_clip.CLIP(
+        sizes["embed_dim"],
+        vision_cfg=open_clip.CLIPVisionCfg(**sizes["vision_cfg"]),
+        text_cfg=open_clip.CLIPTextCfg(**sizes["text_cfg"]),
+    )
+
+    def tokenize(texts: list[str]) -> Any:
+        raise AssertionError("a network without weights is not asked about texts")
+
+    size = sizes["vision_cfg"]["image_size"]
+    return Clip(model, tokenize, size, (0.5,) * 3, (0.5,) * 3)
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[list[int]]:
+    """Collects the operations of each kernel that runs inside the block."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    counted: list[int] = []
+
+    # PyTorch's own mode around the registry follows modules by hooks, which `torch.autograd.grad`
+    # to a leaf does not allow.
+    class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            result = function(*args, **(kwargs or {}))
+            count = flop_registry.get(function._overloadpacket)
+            if count is not None:
+                counted.append(int(count(*args, **(kwargs or {}), out_val=result)))
+            return result
+
+    with Counting():  # type: ignore[no-untyped-call]
+        yield counted
+
+
+def _count_step(models: Models, preset: Preset, with_prompt: bool) -> int:
+    """One guided step of one row, as the engine runs it."""
+    import torch
+
+    from dstc_engine.conditions import Conditions
+    from dstc_engine.guidance import guide
+    from dstc_engine.losses import WEIGHTED
+    from dstc_engine.sampling import ChainTables
+    from dstc_engine.schedule import Schedule
+
+    with torch.device("meta"), torch.no_grad():
+        picture = torch.empty(1, 3, preset.image_size, preset.image_size)
+        seen = models.dino(picture)
+        tokens = seen.keys.shape[1]
+        to = Conditions(
+            source=picture,
+            mask=picture[:, :1],
+            source_keys=seen.keys,
+            source_similarity=torch.empty(1, tokens, tokens),
+            source_cls=seen.cls,
+            style=picture,
+            style_cls=seen.cls,
+            clip_targets=tuple(clip.embed_picture(picture) for clip in models.clips),
+            source_face=torch.empty(1, 512),
+        )
+        index = torch.zeros(1, dtype=torch.int64)
+        table = ChainTables(Schedule.respaced(preset.respacing), "meta").at(index)
+        crops = torch.empty(len(models.clips), 1, preset.crops, 2, 3)
+        weights = torch.empty(1, len(WEIGHTED))
+    wanted = set(WEIGHTED) - (set() if with_prompt else {"clip"})
+    with counting() as counted:
+        guide(models, preset, picture, table, to, seen.cls, crops, weights, wanted)
+    return sum(counted)
+
+
+def _count_conditions(models: Models, preset: Preset, with_prompt: bool) -> int:
+    """What `conditions.encode_conditions` runs forward, of a row with a style picture."""
+    import torch
+
+    from dstc_engine.crops import apply_crops
+
+    with torch.device("meta"), torch.no_grad(), counting() as counted:
+        picture = torch.empty(1, 3, preset.image_size, preset.image_size)
+        models.dino(picture)
+        models.dino(picture)
+        for clip in models.clips:
+            clip.embed_picture(picture)
+            if with_prompt:
+                maps = torch.empty(1, preset.crops, 2, 3)
+                clip.embed_crops(apply_crops(picture, maps, clip.size))
+        if models.arcface is not None:
+            models.arcface(picture)
+    return sum(counted)
+
+
+def _count_text(models: Models) -> int:
+    """One text through all CLIP models."""
+    import torch
+
+    with torch.device("meta"), torch.no_grad(), counting() as counted:
+        for clip in models.clips:
+            length = clip.model.context_length
+            clip.model.encode_text(torch.zeros(_TEXT_TEMPLATES, length, dtype=torch.int64))
+    return sum(counted)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dstc_engine.models import load_models
+from dstc_engine.presets import FFHQ256_TEXT, IMAGENET256_IMAGE, IMAGENET256_TEXT, TINY64
+from jobs.cost import (
+    ASSUMED_TFLOPS,
+    cost_of,
+    counting,
+    estimate,
+    measured_seconds_per_row,
+    meta_models,
+)
+from jobs.store.run_folder import RunFolder
+
+
+def forward_and_backward(network: nn.Module, picture: Tensor, *others: Tensor) -> int:
+    """PyTorch's own counter, on real numbers."""
+    leaf = picture.requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        output = network(leaf * 1, *others)
+        outputs = [output] if isinstance(output, Tensor) else [output.keys, output.cls]
+        torch.autograd.grad(sum(o.sum() for o in outputs), leaf)
+    return int(counter.get_total_flops())
+
+
+def test_a_step_is_each_network_forward_and_backward() -> None:
+    models = load_models(TINY64)
+    picture = torch.randn(1, 3, 64, 64)
+    unet = forward_and_backward(models.unet, picture, torch.zeros(1))
+    dino = forward_and_backward(models.dino, picture.detach())
+    clip = models.clips[0]
+    crops = torch.randn(TINY64.crops, 3, clip.size, clip.size)
+    seen = forward_and_backward(clip.model.visual, crops)
+    # Apart from it: the losses' own products of keys, and that attention's backward on a CPU
+    # computes its weights again.
+    assert cost_of(TINY64).step == pytest.approx(unet + dino + seen, rel=0.01)
+    assert cost_of(TINY64, with_prompt=False).step == pytest.approx(unet + dino, rel=0.01)
+
+
+def test_a_multiplication_with_its_addition_counts_as_two() -> None:
+    layer = nn.Linear(5, 7, bias=False).requires_grad_(False)
+    x = torch.randn(3, 5, requires_grad=True)
+    with counting() as counted:
+        torch.autograd.grad(layer(x).sum(), x)
+    assert counted == [2 * 3 * 5 * 7] * 2
+
+
+def test_steps_are_those_of_the_chain() -> None:
+    # Indices 59 .. 0 once each, the first of them ten times.
+    assert cost_of(IMAGENET256_TEXT).steps == 69
+    assert cost_of(IMAGENET256_IMAGE).steps == 119 + 10
+    assert cost_of(dataclasses.replace(TINY64, resample=5)).steps == cost_of(TINY64).steps + 2
+
+
+def test_published_networks_are_counted_without_their_weights() -> None:
+    # Peebles & Xie 2023 (DiT) give 1120 Gflops for this network, multiply-adds counted once.
+    with torch.device("meta"):
+        models = meta_models(IMAGENET256_TEXT)
+        with torch.no_grad(), counting() as counted:
+            models.unet(torch.empty(1, 3, 256, 256), torch.empty(1))
+    assert sum(counted) / 2 == pytest.approx(1.12e12, rel=0.02)
+    assert sum(p.numel() for p in models.unet.parameters()) == pytest.approx(552.8e6, rel=0.001)
+    faces = meta_models(FFHQ256_TEXT)
+    assert faces.arcface is not None and all(p.is_meta for p in faces.arcface.parameters())
+
+
+def test_hours_follow_from_the_assumed_or_given_rate() -> None:
+    cost = cost_of(TINY64)
+    assumed = estimate(TINY64, 1000, "cuda", "bf16")
+    assert assumed.tflops == ASSUMED_TFLOPS["cuda", "bf16"]
+    assert assumed.flops_per_row == cost.row
+    assert assumed.device_hours == pytest.approx(cost.hours(1000, 1, assumed.tflops))
+    assert assumed.hours(4) == pytest.approx(cost.hours(1000, 4, assumed.tflops))
+    assert "assumed 160 TFLOP/s a GPU" in assumed.basis
+    given = estimate(TINY64, 1000, "cuda", "bf16", tflops=320)
+    assert given.device_hours == pytest.approx(assumed.device_hours / 2)
+    assert "given 320" in given.basis
+
+
+def test_a_measured_speed_goes_before_an_assumed_one() -> None:
+    found = estimate(TINY64, 1800, "cpu", measured_seconds_per_row=4.0)
+    assert (found.tflops, found.device_hours, found.hours(2)) == (None, 2.0, 1.0)
+    assert found.basis == "4 s a row and device, as measured in this run"
+
+
+def test_overlapping_shards_of_an_actor_count_its_time_once(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    (tmp_path / "stats").mkdir()
+
+    def write(shard: int, worker: str, started: float, ended: float, done: int) -> None:
+        told = {"worker": worker, "started": started, "ended": ended, "status": {"done": done}}
+        Path(run.stats(shard)).write_text(json.dumps(told))
+
+    assert measured_seconds_per_row(run, [0, 1, 2]) is None
+    write(0, "a", 100, 120, 4)
+    write(1, "a", 110, 130, 4)
+    write(2, "b", 100, 110, 2)
+    Path(run.stats(3)).write_text('{"started": 100}')  # at work still
+    # 30 seconds of the one actor, 10 of the other, 10 rows.
+    assert measured_seconds_per_row(run, range(5)) == pytest.approx(4.0)
