@@ -1,74 +1,62 @@
+"""Processes that end at the worst moment: actors, whole nodes."""
+
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from jobs.settings import Settings, make_settings
-from jobs.translate import OK, run
+from jobs.errors import JobError
+from jobs.translate import OK, SOME_FAILED, run
+from tests.chaos.runs import (
+    ROWS,
+    Columns,
+    assert_whole,
+    parts,
+    pixels,
+    settings_of,
+    wait_for,
+    write_rows,
+)
+from tests.faulty_engines import BAD_ROW, ROOM, marks
+from tests.outcomes import outcome
 from tests.ray_session import RAY_WARNINGS, result_rows, workers
 
 pytestmark = RAY_WARNINGS
 
-ROWS = 40
 
-Columns = Callable[[int], dict[str, list[Any]]]
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, good_rows: Columns) -> Path:
+    return write_rows(tmp_path_factory.mktemp("rows"), good_rows(ROWS))
 
 
 @pytest.fixture
-def manifest(tmp_path: Path, good_rows: Columns) -> Path:
-    path = tmp_path / "manifest.parquet"
-    pq.write_table(pa.table(good_rows(ROWS)), path, row_group_size=9)
-    return path
+def ids(good_rows: Columns) -> list[str]:
+    return good_rows(ROWS)["id"]
 
 
-def settings_of(manifest: Path, output: Path, **values: Any) -> Settings:
-    defaults = {"engine": "fake", "rows_per_shard": 4, "slots": 3, "fake_step_seconds": 0.05}
-    return make_settings(manifest=str(manifest), output=str(output), **{**defaults, **values})
+@pytest.fixture(scope="module")
+def calm(manifest: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
+    output = tmp_path_factory.mktemp("calm") / "run"
+    assert run(settings_of(manifest, output, fake_step_seconds=0.0)) == OK
+    return output
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
-def parts(output: Path) -> int:
-    return len(list((output / "results").glob("part-*.parquet")))
-
-
-def sums(output: Path) -> dict[str, str]:
-    return {row["id"]: row["image_sha256"] for row in result_rows(output)}
-
-
-def assert_whole(output: Path, ids: list[str]) -> None:
-    rows = result_rows(output)
-    assert [row["id"] for row in rows] == ids, "each manifest row has exactly one result row"
-    assert {row["status"] for row in rows} == {"done"}
-
-
-@pytest.mark.usefixtures("ray_session")
-def test_a_killed_actor_costs_nothing(manifest: Path, tmp_path: Path, good_rows: Columns) -> None:
-    calm, torn = tmp_path / "calm", tmp_path / "torn"
-    assert run(settings_of(manifest, calm, fake_step_seconds=0.0)) == OK
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_actor_costs_nothing(
+    kind: signal.Signals, calm: Path, manifest: Path, tmp_path: Path, ids: list[str]
+) -> None:
+    torn = tmp_path / "torn"
     killed: list[str] = []
 
     def kill_twice() -> None:
         for _ in range(2):
             wait_for(lambda: parts(torn) and workers(torn) - set(killed))
             worker = min(workers(torn) - set(killed))
-            os.kill(int(worker.rpartition(":")[2]), signal.SIGKILL)
+            os.kill(int(worker.rpartition(":")[2]), kind)
             killed.append(worker)
 
     killer = threading.Thread(target=kill_twice)
@@ -76,30 +64,68 @@ def test_a_killed_actor_costs_nothing(manifest: Path, tmp_path: Path, good_rows:
     assert run(settings_of(manifest, torn, fake_step_seconds=0.1)) == OK
     killer.join()
     assert len(set(killed)) == 2, "both actors had finished shards when they were killed"
-    assert_whole(torn, good_rows(ROWS)["id"])
-    assert sums(torn) == sums(calm)
+    assert_whole(torn, ids)
+    assert outcome(torn)[1] == outcome(calm)[1]
 
 
-def test_a_killed_driver_is_continued_by_the_same_command(
-    manifest: Path, tmp_path: Path, good_rows: Columns
+def test_an_actor_that_dies_while_it_loads_is_replaced(
+    calm: Path, manifest: Path, tmp_path: Path, ids: list[str]
 ) -> None:
     output = tmp_path / "run"
-    command = [sys.executable, "-m", "jobs.cli", "translate", str(manifest), str(output)]
-    command += ["--engine", "fake", "--rows-per-shard", "4", "--slots", "3"]
-    slow = [*command, "--fake-step-seconds", "0.2"]
-    said = tmp_path / "stderr.txt"
-    with said.open("wb") as stderr:
-        driver = subprocess.Popen(slow, stdout=subprocess.DEVNULL, stderr=stderr)
-    try:
-        wait_for(lambda: parts(output) >= 2 or driver.poll() is not None)
-        assert driver.poll() is None, said.read_text()
-    finally:
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-    left = parts(output)
-    assert 2 <= left < ROWS // 4
-    kept = {path: path.stat().st_mtime_ns for path in (output / "results").glob("*.parquet")}
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == OK, done.stderr
-    assert_whole(output, good_rows(ROWS)["id"])
-    assert all(path.stat().st_mtime_ns == time for path, time in kept.items()), "done stays done"
+    settings = settings_of(manifest, output, engine="tests.faulty_engines:dies_while_loading")
+    assert run(settings) == OK
+    assert len(list(marks(output).glob("loading-*"))) >= 3
+    assert_whole(output, ids)
+    assert pixels(output) == pixels(calm)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_actors_that_never_load_end_the_job_and_not_its_driver(
+    manifest: Path, tmp_path: Path, ids: list[str]
+) -> None:
+    output = tmp_path / "run"
+    settings = settings_of(manifest, output, engine="tests.faulty_engines:never_loads")
+    with pytest.raises(JobError, match="5 processes in a row ended while they loaded"):
+        run(settings)
+    assert not parts(output)
+
+
+def test_a_dead_device_costs_its_process_and_no_row(
+    calm: Path, manifest: Path, tmp_path: Path, ids: list[str]
+) -> None:
+    output = tmp_path / "run"
+    assert run(settings_of(manifest, output, engine="tests.faulty_engines:dead_device")) == OK
+    assert len(list(marks(output).glob("dead-*"))) >= 2, "the row ran again, in a new process"
+    assert len({mark.name.split("-")[1] for mark in marks(output).glob("dead-*")}) >= 2
+    assert_whole(output, ids)
+    assert pixels(output) == pixels(calm)
+
+
+def test_out_of_memory_halves_the_slots_and_goes_on(
+    calm: Path, manifest: Path, tmp_path: Path, ids: list[str]
+) -> None:
+    output = tmp_path / "run"
+    settings = settings_of(manifest, output, engine="tests.faulty_engines:small_memory", slots=5)
+    assert run(settings) == OK
+    assert_whole(output, ids)
+    assert {row["slots"] for row in result_rows(output)} == {ROOM}, "told, since it may matter"
+    assert {row["slots"] for row in result_rows(calm)} == {3}
+    assert pixels(output) == pixels(calm)
+
+
+def test_a_row_that_kills_every_process_fails_and_all_others_are_done(
+    calm: Path, manifest: Path, tmp_path: Path, ids: list[str]
+) -> None:
+    output = tmp_path / "run"
+    settings = settings_of(manifest, output, engine="tests.faulty_engines:deadly")
+    assert run(settings) == SOME_FAILED
+    rows = {row["id"]: row for row in result_rows(output)}
+    assert list(rows) == ids
+    poisoned = rows.pop(BAD_ROW)
+    assert (poisoned["status"], poisoned["reason"]) == ("failed", "worker_died")
+    assert {row["status"] for row in rows.values()} == {"done"}
+    expected = pixels(calm)
+    del expected[BAD_ROW]
+    assert pixels(output) == expected
+    # Twice together with others, twice alone.
+    assert len(list(marks(output).glob("died-*"))) == 4

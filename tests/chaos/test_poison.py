@@ -35,7 +35,7 @@ class DeadlyEngine(FakeEngine):
 
 
 def translate(task: ShardTask, shard: pa.Table) -> None:
-    actor = TranslateShard(task, make_engine=lambda: DeadlyEngine(TINY64, SLOTS))
+    actor = TranslateShard(task, make_engine=lambda slots: DeadlyEngine(TINY64, slots))
     (record,) = actor(shard).to_pylist()
     write_part(task.run, record["shard"], unpack_rows(record["rows"]))
     os._exit(0)  # without the exit handlers that this copy shares with its parent

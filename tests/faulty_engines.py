@@ -1,0 +1,105 @@
+"""Engines that break as real ones do: `make_settings(engine="tests.faulty_engines:dead_device")`.
+
+What happened so far is kept in files beside the run folder, since the process that tells it dies.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dstc_engine.fake import FakeEngine
+from dstc_engine.request import Translation, TranslationRequest
+from jobs.settings import Settings
+
+BAD_ROW = "row/007"
+# Slots for which the device of `small_memory` has room.
+ROOM = 2
+
+
+def marks(output: str | Path) -> Path:
+    """Where the engines of a run leave their marks."""
+    folder = Path(f"{output}-marks")
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+class _Faulty(FakeEngine):
+    def __init__(self, settings: Settings, slots: int) -> None:
+        super().__init__(settings.resolved_preset, slots, step_seconds=settings.fake_step_seconds)
+        self.marks = marks(settings.output)
+
+    def holds(self, row_id: str) -> bool:
+        return any(request.id == row_id for request, _ in self._running)
+
+    def mark(self, name: str) -> int:
+        """Leaves one more mark of this name; how many there are now."""
+        (self.marks / f"{name}-{os.getpid()}-{time.monotonic_ns()}").touch()
+        return len(list(self.marks.glob(f"{name}-*")))
+
+
+class DeadDevice(_Faulty):
+    """Its device dies under a row, once."""
+
+    is_dead = False
+
+    def step(self) -> list[Translation]:
+        ended = super().step()
+        if self.holds(BAD_ROW) and self.mark("dead") == 1:
+            self.is_dead = True
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return ended
+
+    def is_device_dead(self) -> bool:
+        return self.is_dead
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+class SmallMemory(_Faulty):
+    """Has room for `ROOM` slots."""
+
+    def step(self) -> list[Translation]:
+        if self.slots > ROOM:
+            raise OutOfMemoryError("CUDA out of memory")
+        return super().step()
+
+
+class Deadly(_Faulty):
+    """Dies under a row as a segmentation fault or the kernel's memory guard would end it."""
+
+    def add(self, request: TranslationRequest) -> None:
+        super().add(request)
+        if request.id == BAD_ROW:
+            self.mark("died")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dead_device(settings: Settings) -> Callable[[int], _Faulty]:
+    return lambda slots: DeadDevice(settings, slots)
+
+
+def small_memory(settings: Settings) -> Callable[[int], _Faulty]:
+    return lambda slots: SmallMemory(settings, slots)
+
+
+def deadly(settings: Settings) -> Callable[[int], _Faulty]:
+    return lambda slots: Deadly(settings, slots)
+
+
+def dies_while_loading(settings: Settings) -> Callable[[int], _Faulty]:
+    """The first two processes end where they would load their networks."""
+    if _Faulty(settings, 1).mark("loading") <= 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return lambda slots: _Faulty(settings, slots)
+
+
+def never_loads(settings: Settings) -> Callable[[int], _Faulty]:
+    """Every process ends where it would load its networks."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("SIGKILL is final")

@@ -1,0 +1,150 @@
+"""The RayJob for KubeRay says what its cluster needs, and holds no secret."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+import ray
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from tests.unit.deploy.files import (
+    RAYJOB,
+    SECRET,
+    SECRET_NAME,
+    image_tag,
+    leaves,
+    read_yaml,
+)
+
+
+@pytest.fixture(scope="module")
+def job() -> dict[str, Any]:
+    return dict(read_yaml(RAYJOB))
+
+
+@pytest.fixture(scope="module")
+def spec(job: dict[str, Any]) -> dict[str, Any]:
+    return dict(job["spec"])
+
+
+@pytest.fixture(scope="module")
+def cluster(spec: dict[str, Any]) -> dict[str, Any]:
+    return dict(spec["rayClusterSpec"])
+
+
+@pytest.fixture(scope="module")
+def gpus(cluster: dict[str, Any]) -> dict[str, Any]:
+    (group,) = cluster["workerGroupSpecs"]
+    return dict(group)
+
+
+def pods(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    cluster = spec["rayClusterSpec"]
+    templates = {
+        "submitter": spec["submitterPodTemplate"],
+        "head": cluster["headGroupSpec"]["template"],
+    }
+    templates |= {group["groupName"]: group["template"] for group in cluster["workerGroupSpecs"]}
+    return {name: template["spec"] for name, template in templates.items()}
+
+
+def container(pod: dict[str, Any]) -> dict[str, Any]:
+    (only,) = pod["containers"]
+    return dict(only)
+
+
+def test_it_is_a_ray_job_of_version_1(job: dict[str, Any]) -> None:
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+
+
+def test_every_pod_runs_the_same_versions(spec: dict[str, Any], cluster: dict[str, Any]) -> None:
+    assert cluster["rayVersion"] == ray.__version__
+    images = {container(pod)["image"] for pod in pods(spec).values()}
+    assert len(images) == 1 and images.pop().endswith(f":{image_tag()}")
+
+
+def test_the_entrypoint_is_a_command_that_exists(spec: dict[str, Any]) -> None:
+    program, command, *arguments = shlex.split(spec["entrypoint"])
+    assert (program, command) == ("dstc", "translate")
+    # An unknown option is named before anything is done; each of ours must not be.
+    told = CliRunner().invoke(app, [command, *arguments, "--dry-run", "--nonsense"])
+    assert told.exit_code == 2 and "--nonsense" in told.output
+    for option in (word for word in arguments if word.startswith("--")):
+        told = CliRunner().invoke(app, [command, option])
+        assert "No such option" not in told.output, option
+
+
+def test_the_actors_fit_the_nodes_that_may_come(spec: dict[str, Any], gpus: dict[str, Any]) -> None:
+    words = shlex.split(spec["entrypoint"])
+    actors = int(words[words.index("--actors") + 1])
+    limits = container(gpus["template"]["spec"])["resources"]["limits"]
+    assert actors <= gpus["maxReplicas"] * int(limits["nvidia.com/gpu"])
+    # While no node is there, only this makes the driver wait for GPUs.
+    assert words[words.index("--device") + 1] == "cuda"
+
+
+def test_it_grows_from_nothing_and_ends_by_itself(
+    spec: dict[str, Any], cluster: dict[str, Any], gpus: dict[str, Any]
+) -> None:
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert (gpus["replicas"], gpus["minReplicas"]) == (0, 0) and gpus["maxReplicas"] > 0
+    assert cluster["autoscalerOptions"]["idleTimeoutSeconds"] > 0
+    assert spec["shutdownAfterJobFinishes"] is True and spec["ttlSecondsAfterFinished"] > 0
+    assert spec["backoffLimit"] > 0
+
+
+def test_the_autoscaler_sees_the_gpus(gpus: dict[str, Any]) -> None:
+    resources = container(gpus["template"]["spec"])["resources"]
+    assert gpus["rayStartParams"]["num-gpus"] == resources["limits"]["nvidia.com/gpu"]
+    # Ray counts on limits; with smaller requests pods would share what each believes its own.
+    assert resources["requests"] == resources["limits"]
+
+
+def test_driver_and_submitter_are_on_demand_and_workers_on_spot(spec: dict[str, Any]) -> None:
+    kinds = {
+        name: pod["nodeSelector"]["eks.amazonaws.com/capacityType"]
+        for name, pod in pods(spec).items()
+    }
+    assert kinds == {"submitter": "ON_DEMAND", "head": "ON_DEMAND", "gpu-spot": "SPOT"}
+    tolerated = {each["key"] for each in pods(spec)["gpu-spot"]["tolerations"]}
+    assert tolerated == {"nvidia.com/gpu", "spot"}
+    assert "tolerations" not in pods(spec)["head"]
+
+
+def test_the_head_takes_no_tasks_and_is_not_moved(cluster: dict[str, Any]) -> None:
+    head = cluster["headGroupSpec"]
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    assert "nvidia.com/gpu" not in container(head["template"]["spec"])["resources"]["limits"]
+    annotations = head["template"]["metadata"]["annotations"]
+    assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+
+
+def test_a_worker_ends_within_a_spot_notice(gpus: dict[str, Any]) -> None:
+    assert gpus["template"]["spec"]["terminationGracePeriodSeconds"] < 120
+
+
+def test_nobody_is_root(spec: dict[str, Any]) -> None:
+    for name in ("head", "gpu-spot"):
+        assert pods(spec)[name]["securityContext"]["runAsNonRoot"] is True
+        assert pods(spec)[name]["securityContext"]["runAsUser"] == 1000
+
+
+def test_credentials_come_from_outside(spec: dict[str, Any], cluster: dict[str, Any]) -> None:
+    assert cluster["authOptions"] == {"mode": "token"}
+    for name in ("head", "gpu-spot"):
+        pod = pods(spec)[name]
+        assert pod["serviceAccountName"]
+        (source,) = container(pod)["envFrom"]
+        assert source["secretRef"]["optional"] is True
+    assert not SECRET.search(RAYJOB.read_text())
+    assert [path for path, _ in leaves(spec) if SECRET_NAME.search(path[-1])] == [
+        (*path, "key")
+        for path in [
+            ("rayClusterSpec", "workerGroupSpecs", "template", "spec", "tolerations"),
+        ]
+        * 2
+    ]
+    assert "runtimeEnvYAML" not in spec, "Ray shows its variables to everyone who may list jobs"
