@@ -14,6 +14,9 @@ $(STAMP): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@# All cores at once, where pip takes one. Left out, every worker process would compile torch for
+	@# itself wherever PYTHONDONTWRITEBYTECODE is set. Some packages ship templates that are no Python.
+	-@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1
 	@touch $(STAMP)
 
 demo: $(STAMP)

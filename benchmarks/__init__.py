@@ -1,0 +1,1 @@
+"""Measurements, each one command that ends in one table: see README.md."""

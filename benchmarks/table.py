@@ -1,0 +1,42 @@
+"""How every benchmark ends: what it ran on, and a Markdown table."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def machine() -> str:
+    """The processor, the cores this process may use, and the versions that matter."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ray", "torch"))
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{_processor()}, {cores} cores{load}; Python {platform.python_version()}, {versions}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Prints a Markdown table, numbers right-aligned, after a line about the machine."""
+    texts = [[str(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+
+    def line(values: Sequence[str]) -> str:
+        padded = (value.rjust(width) for value, width in zip(values, widths, strict=True))
+        return "| " + " | ".join(padded) + " |"
+
+    print(f"\n{machine()}\n")
+    print(line(columns))
+    print(line(["-" * (width - 1) + ":" for width in widths]))
+    for row in texts:
+        print(line(row))
