@@ -50,8 +50,13 @@ if TYPE_CHECKING:
 OK, SOME_FAILED = 0, 3
 
 
-# Actors on a machine without GPUs, unless --actors says otherwise.
+# Actors on one machine without GPUs, unless --actors says otherwise.
 CPU_ACTORS = 4
+# A CPU actor keeps a core busy, and asks a cluster for half of one: enough to be spread over nodes
+# and kept off a head that offers none, and on full nodes there is room for reads and writes.
+_ACTOR_CPUS = 0.5
+# Reads and writes mostly wait for storage. One core must hold an actor and both of them.
+_IO_CPUS = 0.25
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,14 @@ class Workers:
     Attributes:
         fewest, actors: how many; where they differ, as many of them as the cluster has room for.
         device: "cuda" or "cpu". cpu_threads: of torch in each, 0 for its own choice.
+        cpus: what each asks Ray for.
     """
 
     fewest: int
     actors: int
     device: str
     cpu_threads: int
+    cpus: float
 
     def task(self, plan: Plan) -> ShardTask:
         """What each actor is made with."""
@@ -113,23 +120,27 @@ def build_pipeline(plan: Plan, workers: Workers, row_count: Any) -> tuple[ray.da
         source,
         # One block for each shard. Ray would cut the blocks of fewer tasks than it expects.
         override_num_blocks=len(source.reads),
+        num_cpus=_IO_CPUS,
     )
     results = shards.map_batches(
         TranslateShard,
         fn_constructor_args=(workers.task(plan), row_count),
         batch_size=1,  # one row is one whole shard
         batch_format="pyarrow",
-        # No CPU of its own: on two cores the reads could otherwise never start. It also differs
-        # from the reads' 1, without which Ray would fuse them into the actor: 256 shards a call.
-        num_cpus=0,
+        # Other than the reads' share: Ray would fuse them into the actor, 256 shards a call.
+        num_cpus=workers.cpus,
         num_gpus=1 if workers.device == "cuda" else None,
         compute=ray.data.ActorPoolStrategy(
             min_size=workers.fewest,
             max_size=workers.actors,
             # While the older shard's tail finishes, the newer one fills the free slots.
             max_concurrent_calls_per_actor=plan.settings.shards_at_once,
-            # One more than run: the next shard is at hand when one ends.
-            max_tasks_in_flight_per_actor=2 * plan.settings.shards_at_once,
+            # One more than run: the next shard is at hand when one ends, and at the end of a run no
+            # actor holds many while another has none. A pool that may grow must seem busier than
+            # that: Ray adds an actor when there are 1.75 tasks for each call.
+            max_tasks_in_flight_per_actor=plan.settings.shards_at_once + 1
+            if workers.fewest == workers.actors
+            else 2 * plan.settings.shards_at_once,
             enable_true_multi_threading=True,
         ),
     )
@@ -375,7 +386,7 @@ def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None]) -> No
         results, sink = build_pipeline(plan, workers, row_count)
         watch = Watch(plan, workers, row_count, lease, interrupt)
         with watch, ProgressLine(plan.manifest.rows, watch):
-            results.write_datasink(sink)
+            results.write_datasink(sink, ray_remote_args={"num_cpus": _IO_CPUS})
     except KeyboardInterrupt:
         if watch is not None and watch.fault:
             raise JobError(
@@ -442,21 +453,33 @@ def choose_workers(settings: Settings, shards: int) -> Workers:
     gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
     wants_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
     device = "cuda" if wants_gpu and settings.engine == "guided" else "cpu"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    is_cluster = _cluster_address(settings) is not None
     if device == "cuda":
-        usual = max(gpus, 1)
+        usual = gpus
+    elif settings.engine != "guided":
+        usual = 1  # the others only sleep
+    elif is_cluster:
+        usual = min(int(ray.cluster_resources().get("CPU", 0)), shards)  # type: ignore[no-untyped-call]
     else:
-        # The fake engine only sleeps. Each real one holds its networks in memory, hence the limit.
-        usual = min(cores or 1, shards, CPU_ACTORS) if settings.engine == "guided" else 1
-    fewest, actors = settings.actor_range or (usual, usual)
-    if device == "cuda" and not _cluster_address(settings) and fewest > gpus:
+        # Each holds its networks in memory, hence the limit.
+        usual = min(_cores(), shards, CPU_ACTORS)
+    fewest, actors = settings.actor_range or (max(usual, 1), max(usual, 1))
+    if device == "cuda" and not is_cluster and fewest > gpus:
         raise SettingsError(
             f"--actors {settings.actors}: found {gpus} GPUs here; expected at most as many"
         )
     # One thread each: two share a product of odd height unevenly, and a row's last bits then depend
     # on its slot (seen at S = 3). Cores are kept busy by actors instead.
     threads = int(os.environ.get("OMP_NUM_THREADS") or 1)
-    return Workers(fewest=fewest, actors=actors, device=device, cpu_threads=threads)
+    # On a GPU, that is what counts. On this machine alone, any number asked for must find room.
+    cpus = _ACTOR_CPUS if is_cluster and device == "cpu" else 0.0
+    return Workers(fewest=fewest, actors=actors, device=device, cpu_threads=threads, cpus=cpus)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _own_error_in(error: BaseException | None) -> DstcError | None:

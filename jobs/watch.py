@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.5
+_LOOK_EVERY_S = 1.0  # at half of that, the driver took 4 % of a core
 # Of processes in a row while they load, with no actor at work: more do not end otherwise.
 _DEATHS_WHILE_LOADING = 3
 _PROGRESS_EVERY_S = 15.0

@@ -31,15 +31,17 @@ pytestmark = RAY_WARNINGS
 
 
 @pytest.fixture
-def nodes() -> Iterator[list[Any]]:
-    """Two nodes and a head that runs nothing: three raylets on this one machine."""
+def cluster() -> Iterator[tuple[str, list[Any]]]:
+    """Address and nodes of a cluster: three raylets on this one machine, of which the head's runs
+    nothing, as it should be where the driver lives.
+    """
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
     )
     try:
         two = [cluster.add_node(num_cpus=2) for _ in range(2)]
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-        yield two
+        yield cluster.address, two
     finally:
         with ray_gone():
             ray.shutdown()
@@ -56,12 +58,14 @@ def parent(pid: int) -> int:
 
 
 def test_a_node_that_is_gone_costs_nothing(
-    nodes: list[Any], tmp_path: Path, good_rows: Columns
+    cluster: tuple[str, list[Any]], tmp_path: Path, good_rows: Columns
 ) -> None:
+    address, nodes = cluster
     columns = good_rows(ROWS)
     manifest = write_rows(tmp_path, columns)
     calm, torn = tmp_path / "calm", tmp_path / "torn"
-    assert run(settings_of(manifest, calm, fake_step_seconds=0.0, actors=2)) == OK
+    of_cluster = {"address": address, "actors": 2}
+    assert run(settings_of(manifest, calm, fake_step_seconds=0.0, **of_cluster)) == OK
     gone: list[int] = []
 
     def kill_a_node() -> None:
@@ -74,7 +78,7 @@ def test_a_node_that_is_gone_costs_nothing(
 
     killer = threading.Thread(target=kill_a_node)
     killer.start()
-    assert run(settings_of(manifest, torn, fake_step_seconds=0.2, actors=2)) == OK
+    assert run(settings_of(manifest, torn, fake_step_seconds=0.2, **of_cluster)) == OK
     killer.join()
     assert gone and gone[0] in {raylet(node) for node in nodes}
     assert_whole(torn, columns["id"])

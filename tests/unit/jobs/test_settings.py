@@ -44,7 +44,9 @@ def test_credentials_in_urls_are_refused() -> None:
         make_settings(manifest="m", output="s3://key:secret@bucket/o")
 
 
-@pytest.mark.parametrize(("slots", "rows", "expected"), [(8, 16, 2), (4, 64, 2), (64, 16, 8)])
+@pytest.mark.parametrize(
+    ("slots", "rows", "expected"), [(8, 16, 2), (8, 8, 3), (4, 64, 2), (64, 16, 9)]
+)
 def test_small_shards_come_in_greater_numbers(slots: int, rows: int, expected: int) -> None:
     settings = make_settings(manifest="m", output="o", slots=slots, rows_per_shard=rows)
     assert settings.shards_at_once == expected
