@@ -113,7 +113,7 @@ class Lease:
         Args:
             on_lost: called in that thread, once, when another driver has taken the lease over.
         """
-        end = threading.Event()
+        end, gives_back = threading.Event(), threading.Event()
 
         def renew() -> None:
             while not end.wait(RENEW_EVERY_S):
@@ -124,6 +124,8 @@ class Lease:
                 if self.is_lost:
                     on_lost()
                     return
+            if gives_back.is_set():
+                self.release()  # this renewal was late, and has brought the lease back
 
         thread = threading.Thread(target=renew, name="lease", daemon=True)
         thread.start()
@@ -132,13 +134,19 @@ class Lease:
         finally:
             end.set()
             thread.join(10)  # a storage that stalls may not hold a driver that was told to end
+            gives_back.set()
             self.release()
 
     def release(self) -> None:
         """Gives the lease back; whatever goes wrong, it runs out by itself."""
-        with contextlib.suppress(OSError):
-            if self.is_ours():
+        try:
+            # Looked at again, since a renewal that storage was late with may bring it back.
+            for _ in range(3):
+                if not self.is_ours():
+                    return
                 storage.remove(self.uri)
+        except OSError as error:
+            log.warning("lease not given back: %s", storage.redact(str(error)))
 
     def _take_over(self, held: dict[str, Any] | None, sleep: Callable[[float], None]) -> None:
         # Of several that take over at once the last to write has it, as each sees a moment later.
