@@ -14,6 +14,7 @@ from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.errors import PresetError
 from dstc_engine.presets import Preset
+from dstc_engine.schedule import NoiseSchedule
 from dstc_engine.unet import UNet
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,7 +28,7 @@ class Models:
 
     Attributes:
         unet: the prior. dino: structure and appearance. clips: text.
-        arcface: identity of faces, or None.
+        arcface: identity of faces, or None. noise_schedule: what the prior was trained with.
         device: where all of them live. precision: "fp32", "bf16" or "fp16"; losses are float32.
     """
 
@@ -35,6 +36,7 @@ class Models:
     dino: Dino
     clips: tuple[Clip, ...]
     arcface: ArcFace | None = None
+    noise_schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: str = "fp32"
     _texts: OrderedDict[tuple[int, str], Tensor] = field(default_factory=OrderedDict, repr=False)

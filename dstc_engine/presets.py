@@ -23,7 +23,9 @@ class Preset:
 
     Networks (names of `weights.registry`):
         prior: the ADM diffusion model. dino: the ViT. clips: the CLIP models, all of which guide.
-        arcface: the face network, loaded when weight_identity is above 0.
+        arcface: the face network, loaded when weight_identity is above 0. vgg: the network of the
+        vgg_* losses, loaded when one of their weights is above 0.
+        prior_class: class shown to a class-conditional prior; -1 draws one at random in each step.
         dino_size: pixels of the shorter side that the ViT sees. dino_layer: block whose keys and
         class token are read, counted from 0; -1 is the last.
 
@@ -53,6 +55,8 @@ class Preset:
     dino_layer: int = -1
     clips: tuple[str, ...] = CLIP_ENSEMBLE
     arcface: str = "arcface-ir-se50"
+    vgg: str = "vgg19"
+    prior_class: int = -1
     # chain
     respacing: str = "100"
     skip: int = 40
@@ -72,6 +76,8 @@ class Preset:
     weight_clip: float = 2000.0
     weight_range: float = 200.0
     weight_identity: float = 0.0
+    weight_vgg_content: float = 0.0
+    weight_vgg_gram: float = 0.0
     identity_crop: tuple[int, int, int, int] = (35, 223, 32, 220)
     contrast_temperature: float = 0.07
     regularize_content: bool = False

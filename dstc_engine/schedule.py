@@ -23,6 +23,18 @@ def linear_betas(steps: int = ORIGINAL_STEPS) -> Table:
     return np.linspace(scale * 1e-4, scale * 0.02, steps, dtype=np.float64)
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoiseSchedule:
+    """The schedule that a prior was trained with.
+
+    Attributes:
+        kind: "linear". steps: original times, 0 .. steps - 1.
+    """
+
+    kind: str = "linear"
+    steps: int = ORIGINAL_STEPS
+
+
 def respaced_times(respacing: str, steps: int = ORIGINAL_STEPS) -> list[int]:
     """The original times that a respaced schedule keeps, ascending.
 

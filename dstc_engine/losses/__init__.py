@@ -12,6 +12,8 @@ LOSS_NAMES = (
     "style_pixels",
     "clip",
     "identity",
+    "vgg_content",
+    "vgg_gram",
     "range",
     "total",
 )

@@ -39,6 +39,8 @@ class Weights:
         sha256: of the file; None where its publisher gives none (the run records what it finds).
         licence: of the weights. size: bytes; 0 where unknown.
         shipped: it comes with this package (`shipped_folders`).
+        kind: "prior", "vit", "clip", "face" or "vgg". about: what it is, in a few words.
+        url: where `file` can be fetched without a person; None where `source` tells what to do.
     """
 
     name: str
@@ -48,6 +50,9 @@ class Weights:
     licence: str
     size: int = 0
     shipped: bool = False
+    kind: str = ""
+    about: str = ""
+    url: str | None = None
 
     @property
     def path(self) -> Path:
