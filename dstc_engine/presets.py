@@ -14,6 +14,12 @@ from dataclasses import dataclass
 
 from dstc_engine.errors import PresetError
 
+# Layers of VGG-19 that the vgg_* losses can read: the outputs of its ReLUs, by block and place.
+VGG_LAYERS = tuple(
+    f"relu{block}_{place}"
+    for block, places in enumerate((2, 2, 4, 4, 4), start=1)
+    for place in range(1, places + 1)
+)
 CLIP_ENSEMBLE = ("clip-rn50", "clip-rn50x4", "clip-vit-b-32", "clip-rn50x16", "clip-vit-b-16")
 
 
@@ -21,13 +27,14 @@ CLIP_ENSEMBLE = ("clip-rn50", "clip-rn50x4", "clip-vit-b-32", "clip-rn50x16", "c
 class Preset:
     """How rows are translated (defaults: the values of the official text-guided command).
 
-    Networks (names of `weights.registry`):
+    Networks (names of `weights.registry`; but for the prior, loaded when a loss that looks through
+    one has a weight above 0):
         prior: the ADM diffusion model. dino: the ViT. clips: the CLIP models, all of which guide.
-        arcface: the face network, loaded when weight_identity is above 0. vgg: the network of the
-        vgg_* losses, loaded when one of their weights is above 0.
+        arcface: the face network. vgg: the network of the vgg_* losses.
         prior_class: class shown to a class-conditional prior; -1 draws one at random in each step.
         dino_size: pixels of the shorter side that the ViT sees. dino_layer: block whose keys and
-        class token are read, counted from 0; -1 is the last.
+        class token are read, counted from 0; -1 is the last. vgg_size: pixels of the shorter side
+        that VGG sees. vgg_content_layers, vgg_gram_layers: of `VGG_LAYERS`, all weighing the same.
 
     Chain (method section 2; steps are indices of the respaced schedule):
         respacing: "N", "a,b,c" or "ddimN". skip: S - skip - 1 is the first index. sampler: "ddpm"
@@ -56,6 +63,11 @@ class Preset:
     clips: tuple[str, ...] = CLIP_ENSEMBLE
     arcface: str = "arcface-ir-se50"
     vgg: str = "vgg19"
+    vgg_size: int = 224
+    # Gatys et al. 2016, section 3: content at the second layer of block 4, style at the first of
+    # each.
+    vgg_content_layers: tuple[str, ...] = ("relu4_2",)
+    vgg_gram_layers: tuple[str, ...] = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
     prior_class: int = -1
     # chain
     respacing: str = "100"
@@ -104,7 +116,7 @@ class Preset:
                 f"preset {self.name!r}: {field} is {getattr(self, field)!r}; expected {expected}"
             )
 
-        for field in ("image_size", "dino_size", "crops", "resample"):
+        for field in ("image_size", "dino_size", "vgg_size", "crops", "resample"):
             if getattr(self, field) < 1:
                 refuse(field, "1 or more")
         for field in ("skip", "max_restarts"):
@@ -120,6 +132,14 @@ class Preset:
             refuse("contrast_temperature", "above 0")
         if not self.clips:
             refuse("clips", "at least one model")
+        for field in ("vgg_content_layers", "vgg_gram_layers"):
+            layers = getattr(self, field)
+            if not layers or not set(layers) <= set(VGG_LAYERS) or len(set(layers)) < len(layers):
+                refuse(field, f"one or more of {', '.join(VGG_LAYERS)}, each once")
+
+    def guides(self, *losses: str) -> bool:
+        """Whether any of these losses, by their names in `losses.LOSS_NAMES`, has a weight."""
+        return any(getattr(self, f"weight_{loss}") > 0 for loss in losses)
 
 
 IMAGENET256_TEXT = Preset(name="imagenet256-text")

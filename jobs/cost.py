@@ -118,6 +118,7 @@ def estimate(
     tflops: float | None = None,
     measured_seconds_per_row: float | None = None,
     with_prompt: bool = True,
+    samples: int = 1,
 ) -> Estimate:
     """What so many rows will cost.
 
@@ -126,22 +127,24 @@ def estimate(
         tflops: sustained rate of one device; by default that of `ASSUMED_TFLOPS`.
         measured_seconds_per_row: of one device, in this very run folder; goes before `tflops`.
         with_prompt: rows look through CLIP too; those without a prompt do not.
+        samples: pictures of a row; what is encoded of its content and style serves all of them.
     """
     cost = cost_of(preset, with_prompt)
+    flops = samples * cost.steps * cost.step + cost.conditions
     if measured_seconds_per_row is not None:
         seconds, rate = measured_seconds_per_row, None
         basis = f"{seconds:.3g} s a row and device, as measured in this run"
     else:
         assumed = ASSUMED_TFLOPS[device, precision]
         rate = assumed if tflops is None else tflops
-        seconds = cost.row / (rate * 1e12)
+        seconds = flops / (rate * 1e12)
         told = "assumed" if tflops is None else "given"
         name = "GPU" if device == "cuda" else "CPU core"
         basis = (
-            f"{cost.row / 1e12:,.3g} TFLOP a row ({cost.steps} guided steps), {told} "
+            f"{flops / 1e12:,.3g} TFLOP a row ({samples * cost.steps} guided steps), {told} "
             f"{rate:g} TFLOP/s a {name}"
         )
-    return Estimate(rows, cost.row, rate, seconds, rows * seconds / 3600, basis)
+    return Estimate(rows, flops, rate, seconds, rows * seconds / 3600, basis)
 
 
 def measured_seconds_per_row(run: RunFolder, shards: Sequence[int]) -> float | None:
@@ -211,14 +214,18 @@ def meta_models(preset: Preset) -> Models:
     import torch
 
     from dstc_engine.encoders.arcface import ArcFace
-    from dstc_engine.models import Models
+    from dstc_engine.encoders.vgg import Vgg
+    from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG
+    from dstc_engine.models import Models, vgg_layers
 
+    clips = preset.clips if preset.guides("clip") else ()
     with torch.device("meta"):
         return Models(
             unet=_meta_unet(preset),
-            dino=_meta_dino(preset),
-            clips=tuple(_meta_clip(name) for name in preset.clips),
-            arcface=ArcFace(preset.identity_crop) if preset.weight_identity else None,
+            dino=_meta_dino(preset) if preset.guides(*SEEN_BY_DINO) else None,
+            clips=tuple(_meta_clip(name) for name in clips),
+            arcface=ArcFace(preset.identity_crop) if preset.guides("identity") else None,
+            vgg=Vgg(preset.vgg_size, vgg_layers(preset)) if preset.guides(*SEEN_BY_VGG) else None,
             device=torch.device("meta"),
         )
 
@@ -308,26 +315,34 @@ def _count_step(models: Models, preset: Preset, with_prompt: bool) -> int:
 
     with torch.device("meta"), torch.no_grad():
         picture = torch.empty(1, 3, preset.image_size, preset.image_size)
-        seen = models.dino(picture)
-        tokens = seen.keys.shape[1]
+        keys, cls = torch.empty(1, 0, 0), torch.empty(1, 0)
+        if models.dino is not None:
+            seen = models.dino(picture)
+            keys, cls = seen.keys, seen.cls
+        tokens = keys.shape[1]
+        layers = models.vgg(picture) if models.vgg is not None else {}
+        widths = [layers[name].shape[1] for name in preset.vgg_gram_layers if name in layers]
         to = Conditions(
             source=picture,
             mask=picture[:, :1],
-            source_keys=seen.keys,
+            source_keys=keys,
             source_similarity=torch.empty(1, tokens, tokens),
-            source_cls=seen.cls,
+            source_cls=cls,
             style=picture,
-            style_cls=seen.cls,
+            style_cls=cls,
             clip_targets=tuple(clip.embed_picture(picture) for clip in models.clips),
             source_face=torch.empty(1, 512),
+            source_vgg=tuple(layers[name] for name in preset.vgg_content_layers if name in layers),
+            style_grams=tuple(torch.empty(1, width, width) for width in widths),
         )
         index = torch.zeros(1, dtype=torch.int64)
         table = ChainTables(Schedule.respaced(preset.respacing), "meta").at(index)
         crops = torch.empty(len(models.clips), 1, preset.crops, 2, 3)
         weights = torch.empty(1, len(WEIGHTED))
-    wanted = set(WEIGHTED) - (set() if with_prompt else {"clip"})
+    wanted = {name for name in WEIGHTED if preset.guides(name)}
+    wanted -= set() if with_prompt else {"clip"}
     with counting() as counted:
-        guide(models, preset, picture, table, to, seen.cls, crops, weights, wanted)
+        guide(models, preset, picture, table, to, cls, crops, weights, wanted)
     return sum(counted)
 
 
@@ -336,11 +351,16 @@ def _count_conditions(models: Models, preset: Preset, with_prompt: bool) -> int:
     import torch
 
     from dstc_engine.crops import apply_crops
+    from dstc_engine.losses import SEEN_BY_VGG
 
     with torch.device("meta"), torch.no_grad(), counting() as counted:
         picture = torch.empty(1, 3, preset.image_size, preset.image_size)
-        models.dino(picture)
-        models.dino(picture)
+        if models.dino is not None:
+            models.dino(picture)
+            models.dino(picture)
+        if models.vgg is not None:
+            for _ in filter(preset.guides, SEEN_BY_VGG):  # content and style: a picture each
+                models.vgg(picture)
         for clip in models.clips:
             clip.embed_picture(picture)
             if with_prompt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
+from dstc_engine.encoders.vgg import Vgg
 from dstc_engine.errors import WeightsError
 from dstc_engine.unet import UNet, UNetConfig
 from dstc_engine.weights.registry import find, verify
@@ -159,6 +161,22 @@ def load_arcface(name: str, crop: tuple[int, int, int, int]) -> ArcFace:
     path = verify(name)
     network = ArcFace(crop)
     load_strictly(network, read_state(path), path)
+    return network
+
+
+def load_vgg(name: str, size: int, layers: Collection[str]) -> Vgg:
+    """The VGG of this name, to look at pictures of `size` pixels and to be read at these layers.
+
+    The file's classifier, and what lies behind the deepest layer, is left out by its names.
+
+    Raises:
+        WeightsError: missing or wrong weights.
+    """
+    path = verify(name)
+    network = Vgg(size, layers)
+    unread = network.unread()
+    state = {tensor: value for tensor, value in read_state(path).items() if tensor not in unread}
+    load_strictly(network, state, path)
     return network
 
 

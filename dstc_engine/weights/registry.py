@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from dstc_engine.errors import WeightsError
+from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG
 from dstc_engine.presets import Preset
 
 _SHIPPED = Path(__file__).parent / "tiny"
@@ -198,12 +199,20 @@ def find(name: str) -> Weights:
 def weights_of(preset: Preset) -> list[Weights]:
     """The weights that a preset looks through, in a fixed order.
 
+    A network that none of its losses' weights asks for is not among them.
+
     Raises:
         WeightsError: the preset names weights that are not registered.
     """
-    names = [preset.prior, preset.dino, *preset.clips]
-    if preset.weight_identity:
+    names = [preset.prior]
+    if preset.guides(*SEEN_BY_DINO):
+        names.append(preset.dino)
+    if preset.guides("clip"):
+        names += preset.clips
+    if preset.guides("identity"):
         names.append(preset.arcface)
+    if preset.guides(*SEEN_BY_VGG):
+        names.append(preset.vgg)
     return [find(name) for name in names]
 
 
