@@ -15,8 +15,9 @@ from dstc_engine import image
 from dstc_engine.crops import CropRange
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
-from dstc_engine.engine import Engine, translate
+from dstc_engine.engine import Engine, finish_picture, translate
 from dstc_engine.errors import PresetError
+from dstc_engine.losses import SEEN_BY_DINO
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
 from dstc_engine.request import Translation, TranslationRequest
@@ -211,6 +212,7 @@ def test_one_look_through_each_network_per_step(models: Models) -> None:
     for kind in KINDS:
         engine.add(request(kind, 60))
     engine.step()  # encodes the conditions as well
+    assert models.dino is not None
     unet, dino = count_calls(models.unet), count_calls(models.dino)
     clip = count_calls(models.clips[0].model.visual)
     for _ in range(3):
@@ -420,7 +422,162 @@ def test_along_the_chain_the_outside_is_the_content_at_the_same_noise_level(
         )
 
 
+MASKED = {
+    "ddpm": {},
+    "ddim": {"sampler": "ddim"},
+    "restarts": {"range_restart": True, "range_restart_limit": 0.0, "max_restarts": 1},
+    "matched": {"match_colours": True},
+    "no-resampling": {"resample": 1},
+}
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+@pytest.mark.parametrize("variant", MASKED)
+def test_black_stays_the_fitted_content_to_the_pixel(
+    variant: str, fit: str, models: Models
+) -> None:
+    preset = dataclasses.replace(PRESET, fit=fit, **MASKED[variant])
+    # Edges that run through pixels of the result: 40 x 30 becomes 16 x 16, or 16 x 12.
+    mask = np.zeros((40, 30), np.uint8)
+    mask[13:, 4:17] = 255
+    row = request("both", 5, content=tiny.picture(1, 40, 30), mask=mask)
+    ended = run(models, [request("image", 1), row], preset)[row.id]
+    picture = ended.picture
+    assert ended.restarts == (variant == "restarts") and picture is not None
+    content = image.fit(row.content, SIZE, fit)
+    if fit == "pad":
+        content = image.unpad(content, 40, 30)
+    assert picture.shape == content.shape
+    # Independently of the code: the parts of the mask that a pixel may cover, and one more around.
+    rows, columns = picture.shape[:2]
+    step = 30 / SIZE if fit == "crop" else 40 / SIZE
+    skip = (40 - 30) / 2 if fit == "crop" else 0
+    checked = 0
+    for y in range(rows):
+        for x in range(columns):
+            low_y, low_x = int(skip + y * step), int(x * step)
+            part = mask[low_y : low_y + 4, low_x : low_x + 4]
+            if not part.any():
+                checked += 1
+                assert np.array_equal(picture[y, x], content[y, x])
+    assert checked > rows * columns / 3
+    inside = picture[rows // 2 + 1 : -1, 5:7] != content[rows // 2 + 1 : -1, 5:7]
+    assert inside.mean() > 0.5
+
+
+def test_a_mask_that_leaves_nothing_to_translate_costs_no_step(
+    models: Models, alone: dict[str, Translation]
+) -> None:
+    unet = count_calls(models.unet)
+    content = tiny.picture(1, 24, 36)
+    for fit, shape in (("crop", (16, 16, 3)), ("pad", (11, 16, 3))):
+        preset = dataclasses.replace(PRESET, fit=fit)
+        black = np.zeros((24, 36), np.uint8)
+        corner = black.copy()
+        if fit == "crop":
+            corner[:, :5] = 255  # which is cropped off
+        for mask in (black, corner):
+            row = request("both", 5, content=content, mask=mask)
+            ended = run(models, [row], preset)[row.id]
+            assert (ended.status, ended.steps, ended.losses) == ("done", 0, [])
+            assert ended.picture is not None and ended.picture.shape == shape
+            fitted = image.fit(content, SIZE, fit)
+            fitted = image.unpad(fitted, 24, 36) if fit == "pad" else fitted
+            assert np.array_equal(ended.picture, fitted)
+    assert unet() == 0
+    # More of them than slots, before, among and behind a row that runs.
+    blacks = [request("text", n, mask=np.zeros((SIZE, SIZE), np.uint8)) for n in range(20, 28)]
+    ended_all = run(models, [*blacks[:5], request("both", 1), *blacks[5:]])
+    assert len(ended_all) == 9
+    assert_same(ended_all["both-1"], alone["both"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_white_mask_is_no_mask_to_the_last_bit(
+    kind: str, models: Models, alone: dict[str, Translation]
+) -> None:
+    white = request(kind, 1, mask=np.full((SIZE, SIZE), 255, np.uint8))
+    assert_same(run(models, [white])[white.id], alone[kind])
+
+
+def test_colours_are_matched_inside_the_mask_only() -> None:
+    preset = dataclasses.replace(PRESET, match_colours=True)
+    generator = torch.Generator().manual_seed(1)
+    x0 = 0.4 * torch.randn(3, SIZE, SIZE, generator=generator)
+    style = (tiny.picture(3) // 4 + 100).astype(np.uint8)
+    row = request("image", 9, mask=half_mask(), style=style)
+    picture = finish_picture(x0, row, preset)
+    inside = picture[:, : SIZE // 2].reshape(-1, 3)
+    assert np.abs(inside.mean(0) - style.mean((0, 1))).max() < 1
+    assert np.abs(inside.std(0) - style.std((0, 1))).max() < 1
+    assert np.array_equal(picture[:, SIZE // 2 :], row.content[:, SIZE // 2 :])
+    # What lies outside, of the content or of the estimate, has no say in it.
+    x0[:, :, SIZE // 2 :] = 1.0
+    other = dataclasses.replace(row, content=255 - row.content)
+    assert np.array_equal(finish_picture(x0, other, preset)[:, : SIZE // 2], picture[:, : SIZE // 2])
+
+
+def test_padding_has_no_say_in_matched_colours() -> None:
+    preset = dataclasses.replace(PRESET, match_colours=True, fit="pad")
+    x0 = 0.4 * torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    style = (tiny.picture(3, 8, 32) // 4 + 100).astype(np.uint8)
+    row = request("image", 9, content=tiny.picture(1, 24, 36), style=style)
+    picture = finish_picture(x0, row, preset)
+    fitted = image.unpad(image.fit(style, SIZE, "pad"), 8, 32)
+    assert np.abs(picture.mean((0, 1)) - fitted.mean((0, 1))).max() < 1
+
+
 # -- variants ------------------------------------------------------------------------------------
+
+VGG = dataclasses.replace(
+    PRESET,
+    weight_vgg_content=2.0,
+    weight_vgg_gram=20.0,
+    vgg_content_layers=("relu2_1",),
+    vgg_gram_layers=("relu1_1", "relu2_1"),
+    **{f"weight_{name}": 0.0 for name in SEEN_BY_DINO},  # type: ignore[arg-type]
+)
+
+
+def test_vgg_in_place_of_dino() -> None:
+    models = tiny.make_models(dino=None, vgg=tiny.make_vgg("relu1_1", "relu2_1"))
+    absent = {"text": {"style_pixels", "vgg_gram"}, "image": {"clip"}, "both": set()}
+    rows = [request(kind, 1) for kind in KINDS]
+    together = run(models, rows, VGG)
+    for kind, row in zip(KINDS, rows, strict=True):
+        ended = together[row.id]
+        assert_same(run(models, [row], VGG)[row.id], ended)
+        for step in ended.losses:
+            missing = {name for name, value in step.losses.items() if math.isnan(value)}
+            assert missing == absent[kind] | set(SEEN_BY_DINO) | {"identity"}
+    picture = together["image-1"].picture
+    for weight in ("weight_vgg_content", "weight_vgg_gram"):
+        without = run(models, rows[1:2], dataclasses.replace(VGG, **{weight: 0.0}))["image-1"]
+        assert not np.array_equal(without.picture, picture)  # type: ignore[arg-type]
+
+
+def test_neither_dino_nor_clip() -> None:
+    models = tiny.make_models(dino=None, clips=(), vgg=tiny.make_vgg("relu1_1", "relu2_1"))
+    preset = dataclasses.replace(VGG, weight_clip=0.0, regularize_content=True)
+    ended = run(models, [request(kind, 1) for kind in KINDS], preset)
+    assert {t.status for t in ended.values()} == {"done"}
+    assert all(math.isnan(step.losses["clip"]) for t in ended.values() for step in t.losses)
+
+
+def test_style_without_the_pixel_loss(models: Models, alone: dict[str, Translation]) -> None:
+    preset = dataclasses.replace(PRESET, weight_style_pixels=0.0)
+    ended = run(models, [request(kind, 1) for kind in KINDS], preset)
+    for kind in KINDS:
+        assert_same(ended[f"{kind}-1"], run(models, [request(kind, 1)], preset)[f"{kind}-1"])
+    assert_same(ended["text-1"], alone["text"])
+    ours, theirs = ended["image-1"], alone["image"]
+    assert all(math.isnan(step.losses["style_pixels"]) for step in ours.losses)
+    # In the first step nothing has moved yet: every other loss is what it was.
+    for name, value in ours.losses[0].losses.items():
+        if name not in ("style_pixels", "total", "clip") and not math.isnan(value):
+            assert value == theirs.losses[0].losses[name]
+    assert not np.array_equal(ours.picture, theirs.picture)  # type: ignore[arg-type]
+
 
 
 def test_ddim_ends_at_the_estimate_and_draws_on_no_noise_but_the_start(models: Models) -> None:

@@ -79,6 +79,11 @@ def test_fields_are_read_by_their_type(field: str, text: str, value: object) -> 
         ("crop_scale", "0.5,a", "expected float"),
         ("clips", "", "clips is (); expected at least one model"),
         ("resample", "0", "resample is 0; expected 1 or more"),
+        ("vgg_size", "0", "vgg_size is 0; expected 1 or more"),
+        ("vgg_content_layers", "", "vgg_content_layers is (); expected one or more of relu1_1, "),
+        ("vgg_gram_layers", "relu1_1,conv2_1", "expected one or more of relu1_1, "),
+        ("vgg_gram_layers", "relu1_1,relu1_3", "relu5_4, each once"),
+        ("vgg_gram_layers", "relu1_1,relu1_1", "relu5_4, each once"),
         ("contrast_temperature", "0", "expected above 0"),
     ],
 )
@@ -92,6 +97,13 @@ def test_values_that_do_not_fit(field: str, text: str, expected: str) -> None:
 def test_fields_that_cannot_be_set(field: str) -> None:
     with pytest.raises(PresetError, match=f"unknown preset field '{field}'.*skip.*weight_clip"):
         with_fields(IMAGENET256_TEXT, {field: "1"})
+
+
+def test_a_loss_guides_when_it_has_a_weight() -> None:
+    assert IMAGENET256_TEXT.guides("clip") and not IMAGENET256_TEXT.guides("identity")
+    assert not IMAGENET256_TEXT.guides("vgg_content", "vgg_gram")
+    varied = with_fields(IMAGENET256_TEXT, {"weight_vgg_gram": "2", "weight_clip": "0"})
+    assert varied.guides("vgg_content", "vgg_gram") and not varied.guides("clip")
 
 
 def test_every_field_is_in_the_manual() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
+from dstc_engine.encoders.vgg import Vgg
 from dstc_engine.engine import Engine, translate
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise
@@ -103,6 +104,17 @@ def make_clip(seed: int = 3, width: int = 16) -> Clip:
             text_cfg=open_clip.CLIPTextCfg(**CLIP_TEXT),
         )
     return Clip(network, tokenize, SIZE, MEAN, STD).eval()
+
+
+def make_vgg(*layers: str, seed: int = 5) -> Vgg:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = Vgg(SIZE, layers)
+        # Default initial weights let activations die out from layer to layer.
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+    return network.eval()
 
 
 def make_models(**changes: Any) -> Models:
