@@ -196,8 +196,9 @@ def cost_of(preset: Preset, with_prompt: bool = True) -> Cost:
     """
     from dstc_engine.schedule import Schedule
 
-    first_index = Schedule.respaced(preset.respacing).first_index(preset.skip)
     models = meta_models(preset)
+    schedule = Schedule.respaced(preset.respacing, models.noise_schedule)
+    first_index = schedule.first_index(preset.skip)
     return Cost(
         steps=first_index + preset.resample,
         step=_count_step(models, preset, with_prompt),
@@ -322,12 +323,14 @@ def _count_step(models: Models, preset: Preset, with_prompt: bool) -> int:
             source_face=torch.empty(1, 512),
         )
         index = torch.zeros(1, dtype=torch.int64)
-        table = ChainTables(Schedule.respaced(preset.respacing), "meta").at(index)
+        schedule = Schedule.respaced(preset.respacing, models.noise_schedule)
+        table = ChainTables(schedule, "meta").at(index)
         crops = torch.empty(len(models.clips), 1, preset.crops, 2, 3)
         weights = torch.empty(1, len(WEIGHTED))
+        classes = index if models.unet.config.classes is not None else None
     wanted = set(WEIGHTED) - (set() if with_prompt else {"clip"})
     with counting() as counted:
-        guide(models, preset, picture, table, to, seen.cls, crops, weights, wanted)
+        guide(models, preset, picture, table, to, seen.cls, crops, weights, wanted, classes)
     return sum(counted)
 
 
