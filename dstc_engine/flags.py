@@ -25,6 +25,13 @@ FLAG_NAMES = frozenset(
 )
 
 
+# What is no part of this, and why.
+REFUSED = {
+    "predict_xstart": "the network must predict the noise, not the picture",
+    "large_size": "upsamplers also need a small picture",
+    "small_size": "upsamplers also need a small picture",
+}
+
 N = TypeVar("N", int, float)
 
 
@@ -36,12 +43,16 @@ class Flags:
     names are ignored.
 
     Raises:
-        WeightsError: a misspelt name; in the methods, a value of another kind. The flag is named.
+        WeightsError: a misspelt name, or one of `REFUSED` that is not false; in the methods, a
+            value of another kind. The flag is named.
     """
 
     def __init__(self, given: Mapping[str, object]) -> None:
         self._given = given
-        for name in given.keys() - FLAG_NAMES:
+        for name, why in REFUSED.items():
+            if str(given.get(name, False)).lower() not in ("false", "none", ""):
+                raise WeightsError(f"flag {name} is {given[name]!r}; expected none: {why}")
+        for name in given.keys() - FLAG_NAMES - REFUSED.keys():
             near = difflib.get_close_matches(name, FLAG_NAMES, 1, 0.8)
             if near:
                 raise WeightsError(f"flag {name!r} is unknown; did you mean {near[0]}?")
@@ -88,11 +99,6 @@ class Flags:
             return tuple(kind(part) for part in texts if part.strip())
         except ValueError:
             raise self._wrong(name, f"{kind.__name__} values separated by commas") from None
-
-    def refuse(self, name: str, why: str) -> None:
-        """Raises if this flag is given and is anything but false."""
-        if str(self._given.get(name, False)).lower() not in ("false", "none", ""):
-            raise WeightsError(f"flag {name} is {self._given[name]!r}; expected none: {why}")
 
     def _wrong(self, name: str, expected: str) -> WeightsError:
         return WeightsError(f"flag {name} is {self._given.get(name)!r}; expected {expected}")

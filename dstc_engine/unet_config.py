@@ -132,9 +132,6 @@ class UNetConfig:
                 of this: upsamplers, and networks that predict the picture.
         """
         read = Flags(flags)
-        for upsampler in ("large_size", "small_size"):
-            read.refuse(upsampler, "upsamplers also need a small picture")
-        read.refuse("predict_xstart", "the network must predict the noise, not the picture")
         size = read.integer("image_size")
         multipliers = read.listed("channel_mult", float, "") or DEFAULT_MULTIPLIERS.get(size, ())
         if not multipliers:
