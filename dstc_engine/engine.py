@@ -28,6 +28,7 @@ from dstc_engine.losses import LOSS_NAMES, WEIGHTED
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
 from dstc_engine.presets import Preset
+from dstc_engine.prior_class import classes_of, draw_classes
 from dstc_engine.request import Picture, Translation, TranslationRequest
 from dstc_engine.sampling import ChainTables, StepTable, add_noise, ddim_step, ddpm_step, go_back
 from dstc_engine.schedule import Schedule
@@ -44,7 +45,7 @@ class Engine:
             before any going back; to look on, not to change.
 
     Raises:
-        PresetError: the preset's chain has no step.
+        PresetError: the preset's chain has no step, or its prior_class is none of the prior's.
     """
 
     def __init__(
@@ -57,7 +58,8 @@ class Engine:
     ) -> None:
         self.models = models
         self.preset = preset
-        schedule = Schedule.respaced(preset.respacing)
+        self._classes = classes_of(models.unet.config, preset)
+        schedule = Schedule.respaced(preset.respacing, models.noise_schedule)
         self._first_index = schedule.first_index(preset.skip)
         self._tables = ChainTables(schedule, models.device)
         self._make_noise = make_noise or self._noise_of
@@ -169,6 +171,8 @@ class Engine:
             self._draw_crops(s) if row.get("clip") else self._blank_crops()
             for s, row in enumerate(of_rows)
         ]
+        fixed = self.preset.prior_class
+        classes = draw_classes(self._noises, self._classes, fixed, self._x.device)
         return guide(
             self.models,
             self.preset,
@@ -179,6 +183,7 @@ class Engine:
             torch.stack(crops, dim=1).to(self._x.device),
             torch.tensor(weights, device=self._x.device),
             {name for row in of_rows for name, weight in row.items() if weight},
+            classes,
         )
 
     def _draw_crops(self, s: int) -> Tensor:

@@ -81,6 +81,7 @@ def guide(
     crops: Tensor,
     weights: Tensor,
     wanted: Collection[str] | None = None,
+    classes: Tensor | None = None,
 ) -> Guidance:
     """Looks at x_t through every network that some row needs.
 
@@ -93,6 +94,7 @@ def guide(
         crops: (M, S, N, 2, 3) crop maps for each of M CLIP models.
         weights: (S, L) in the order of WEIGHTED; zero takes a loss out for a row.
         wanted: losses that some row needs; None reads it off `weights`, which makes a GPU wait.
+        classes: (S,) int64, what a class-conditional prior is shown; None for the others.
     """
     if wanted is None:
         columns = (weights != 0).any(dim=0).tolist()
@@ -100,7 +102,7 @@ def guide(
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         with models.autocast():
-            output = models.unet(x, table.time)
+            output = models.unet(x, table.time, classes)
         denoised = read_denoiser(output, x, table)
         mix = table.noise * denoised.x0 + (1 - table.noise) * x
     # CLIP always sees the mix; `noise_mix` decides for the others; range sees the raw estimate.

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from dstc_engine.crops import CropRange, draw_crops
 
-# Streams of one seed. Crops and masks draw apart from the chain, so that another number of CLIP
-# models or a mask leaves the chain's noise as it is.
-_CHAIN, _CROPS, _MASK = 0, 1, 2
+# Streams of one seed. All others draw apart from the chain, so that another number of CLIP models,
+# a mask or a class-conditional prior leaves the chain's noise as it is.
+_CHAIN, _CROPS, _MASK, _CLASSES = 0, 1, 2, 3
 
 
 def _generator(seed: int, stream: int) -> np.random.Generator:
@@ -36,6 +36,9 @@ class Noise(Protocol):
     def crops(self) -> Tensor:
         """(N, 2, 3) affine maps of one step's crops for one CLIP model."""
 
+    def prior_class(self, count: int) -> int:
+        """Uniform in 0 .. count - 1: what a class-conditional prior is shown in one step."""
+
 
 class RowNoise:
     """The noise of one row.
@@ -50,6 +53,7 @@ class RowNoise:
         self._chain = _generator(seed, _CHAIN)
         self._crops = _generator(seed, _CROPS)
         self._mask = _generator(seed, _MASK)
+        self._classes = _generator(seed, _CLASSES)
 
     def chain(self) -> Tensor:
         return self._normal(self._chain)
@@ -59,6 +63,9 @@ class RowNoise:
 
     def crops(self) -> Tensor:
         return draw_crops(self._ranges, self._crops)
+
+    def prior_class(self, count: int) -> int:
+        return int(self._classes.integers(count))
 
     def _normal(self, generator: np.random.Generator) -> Tensor:
         return torch.from_numpy(generator.standard_normal(self._shape, dtype=np.float32))

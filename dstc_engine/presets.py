@@ -1,31 +1,36 @@
 """Presets: everything that decides what a picture looks like, as one frozen record.
 
-A preset is saved whole with each run. But for the range of the betas, no number of the method lives
-anywhere else: a function that needs one takes it from here. Variants are made with `with_fields`,
-which `--set KEY=VALUE` calls.
+A preset is saved whole with each run. But for the noise schedule, which belongs to the prior, no
+number of the method lives anywhere else: a function that needs one takes it from here. Variants are
+made with `with_fields`, which `--set KEY=VALUE` calls.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import types
+import difflib
+import functools
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dstc_engine.errors import PresetError
+from dstc_engine.preset_fields import FIELDS, is_of, read_value, said
+from dstc_engine.schedule import read_respacing
 
-# Layers of VGG-19 that the vgg_* losses can read: the outputs of its ReLUs, by block and place.
-VGG_LAYERS = tuple(
-    f"relu{block}_{place}"
-    for block, places in enumerate((2, 2, 4, 4, 4), start=1)
-    for place in range(1, places + 1)
-)
 CLIP_ENSEMBLE = ("clip-rn50", "clip-rn50x4", "clip-vit-b-32", "clip-rn50x16", "clip-vit-b-16")
+
+
+@functools.cache
+def _kinds() -> dict[str, object]:
+    return typing.get_type_hints(Preset)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """How rows are translated (defaults: the values of the official text-guided command).
+    """How rows are translated. Defaults: those of the official script, all of its switches off.
+
+    `preset_fields.FIELDS` has the values that each field takes.
 
     Networks (names of `weights.registry`; but for the prior, loaded when a loss that looks through
     one has a weight above 0):
@@ -34,7 +39,7 @@ class Preset:
         prior_class: class shown to a class-conditional prior; -1 draws one at random in each step.
         dino_size: pixels of the shorter side that the ViT sees. dino_layer: block whose keys and
         class token are read, counted from 0; -1 is the last. vgg_size: pixels of the shorter side
-        that VGG sees. vgg_content_layers, vgg_gram_layers: of `VGG_LAYERS`, all weighing the same.
+        that VGG sees. vgg_content_layers, vgg_gram_layers: of VGG_LAYERS, all weighing the same.
 
     Chain (method section 2; steps are indices of the respaced schedule):
         respacing: "N", "a,b,c" or "ddimN". skip: S - skip - 1 is the first index. sampler: "ddpm"
@@ -51,6 +56,9 @@ class Preset:
     contrast_clip_threshold. progressive_contrast: `progressive_factor` times while it was above.
     match_colours: carry the style picture's colour statistics over to the finished picture.
     fit: "crop" (centre crop) or "pad" (pad, and crop back at the end) for pictures not square.
+
+    Raises:
+        PresetError: a value is of another type, or out of its range; preset and field are named.
     """
 
     name: str
@@ -74,7 +82,7 @@ class Preset:
     skip: int = 40
     sampler: str = "ddpm"
     resample: int = 10
-    noise_mix: bool = True
+    noise_mix: bool = False
     range_restart: bool = False
     range_restart_limit: float = 0.01
     max_restarts: int = 3
@@ -111,44 +119,71 @@ class Preset:
     fit: str = "crop"
 
     def __post_init__(self) -> None:
-        def refuse(field: str, expected: str) -> None:
-            raise PresetError(
-                f"preset {self.name!r}: {field} is {getattr(self, field)!r}; expected {expected}"
-            )
-
-        for field in ("image_size", "dino_size", "vgg_size", "crops", "resample"):
-            if getattr(self, field) < 1:
-                refuse(field, "1 or more")
-        for field in ("skip", "max_restarts"):
-            if getattr(self, field) < 0:
-                refuse(field, "0 or more")
-        for field, choices in (("sampler", ("ddpm", "ddim")), ("fit", ("crop", "pad"))):
-            if getattr(self, field) not in choices:
-                refuse(field, " or ".join(choices))
-        for field in dataclasses.asdict(self):
-            if field.startswith("weight_") and not 0 <= getattr(self, field) < float("inf"):
-                refuse(field, "a finite number, 0 or more")
-        if self.contrast_temperature <= 0:
-            refuse("contrast_temperature", "above 0")
-        if not self.clips:
-            refuse("clips", "at least one model")
-        for field in ("vgg_content_layers", "vgg_gram_layers"):
-            layers = getattr(self, field)
-            if not layers or not set(layers) <= set(VGG_LAYERS) or len(set(layers)) < len(layers):
-                refuse(field, f"one or more of {', '.join(VGG_LAYERS)}, each once")
+        for name, field in FIELDS.items():
+            value, kind = getattr(self, name), _kinds()[name]
+            if not is_of(value, kind):
+                raise self._refusal(name, said(kind))
+            if not field.fits(value):
+                raise self._refusal(name, field.expected)
+        steps = self._respaced_steps
+        if self.skip >= steps:
+            raise self._refusal("skip", f"0-{steps - 1} for {steps} steps")
 
     def guides(self, *losses: str) -> bool:
         """Whether any of these losses, by their names in `losses.LOSS_NAMES`, has a weight."""
         return any(getattr(self, f"weight_{loss}") > 0 for loss in losses)
 
+    def _refusal(self, field: str, expected: str, found: object = None) -> PresetError:
+        value = getattr(self, field) if found is None else found
+        return PresetError(f"preset {self.name!r}: {field} is {value!r}; expected {expected}")
 
-IMAGENET256_TEXT = Preset(name="imagenet256-text")
-IMAGENET256_IMAGE = Preset(name="imagenet256-image", respacing="200", skip=80, divergence_gate=100)
-FFHQ256_TEXT = Preset(
-    name="ffhq256-text",
-    prior="adm-ffhq256",
-    weight_identity=100.0,
-    range_restart_limit=0.1,
+    @property
+    def _respaced_steps(self) -> int:
+        return sum(read_respacing(self.respacing)[1])
+
+    @property
+    def guided_steps(self) -> int:
+        """Guided steps of a row that never restarts: S - skip - 1 + resample."""
+        return self._respaced_steps - self.skip - 1 + self.resample
+
+
+# The values of the official README's commands. Both of them have --use_range_restart and
+# --use_noise_aug_all; text adds --regularize_content, pictures --use_colormatch.
+IMAGENET256_TEXT = Preset(
+    name="imagenet256-text",
+    noise_mix=True,
+    range_restart=True,
+    regularize_content=True,
+)
+IMAGENET256_IMAGE = Preset(
+    name="imagenet256-image",
+    respacing="200",
+    skip=80,
+    divergence_gate=100,
+    noise_mix=True,
+    range_restart=True,
+    match_colours=True,
+)
+# --model_output_size 512: the same numbers with another prior, which is class-conditional.
+IMAGENET512_TEXT, IMAGENET512_IMAGE = (
+    dataclasses.replace(
+        preset,
+        name=preset.name.replace("256", "512"),
+        prior="adm-imagenet512",
+        image_size=512,
+    )
+    for preset in (IMAGENET256_TEXT, IMAGENET256_IMAGE)
+)
+# --use_ffhq: its own prior, the identity loss in both modes, and a restart limit ten times as high.
+FFHQ256_TEXT, FFHQ256_IMAGE = (
+    dataclasses.replace(
+        preset,
+        name=preset.name.replace("imagenet", "ffhq"),
+        prior="adm-ffhq256",
+        weight_identity=100.0,
+        range_restart_limit=0.1,
+    )
+    for preset in (IMAGENET256_TEXT, IMAGENET256_IMAGE)
 )
 # What the weights were tuned on, and how, stands in docs/presets.md.
 TINY64 = Preset(
@@ -161,6 +196,7 @@ TINY64 = Preset(
     respacing="50",
     skip=28,
     resample=3,
+    noise_mix=True,
     weight_structure=5000.0,
     weight_contrast=200.0,
     weight_divergence=4.0,
@@ -172,7 +208,18 @@ TINY64 = Preset(
     crops=4,
 )
 
-PRESETS = {p.name: p for p in (TINY64, IMAGENET256_TEXT, IMAGENET256_IMAGE, FFHQ256_TEXT)}
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        TINY64,
+        IMAGENET256_TEXT,
+        IMAGENET256_IMAGE,
+        IMAGENET512_TEXT,
+        IMAGENET512_IMAGE,
+        FFHQ256_TEXT,
+        FFHQ256_IMAGE,
+    )
+}
 
 
 def get_preset(name: str) -> Preset:
@@ -182,7 +229,7 @@ def get_preset(name: str) -> Preset:
         PresetError: there is none; the message lists those there are.
     """
     if name not in PRESETS:
-        raise PresetError(f"unknown preset {name!r}; expected one of {', '.join(PRESETS)}")
+        raise PresetError(f"unknown preset {name!r}; {_known(name, PRESETS)}")
     return PRESETS[name]
 
 
@@ -192,31 +239,20 @@ def with_fields(preset: Preset, texts: dict[str, str]) -> Preset:
     Booleans are true / false, tuples are comma-separated.
 
     Raises:
-        PresetError: a field does not exist, or its text does not read as the field's type.
+        PresetError: a field does not exist, its text does not read as the field's type, or the
+            value is out of its range.
     """
-    types_by_name = typing.get_type_hints(Preset)
     values: dict[str, object] = {}
     for key, text in texts.items():
-        if key not in types_by_name or key == "name":
-            known = ", ".join(sorted(set(types_by_name) - {"name"}))
-            raise PresetError(f"unknown preset field {key!r}; expected one of {known}")
-        values[key] = _parse(key, text, types_by_name[key])
+        if key not in FIELDS:
+            raise PresetError(f"unknown preset field {key!r}; {_known(key, FIELDS)}")
+        try:
+            values[key] = read_value(text, _kinds()[key])
+        except ValueError as error:
+            raise preset._refusal(key, str(error), found=text) from None
     return dataclasses.replace(preset, **values)  # type: ignore[arg-type]
 
 
-def _parse(key: str, text: str, kind: object) -> object:
-    if typing.get_origin(kind) is tuple:
-        inner = typing.get_args(kind)
-        parts = [p.strip() for p in text.split(",") if p.strip()]
-        if inner[-1] is not Ellipsis and len(parts) != len(inner):
-            raise PresetError(f"{key}={text!r}: expected {len(inner)} comma-separated values")
-        return tuple(_parse(key, part, inner[0]) for part in parts)
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise PresetError(f"{key}={text!r}: expected true or false")
-        return text.lower() == "true"
-    assert isinstance(kind, type) and not isinstance(kind, types.GenericAlias)
-    try:
-        return kind(text)
-    except ValueError:
-        raise PresetError(f"{key}={text!r}: expected {kind.__name__}") from None
+def _known(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, names, 1)
+    return (f"did you mean {near[0]}? " if near else "") + f"expected one of {', '.join(names)}"

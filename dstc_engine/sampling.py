@@ -30,7 +30,7 @@ class ChainTables:
         def table(values: Table) -> Tensor:
             return torch.from_numpy(values).to(device=device, dtype=torch.float32)
 
-        self.times = table(schedule.times.astype(np.float64))
+        self.times = table(schedule.times.astype(np.float64)) * schedule.time_scale
         self._columns = {
             "signal": table(np.sqrt(abar)),
             "noise": table(np.sqrt(1.0 - abar)),
@@ -42,6 +42,7 @@ class ChainTables:
             "xt_weight": table(schedule.posterior_mean_coef2),
             "log_variance_low": table(schedule.posterior_log_variance),
             "log_variance_high": table(np.log(schedule.betas)),
+            "log_variance_fixed": table(schedule.fixed_log_variance),
             "back_signal": table(np.sqrt(1.0 - beta_before)),
             "back_noise": table(np.sqrt(beta_before)),
         }
@@ -57,12 +58,13 @@ class StepTable:
     """Schedule values of one step, one per row; (S, 1, 1, 1) float32 but for `time`, (S,).
 
     Attributes:
-        time: original time, what the network is fed.
+        time: what the network is fed, the original time but for `rescale_timesteps`.
         last: bool, the row is at index 0.
         signal, noise: sqrt(abar), sqrt(1 - abar); `_prev` those of the index below.
         inverse_signal, inverse_noise: sqrt(1 / abar), sqrt(1 / abar - 1).
         x0_weight, xt_weight: of the posterior mean.
         log_variance_low, log_variance_high: the bounds that v interpolates between.
+        log_variance_fixed: where there is no v.
         back_signal, back_noise: sqrt(1 - beta), sqrt(beta) of the index below, for going back.
     """
 
@@ -78,6 +80,7 @@ class StepTable:
     xt_weight: Tensor
     log_variance_low: Tensor
     log_variance_high: Tensor
+    log_variance_fixed: Tensor
     back_signal: Tensor
     back_noise: Tensor
 
@@ -88,7 +91,7 @@ class Denoised:
 
     Attributes:
         eps: predicted noise. x0: the clean picture it implies, not clipped.
-        log_variance: of the reverse step, learned.
+        log_variance: of the reverse step, learned or fixed.
     """
 
     eps: Tensor
@@ -97,13 +100,23 @@ class Denoised:
 
 
 def read_denoiser(output: Tensor, x: Tensor, table: StepTable) -> Denoised:
-    """Splits the network's (S, 6, H, W) output into noise, x0 and log variance."""
-    eps, v = output.float().chunk(2, dim=1)
-    share = (v + 1) / 2
+    """Noise, x0 and log variance from the network's output.
+
+    Args:
+        output: (S, 6, H, W), noise and v; or (S, 3, H, W), noise alone, of a prior whose variance
+            is fixed (Ho et al. 2020, section 3.2).
+    """
+    output = output.float()
+    if output.shape[1] == x.shape[1]:
+        eps, log_variance = output, table.log_variance_fixed.expand_as(x)
+    else:
+        eps, v = output.chunk(2, dim=1)
+        share = (v + 1) / 2
+        log_variance = share * table.log_variance_high + (1 - share) * table.log_variance_low
     return Denoised(
         eps=eps,
         x0=table.inverse_signal * x - table.inverse_noise * eps,
-        log_variance=share * table.log_variance_high + (1 - share) * table.log_variance_low,
+        log_variance=log_variance,
     )
 
 
@@ -115,7 +128,7 @@ def posterior_mean(x0: Tensor, x: Tensor, table: StepTable) -> Tensor:
 def ddpm_step(
     x: Tensor, denoised: Denoised, push: Tensor, noise: Tensor, table: StepTable
 ) -> tuple[Tensor, Tensor]:
-    """One guided ancestral step; guidance is scaled by the learned variance.
+    """One guided ancestral step; guidance is scaled by the variance.
 
     Returns:
         x_{t-1} and the x0 estimate, both (S, 3, H, W). At index 0 no noise is added.

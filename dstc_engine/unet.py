@@ -8,85 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dstc_engine.errors import WeightsError
+from dstc_engine.unet_config import GROUPS, UNetConfig
 
-# Channel multipliers that the original falls back to when a configuration names none.
-DEFAULT_MULTIPLIERS = {
-    512: (0.5, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0),
-    256: (1.0, 1.0, 2.0, 2.0, 4.0, 4.0),
-    128: (1.0, 1.0, 2.0, 3.0, 4.0),
-    64: (1.0, 2.0, 3.0, 4.0),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class UNetConfig:
-    """What decides the shape of a UNet, named as in the original's command-line flags.
-
-    Attributes:
-        image_size: pixels of the side. channels: width of the first level.
-        multipliers: width of each level over `channels`; each after the first halves the side.
-        res_blocks: residual blocks per level on the way down (one more on the way up).
-        attention_resolutions: sides in pixels at which blocks are followed by attention.
-        head_channels: width of one attention head; -1 takes `heads` heads at every width.
-        classes: number of classes of a class-conditional model, else None.
-    """
-
-    image_size: int
-    channels: int
-    multipliers: tuple[float, ...]
-    res_blocks: int
-    attention_resolutions: tuple[int, ...]
-    head_channels: int = 64
-    heads: int = 4
-    classes: int | None = None
-    dropout: float = 0.0
-
-    @classmethod
-    def from_flags(cls, flags: dict[str, object]) -> UNetConfig:
-        """From the flags of an original checkpoint.
-
-        Raises:
-            WeightsError: flags ask for a variant that no published checkpoint of this family uses.
-        """
-        for flag, only in (
-            ("use_scale_shift_norm", True),
-            ("resblock_updown", True),
-            ("learn_sigma", True),
-            ("use_new_attention_order", False),
-        ):
-            if flags.get(flag, only) != only:
-                raise WeightsError(f"UNet flag {flag} is {flags[flag]!r}; expected {only!r}")
-        size = int(str(flags["image_size"]))
-        multipliers = str(flags.get("channel_mult", ""))
-        if not multipliers and size not in DEFAULT_MULTIPLIERS:
-            raise WeightsError(f"UNet flag channel_mult is empty; size {size} has no default")
-        return cls(
-            image_size=size,
-            channels=int(str(flags["num_channels"])),
-            multipliers=tuple(float(m) for m in multipliers.split(","))
-            if multipliers
-            else DEFAULT_MULTIPLIERS[size],
-            res_blocks=int(str(flags["num_res_blocks"])),
-            attention_resolutions=tuple(
-                int(r) for r in str(flags["attention_resolutions"]).split(",")
-            ),
-            head_channels=int(str(flags.get("num_head_channels", -1))),
-            heads=int(str(flags.get("num_heads", 4))),
-            classes=1000 if flags.get("class_cond") else None,
-            dropout=float(str(flags.get("dropout", 0.0))),
-        )
+__all__ = ["UNet", "UNetConfig"]
 
 
 def time_embedding(times: Tensor, width: int) -> Tensor:
-    """Sinusoids of original time: (B,) float in 0 .. 999 to (B, width), cosines first."""
+    """Sinusoids of time: (B,) float, about 0 .. 999, to (B, width), cosines first."""
     half = width // 2
     frequencies = torch.exp(
         -math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=times.device) / half
@@ -102,7 +36,7 @@ class GroupNorm32(nn.GroupNorm):
     """32 groups, in float32 whatever the activations are: bf16 sums over a group lose the mean."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__(32, channels)
+        super().__init__(GROUPS, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == torch.float32:
@@ -112,20 +46,29 @@ class GroupNorm32(nn.GroupNorm):
 
 
 class ResBlock(nn.Module):
-    """A residual block with scale-and-shift conditioning on time; may halve or double the side.
+    """A residual block told the time by `embedding`; may halve ("down") or double ("up") the side.
 
-    (B, C_in, H, W), (B, E) -> (B, C_out, H', W').
+    (B, C_in, H, W), (B, E) -> (B, C_out, H', W'). With `scale_shift` time scales and shifts the
+    second norm; without, it is added to what that norm sees.
     """
 
     def __init__(
-        self, c_in: int, c_out: int, embedding: int, dropout: float, resize: str = "none"
+        self,
+        c_in: int,
+        c_out: int,
+        embedding: int,
+        dropout: float,
+        resize: str = "none",
+        scale_shift: bool = True,
     ) -> None:
         super().__init__()
         self.resize = resize
+        self.scale_shift = scale_shift
         self.in_layers = nn.Sequential(
             GroupNorm32(c_in), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, padding=1)
         )
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * c_out))
+        told = 2 * c_out if scale_shift else c_out
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, told))
         self.out_layers = nn.Sequential(
             GroupNorm32(c_out),
             nn.SiLU(),
@@ -140,8 +83,12 @@ class ResBlock(nn.Module):
         h = self.in_layers[1](self.in_layers[0](x))
         h, x = self._resized(h), self._resized(x)
         h = self.in_layers[2](h)
-        scale, shift = self.emb_layers(embedding).to(h.dtype)[:, :, None, None].chunk(2, dim=1)
-        h = self.out_layers[0](h) * (1 + scale) + shift
+        told = self.emb_layers(embedding).to(h.dtype)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = told.chunk(2, dim=1)
+            h = self.out_layers[0](h) * (1 + scale) + shift
+        else:
+            h = self.out_layers[0](h + told)
         return self.skip_connection(x) + self.out_layers[3](
             self.out_layers[2](self.out_layers[1](h))
         )
@@ -154,15 +101,39 @@ class ResBlock(nn.Module):
         return x
 
 
+class Downsample(nn.Module):
+    """Halves the side with a convolution, (B, C, H, W) to (B, C, H/2, W/2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    """Doubles the side, then smooths with a convolution, (B, C, H, W) to (B, C, 2H, 2W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
 class AttentionBlock(nn.Module):
     """Self-attention over all pixels, (B, C, H, W) to the same.
 
-    The published weights hold q, k, v of one head next to each other, head after head.
+    Most published weights hold q, k, v of one head next to each other, head after head; those of
+    the `new_order` (ADM's 64-px model) hold q of all heads, then k, then v.
     """
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int, new_order: bool = False) -> None:
         super().__init__()
         self.heads = heads
+        self.new_order = new_order
         self.norm = GroupNorm32(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = _zeroed(nn.Conv1d(channels, channels, 1))
@@ -171,12 +142,13 @@ class AttentionBlock(nn.Module):
         batch, channels, height, width = x.shape
         flat = x.reshape(batch, channels, height * width)
         qkv = self.qkv(self.norm(flat))
-        # (B, heads, 3, C/heads, HW) -> three of (B, heads, HW, C/heads)
-        q, k, v = (
-            qkv.reshape(batch, self.heads, 3, channels // self.heads, height * width)
-            .permute(2, 0, 1, 4, 3)
-            .unbind(0)
-        )
+        # To (3, B, heads, HW, C/heads), and apart into q, k, v.
+        size = channels // self.heads
+        if self.new_order:
+            split = qkv.reshape(batch, 3, self.heads, size, -1).permute(1, 0, 2, 4, 3)
+        else:
+            split = qkv.reshape(batch, self.heads, 3, size, -1).permute(2, 0, 1, 4, 3)
+        q, k, v = split.unbind(0)
         attended = F.scaled_dot_product_attention(q, k, v)
         attended = attended.transpose(2, 3).reshape(batch, channels, height * width)
         return (flat + self.proj_out(attended)).reshape(x.shape)
@@ -199,7 +171,7 @@ class Stage(nn.Sequential):
 
 
 class UNet(nn.Module):
-    """Predicts noise and the variance interpolation from a noisy picture.
+    """Predicts noise, and with `learn_sigma` the variance interpolation, from a noisy picture.
 
     Args:
         config: its shape.
@@ -209,17 +181,23 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         base, embedding = config.channels, 4 * config.channels
-        widths = [int(base * m) for m in config.multipliers]
-        attended = {config.image_size // r for r in config.attention_resolutions}
+        widths, attended = config.widths, config.attended
 
         def block(c_in: int, c_out: int, resize: str = "none") -> ResBlock:
-            return ResBlock(c_in, c_out, embedding, config.dropout, resize)
+            scale_shift = config.scale_shift_norm
+            return ResBlock(c_in, c_out, embedding, config.dropout, resize, scale_shift)
 
-        def attention(channels: int) -> AttentionBlock:
-            heads = config.heads
-            if config.head_channels != -1:
-                heads = channels // config.head_channels
-            return AttentionBlock(channels, heads)
+        def attention(channels: int, up: bool = False) -> AttentionBlock:
+            heads = config.heads_of(channels, up)
+            return AttentionBlock(channels, heads, config.new_attention_order)
+
+        def halved(channels: int) -> nn.Module:
+            blocks = config.resblock_updown
+            return block(channels, channels, "down") if blocks else Downsample(channels)
+
+        def doubled(channels: int) -> nn.Module:
+            blocks = config.resblock_updown
+            return block(channels, channels, "up") if blocks else Upsample(channels)
 
         self.time_embed = nn.Sequential(
             nn.Linear(base, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
@@ -240,7 +218,7 @@ class UNet(nn.Module):
                 self.input_blocks.append(Stage(*layers))
                 skips.append(channels)
             if level < len(widths) - 1:
-                self.input_blocks.append(Stage(block(channels, channels, "down")))
+                self.input_blocks.append(Stage(halved(channels)))
                 skips.append(channels)
                 shrink *= 2
 
@@ -254,14 +232,15 @@ class UNet(nn.Module):
                 layers = [block(channels + skips.pop(), width)]
                 channels = width
                 if shrink in attended:
-                    layers.append(attention(channels))
+                    layers.append(attention(channels, up=True))
                 if level and i == config.res_blocks:
-                    layers.append(block(channels, channels, "up"))
+                    layers.append(doubled(channels))
                     shrink //= 2
                 self.output_blocks.append(Stage(*layers))
 
+        said = 6 if config.learn_sigma else 3
         self.out = nn.Sequential(
-            GroupNorm32(channels), nn.SiLU(), _zeroed(nn.Conv2d(channels, 6, 3, padding=1))
+            GroupNorm32(channels), nn.SiLU(), _zeroed(nn.Conv2d(channels, said, 3, padding=1))
         )
 
     def forward(self, x: Tensor, times: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -269,11 +248,12 @@ class UNet(nn.Module):
 
         Args:
             x: (B, 3, H, W) noisy pictures, H and W the configured size.
-            times: (B,) original times, 0 .. 999, as float.
+            times: (B,) times as the network was trained with them, mostly 0 .. 999, as float.
             classes: (B,) int64, for a class-conditional model alone.
 
         Returns:
-            (B, 6, H, W): channels 0-2 the noise, 3-5 the variance interpolation v, about [-1, 1].
+            (B, 6, H, W): channels 0-2 the noise, 3-5 the variance interpolation v, about [-1, 1];
+            (B, 3, H, W), the noise alone, without `learn_sigma`.
         """
         embedding = self.time_embed(
             time_embedding(times, self.config.channels).to(next(self.parameters()).dtype)

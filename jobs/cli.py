@@ -1,4 +1,4 @@
-"""The commands: `dstc translate`, `status`, `report`, `train`, `emoji`, `weights`.
+"""The commands: `dstc translate`, `presets`, `status`, `report`, `train`, `emoji`, `weights`.
 
 Heavy imports (torch, Ray) wait inside the commands, so that `--help` answers at once.
 """
@@ -165,6 +165,20 @@ def _key_values(texts: Sequence[str]) -> dict[str, str]:
             raise SettingsError(f"--set: found {text!r}; expected KEY=VALUE")
         values[key.strip()] = value.strip()
     return values
+
+
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Show its fields; else list all.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="As `dstc translate` would take it."),
+    ] = None,
+) -> None:
+    """Lists the presets, or shows what one of them holds."""
+    from jobs.show_presets import show_presets
+
+    show_presets(name, _key_values(set_ or []))
 
 
 @app.command(no_args_is_help=True)

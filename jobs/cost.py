@@ -199,8 +199,9 @@ def cost_of(preset: Preset, with_prompt: bool = True) -> Cost:
     """
     from dstc_engine.schedule import Schedule
 
-    first_index = Schedule.respaced(preset.respacing).first_index(preset.skip)
     models = meta_models(preset)
+    schedule = Schedule.respaced(preset.respacing, models.noise_schedule)
+    first_index = schedule.first_index(preset.skip)
     return Cost(
         steps=first_index + preset.resample,
         step=_count_step(models, preset, with_prompt),
@@ -336,13 +337,15 @@ def _count_step(models: Models, preset: Preset, with_prompt: bool) -> int:
             style_grams=tuple(torch.empty(1, width, width) for width in widths),
         )
         index = torch.zeros(1, dtype=torch.int64)
-        table = ChainTables(Schedule.respaced(preset.respacing), "meta").at(index)
+        schedule = Schedule.respaced(preset.respacing, models.noise_schedule)
+        table = ChainTables(schedule, "meta").at(index)
         crops = torch.empty(len(models.clips), 1, preset.crops, 2, 3)
         weights = torch.empty(1, len(WEIGHTED))
+        classes = index if models.unet.config.classes is not None else None
     wanted = {name for name in WEIGHTED if preset.guides(name)}
     wanted -= set() if with_prompt else {"clip"}
     with counting() as counted:
-        guide(models, preset, picture, table, to, cls, crops, weights, wanted)
+        guide(models, preset, picture, table, to, cls, crops, weights, wanted, classes)
     return sum(counted)
 
 

@@ -1,20 +1,19 @@
-"""The denoiser: its time embedding, its flags, and what fresh and bf16 networks say."""
+"""The denoiser: its time embedding, its variants, and what fresh and bf16 networks say."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from dstc_engine.errors import WeightsError
-from dstc_engine.unet import DEFAULT_MULTIPLIERS, GroupNorm32, UNet, UNetConfig, time_embedding
+from dstc_engine.unet import GroupNorm32, UNet, UNetConfig, time_embedding
 from tests.unit.dstc_engine import tiny
-
-FLAGS: dict[str, object] = dict(
-    image_size=256, num_channels=128, num_res_blocks=1, attention_resolutions="16,8"
-)
 
 
 def test_time_embedding() -> None:
@@ -66,22 +65,165 @@ def test_classes_shift_the_embedding(generator: torch.Generator) -> None:
     assert (output[0] - output[1]).abs().max() > 1e-3
 
 
-def test_flags_of_a_checkpoint() -> None:
-    config = UNetConfig.from_flags(FLAGS)
-    assert config.multipliers == DEFAULT_MULTIPLIERS[256] == (1, 1, 2, 2, 4, 4)
-    assert (config.attention_resolutions, config.head_channels, config.heads) == ((16, 8), -1, 4)
-    told = UNetConfig.from_flags(FLAGS | {"channel_mult": "1,2", "class_cond": True})
-    assert told.multipliers == (1, 2) and told.classes == 1000
+# -- variants, against their arithmetic written out ------------------------------------------------
+
+
+class Written:
+    """The forward pass of a UNet of two levels with one block each, spelt out by tensor names."""
+
+    def __init__(self, network: UNet) -> None:
+        self.config = network.config
+        self.tensors = network.state_dict()
+
+    def of(self, name: str) -> tuple[Tensor, Tensor]:
+        return self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
+
+    def conv(self, name: str, x: Tensor, **how: int) -> Tensor:
+        return F.conv2d(x, *self.of(name), **how)
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        return F.group_norm(x, 32, *self.of(name))
+
+    def block(self, name: str, x: Tensor, told: Tensor, resize: str = "") -> Tensor:
+        h = F.silu(self.norm(f"{name}.in_layers.0", x))
+        if resize == "down":
+            h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
+        if resize == "up":
+            h, x = (t.repeat_interleave(2, 2).repeat_interleave(2, 3) for t in (h, x))
+        h = self.conv(f"{name}.in_layers.2", h, padding=1)
+        told = F.linear(F.silu(told), *self.of(f"{name}.emb_layers.1"))[:, :, None, None]
+        if self.config.scale_shift_norm:
+            half = told.shape[1] // 2
+            h = self.norm(f"{name}.out_layers.0", h) * (1 + told[:, :half]) + told[:, half:]
+        else:
+            h = self.norm(f"{name}.out_layers.0", h + told)
+        h = self.conv(f"{name}.out_layers.3", F.silu(h), padding=1)
+        if f"{name}.skip_connection.weight" in self.tensors:
+            x = self.conv(f"{name}.skip_connection", x)
+        return x + h
+
+    def attention(self, name: str, x: Tensor, heads: int) -> Tensor:
+        batch, channels, height, width = x.shape
+        flat = self.norm(f"{name}.norm", x).flatten(2)
+        qkv = F.conv1d(flat, *self.of(f"{name}.qkv"))
+        size, seen = channels // heads, []
+        for head in range(heads):
+            if self.config.new_attention_order:
+                starts = [part * channels + head * size for part in range(3)]
+            else:
+                starts = [(3 * head + part) * size for part in range(3)]
+            q, k, v = (qkv[:, start : start + size] for start in starts)
+            weight = torch.einsum("bct,bcs->bts", q, k).div(math.sqrt(size)).softmax(dim=-1)
+            seen.append(torch.einsum("bts,bcs->bct", weight, v))
+        out = F.conv1d(torch.cat(seen, dim=1), *self.of(f"{name}.proj_out"))
+        return x + out.reshape(batch, channels, height, width)
+
+    def down(self, name: str, x: Tensor, told: Tensor) -> Tensor:
+        if self.config.resblock_updown:
+            return self.block(name, x, told, "down")
+        return self.conv(f"{name}.op", x, stride=2, padding=1)
+
+    def up(self, name: str, x: Tensor, told: Tensor) -> Tensor:
+        if self.config.resblock_updown:
+            return self.block(name, x, told, "up")
+        twice = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        return self.conv(f"{name}.conv", twice, padding=1)
+
+    def __call__(self, x: Tensor, times: Tensor, classes: Tensor) -> Tensor:
+        down, up = self.heads()
+        told = F.linear(time_embedding(times, self.config.channels), *self.of("time_embed.0"))
+        told = F.linear(F.silu(told), *self.of("time_embed.2"))
+        told = told + self.tensors["label_emb.weight"][classes]
+        fine = self.conv("input_blocks.0.0", x, padding=1)
+        finer = self.block("input_blocks.1.0", fine, told)
+        halved = self.down("input_blocks.2.0", finer, told)
+        coarse = self.block("input_blocks.3.0", halved, told)
+        coarse = self.attention("input_blocks.3.1", coarse, down)
+        h = self.block("middle_block.0", coarse, told)
+        h = self.attention("middle_block.1", h, down)
+        h = self.block("middle_block.2", h, told)
+        h = self.block("output_blocks.0.0", torch.cat([h, coarse], 1), told)
+        h = self.attention("output_blocks.0.1", h, up)
+        h = self.block("output_blocks.1.0", torch.cat([h, halved], 1), told)
+        h = self.attention("output_blocks.1.1", h, up)
+        h = self.up("output_blocks.1.2", h, told)
+        h = self.block("output_blocks.2.0", torch.cat([h, finer], 1), told)
+        h = self.block("output_blocks.3.0", torch.cat([h, fine], 1), told)
+        return self.conv("out.2", F.silu(self.norm("out.0", h)), padding=1)
+
+    def heads(self) -> tuple[int, int]:
+        if self.config.head_channels != -1:
+            return (64 // self.config.head_channels,) * 2
+        return self.config.heads, self.config.heads_upsample
+
+
+PUBLISHED = UNetConfig(
+    image_size=16,
+    channels=32,
+    multipliers=(1.0, 2.0),
+    res_blocks=1,
+    attention_resolutions=(8,),
+    head_channels=16,
+    classes=3,
+)
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    "changes",
     [
-        ({"learn_sigma": False}, "learn_sigma is False; expected True"),
-        ({"use_new_attention_order": True}, "use_new_attention_order is True; expected False"),
-        ({"image_size": 96}, "channel_mult is empty; size 96 has no default"),
+        {},
+        {"new_attention_order": True},
+        {"resblock_updown": False},
+        {"scale_shift_norm": False},
+        {"learn_sigma": False},
+        {"head_channels": -1, "heads": 2, "heads_upsample": 8},
+        {
+            "new_attention_order": True,
+            "resblock_updown": False,
+            "scale_shift_norm": False,
+            "learn_sigma": False,
+            "head_channels": -1,
+            "heads": 8,
+            "heads_upsample": 4,
+        },
     ],
+    ids=lambda changes: "+".join(changes) or "published",
 )
-def test_flags_that_no_published_checkpoint_has(flags: dict[str, object], told: str) -> None:
-    with pytest.raises(WeightsError, match=told):
-        UNetConfig.from_flags(FLAGS | flags)
+def test_every_variant_is_its_arithmetic(
+    changes: dict[str, Any], generator: torch.Generator
+) -> None:
+    network = UNet(dataclasses.replace(PUBLISHED, **changes)).eval()
+    for parameter in network.parameters():
+        # Fresh weights leave attention nearly even and residual branches at zero.
+        scale = 0.2 if parameter.ndim == 1 else 1.5 / math.sqrt(parameter[0].numel())
+        torch.nn.init.normal_(parameter, std=scale, generator=generator)
+    x = torch.randn(2, 3, 16, 16, generator=generator)
+    times, classes = torch.tensor([40.0, 800.0]), torch.tensor([2, 0])
+    with torch.no_grad():
+        ours, written = network(x, times, classes), Written(network)(x, times, classes)
+    assert ours.shape == (2, 6 if network.config.learn_sigma else 3, 16, 16)
+    assert float((ours - written).abs().max() / written.abs().max()) < 1e-5
+
+
+def test_the_variants_differ_on_the_same_weights(generator: torch.Generator) -> None:
+    """Heads and their order fit any weights, so no loader can tell that they are wrong."""
+    network = UNet(PUBLISHED).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=generator)
+    x = torch.randn(1, 3, 16, 16, generator=generator)
+    seen = []
+    for changes in ({}, {"new_attention_order": True}, {"head_channels": 32}):
+        other = UNet(dataclasses.replace(PUBLISHED, **changes)).eval()
+        other.load_state_dict(network.state_dict(), strict=True)
+        with torch.no_grad():
+            seen.append(other(x, torch.tensor([40.0]), torch.tensor([1])))
+    for one, another in itertools.combinations(seen, 2):
+        assert (one - another).abs().max() > 1e-2
+
+
+def test_names_of_convolutions_that_resize() -> None:
+    with torch.device("meta"):
+        network = UNet(dataclasses.replace(PUBLISHED, resblock_updown=False))
+    names = {name for name, _ in network.layout()}
+    assert {"input_blocks.2.0.op.weight", "input_blocks.2.0.op.bias"} <= names
+    assert {"output_blocks.1.2.conv.weight", "output_blocks.1.2.conv.bias"} <= names

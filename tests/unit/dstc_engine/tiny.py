@@ -32,6 +32,7 @@ PRESET = Preset(
     respacing="20",
     skip=15,
     resample=2,
+    noise_mix=True,
     divergence_gate=1,
     crops=2,
     weight_structure=100.0,

@@ -15,7 +15,7 @@ from torchvision.transforms.functional import normalize
 
 from dstc_engine.encoders.vgg import CLASSIFIER, Vgg
 from dstc_engine.errors import WeightsError
-from dstc_engine.presets import VGG_LAYERS
+from dstc_engine.preset_fields import VGG_LAYERS
 from dstc_engine.weights import registry
 from dstc_engine.weights.load import load_vgg
 
