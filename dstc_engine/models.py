@@ -83,7 +83,14 @@ def load_models(preset: Preset, device: str = "cpu", precision: str = "fp32") ->
         PresetError: an unknown name or precision.
     """
     # Imported here: the loaders pull in every architecture, which tests of small models never need.
-    from dstc_engine.weights.load import load_arcface, load_clip, load_dino, load_unet, load_vgg
+    from dstc_engine.weights.load import (
+        load_arcface,
+        load_clip,
+        load_dino,
+        load_unet,
+        load_vgg,
+        noise_schedule_of,
+    )
 
     dino = arcface = vgg = None
     if preset.guides(*SEEN_BY_DINO):
@@ -98,6 +105,7 @@ def load_models(preset: Preset, device: str = "cpu", precision: str = "fp32") ->
         clips=tuple(load_clip(name) for name in preset.clips) if preset.guides("clip") else (),
         arcface=arcface,
         vgg=vgg,
+        noise_schedule=noise_schedule_of(preset.prior),
         device=torch.device(device),
         precision=precision,
     )

@@ -25,10 +25,7 @@ from jobs.store import storage
 from jobs.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from dstc_engine.encoders.clip import Clip
-    from dstc_engine.encoders.dino import Dino
     from dstc_engine.models import Models
-    from dstc_engine.unet import UNet
 
 # Sustained TFLOP/s of one device, by its kind and the precision of the networks. Assumptions: a
 # sixth of what an H100's data sheet gives for dense bf16 (989), under half of its fp32 (67); one
@@ -44,17 +41,6 @@ ASSUMED_TFLOPS = {
 # Shards whose stats are read for a measured speed: enough for some rows of every actor.
 _MEASURED_SHARDS = 128
 
-_OPENAI_CLIPS = {
-    "clip-rn50": "RN50",
-    "clip-rn50x4": "RN50x4",
-    "clip-rn50x16": "RN50x16",
-    "clip-vit-b-32": "ViT-B-32",
-    "clip-vit-b-16": "ViT-B-16",
-}
-# The ViT-B/8 of DINO, as `weights.load` builds it.
-_DINO_VITB8: dict[str, Any] = dict(
-    img_size=224, patch_size=8, embed_dim=768, depth=12, num_heads=12
-)
 _TEXT_TEMPLATES = 79
 
 
@@ -218,66 +204,24 @@ def meta_models(preset: Preset) -> Models:
     from dstc_engine.encoders.vgg import Vgg
     from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG
     from dstc_engine.models import Models, vgg_layers
+    from dstc_engine.weights.architectures import build_clip, build_unet, noise_schedule
+    from dstc_engine.weights.load import build_dino, wrap_clip
+    from dstc_engine.weights.registry import find
 
-    clips = preset.clips if preset.guides("clip") else ()
+    prior, vit = find(preset.prior), find(preset.dino)
+    clips = [find(name) for name in preset.clips] if preset.guides("clip") else []
     with torch.device("meta"):
         return Models(
-            unet=_meta_unet(preset),
-            dino=_meta_dino(preset) if preset.guides(*SEEN_BY_DINO) else None,
-            clips=tuple(_meta_clip(name) for name in clips),
+            unet=build_unet(prior),
+            dino=build_dino(vit, preset.dino_size, preset.dino_layer)
+            if preset.guides(*SEEN_BY_DINO)
+            else None,
+            clips=tuple(wrap_clip(weights, build_clip(weights)) for weights in clips),
             arcface=ArcFace(preset.identity_crop) if preset.guides("identity") else None,
             vgg=Vgg(preset.vgg_size, vgg_layers(preset)) if preset.guides(*SEEN_BY_VGG) else None,
+            noise_schedule=noise_schedule(prior),
             device=torch.device("meta"),
         )
-
-
-def _meta_unet(preset: Preset) -> UNet:
-    from dstc_engine.unet import UNet, UNetConfig
-    from dstc_engine.weights.load import PUBLISHED_UNETS
-    from dstc_engine.weights.registry import find
-
-    weights = find(preset.prior)
-    if not weights.shipped:
-        return UNet(PUBLISHED_UNETS[preset.prior])
-    sizes = weights.description()["architecture"]
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
-    return UNet(UNetConfig(**fields))
-
-
-def _meta_dino(preset: Preset) -> Dino:
-    from timm.models.vision_transformer import VisionTransformer
-
-    from dstc_engine.encoders.dino import Dino
-    from dstc_engine.weights.registry import find
-
-    weights = find(preset.dino)
-    sizes = weights.description()["architecture"] if weights.shipped else _DINO_VITB8
-    vit = VisionTransformer(**sizes, num_classes=0)
-    return Dino(vit, preset.dino_size, preset.dino_layer, (0.5,) * 3, (0.5,) * 3)
-
-
-def _meta_clip(name: str) -> Clip:
-    import open_clip
-
-    from dstc_engine.encoders.clip import Clip
-    from dstc_engine.weights.registry import find
-
-    weights = find(name)
-    if weights.shipped:
-        sizes = weights.description()["architecture"]
-    else:
-        sizes = open_clip.get_model_config(_OPENAI_CLIPS[name])
-    model = open_clip.CLIP(
-        sizes["embed_dim"],
-        vision_cfg=open_clip.CLIPVisionCfg(**sizes["vision_cfg"]),
-        text_cfg=open_clip.CLIPTextCfg(**sizes["text_cfg"]),
-    )
-
-    def tokenize(texts: list[str]) -> Any:
-        raise AssertionError("a network without weights is not asked about texts")
-
-    size = sizes["vision_cfg"]["image_size"]
-    return Clip(model, tokenize, size, (0.5,) * 3, (0.5,) * 3)
 
 
 @contextlib.contextmanager
