@@ -1,8 +1,9 @@
 """The published weights that presets may name: what each is, where from, and on what terms.
 
-Sizes and sums are those that publishers give, or that several users of a file agree on; where
-there is neither, size is 0 and the sum None, and what the first fetch finds is recorded (trust on first
-use). Links checked against the publishers' own pages and timm's and open_clip's tables, Nov 2026.
+Addresses are those of timm's and open_clip's tables, of guided-diffusion's README, and of the
+official script's. Sizes and sums are those that publishers give, or that several users of a file
+agree on; where there is neither, size is 0 and the sum None, and what the first fetch finds is
+recorded (trust on first use).
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ _VITS = (
 
 # Of OpenAI's archives alone: three numbers that say what the shapes say too (`convert` compares
 # them), and the text tower's causal mask, which every CLIP makes for itself.
-_OPENAI_UNREAD = ("input_resolution", "context_length", "vocab_size", "*.attn_mask")
+_OPENAI_UNREAD = ("input_resolution", "context_length", "vocab_size", "*attn_mask")
 
 
 def _openai_clip(name: str, model: str, sha256: str, about: str = "") -> Weights:
