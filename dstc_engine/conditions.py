@@ -15,10 +15,10 @@ from torch import Tensor
 
 from dstc_engine import image
 from dstc_engine.crops import apply_crops
+from dstc_engine.feature_cache import Features
 from dstc_engine.losses.clip_direction import clip_direction_loss, clip_target
 from dstc_engine.losses.structure import self_similarity
 from dstc_engine.losses.vgg_gram import gram_matrix
-from dstc_engine.feature_cache import Features
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise
 from dstc_engine.presets import Preset

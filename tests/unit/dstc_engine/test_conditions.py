@@ -177,9 +177,7 @@ def test_a_picture_that_is_fitted_in_another_way_is_another_picture() -> None:
 
 def test_networks_that_are_not_loaded_leave_their_parts_empty() -> None:
     models = tiny.make_models(dino=None, clips=())
-    encoded, loss = encode_conditions(
-        models, PRESET, request("both"), RowNoise(0, SIZE, RANGES)
-    )
+    encoded, loss = encode_conditions(models, PRESET, request("both"), RowNoise(0, SIZE, RANGES))
     assert math.isnan(loss) and encoded.clip_targets == encoded.source_vgg == ()
     assert encoded.source_keys.numel() == encoded.source_cls.numel() == 0
     table = encoded.empty(2)

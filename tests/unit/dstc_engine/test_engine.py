@@ -514,7 +514,9 @@ def test_colours_are_matched_inside_the_mask_only() -> None:
     # What lies outside, of the content or of the estimate, has no say in it.
     x0[:, :, SIZE // 2 :] = 1.0
     other = dataclasses.replace(row, content=255 - row.content)
-    assert np.array_equal(finish_picture(x0, other, preset)[:, : SIZE // 2], picture[:, : SIZE // 2])
+    assert np.array_equal(
+        finish_picture(x0, other, preset)[:, : SIZE // 2], picture[:, : SIZE // 2]
+    )
 
 
 def test_padding_has_no_say_in_matched_colours() -> None:
@@ -577,7 +579,6 @@ def test_style_without_the_pixel_loss(models: Models, alone: dict[str, Translati
         if name not in ("style_pixels", "total", "clip") and not math.isnan(value):
             assert value == theirs.losses[0].losses[name]
     assert not np.array_equal(ours.picture, theirs.picture)  # type: ignore[arg-type]
-
 
 
 def test_ddim_ends_at_the_estimate_and_draws_on_no_noise_but_the_start(models: Models) -> None:
