@@ -80,6 +80,9 @@ def translate(
     precision: Annotated[
         _Precision, typer.Option(help="Of the networks.", rich_help_panel=_HOW)
     ] = _Precision.fp32,
+    samples_per_row: Annotated[
+        int, typer.Option(help="Pictures of each row, by other seeds.", rich_help_panel=_WHAT)
+    ] = 1,
     limit: Annotated[
         int | None, typer.Option(help="Only the first N rows.", rich_help_panel=_WHAT)
     ] = None,
@@ -138,6 +141,7 @@ def translate(
         actors=actors,
         slots=slots,
         precision=precision.value,
+        samples_per_row=samples_per_row,
         rows_per_shard=rows_per_shard,
         limit=limit,
         retry=retry.value if retry else None,

@@ -39,6 +39,8 @@ class Settings(BaseModel):
         slots: pictures that one actor translates at once. It decides the shape of every batch, so
             it is part of what makes a picture reproducible.
         precision: of the networks.
+        samples_per_row: pictures of each row, with seeds of their own; the first is the one that
+            the row has without this option.
         rows_per_shard: rows that are committed, and after a crash done again, together. 16 rows
             are minutes of work; more than 16 `slots` are fed by over two shards at once.
         limit: translate only the first rows of the manifest.
@@ -62,6 +64,7 @@ class Settings(BaseModel):
     actors: Annotated[str | None, BeforeValidator(_actors)] = None
     slots: Annotated[int, Field(ge=1, le=1024)] = 8
     precision: Precision = "fp32"
+    samples_per_row: Annotated[int, Field(ge=1, le=256)] = 1
     rows_per_shard: Annotated[int, Field(ge=1, le=100_000)] = 16
     limit: Annotated[int, Field(ge=1)] | None = None
     retry: Literal["failed"] | None = None
@@ -94,7 +97,7 @@ class Settings(BaseModel):
         The one whose last rows still run, and others with rows for all slots twice over: with one
         at a time slots are 59 to 86 % busy, with these 98 to 99 % (`benchmarks/occupancy.py`).
         """
-        return max(2, 1 + -(-self.slots * 2 // self.rows_per_shard))
+        return max(2, 1 + -(-self.slots * 2 // (self.rows_per_shard * self.samples_per_row)))
 
 
 def make_settings(**values: object) -> Settings:

@@ -154,9 +154,10 @@ def set_data_context(settings: Settings) -> None:
     context.execution_options.preserve_order = False
     # Every row is a block: each shard is handed on, retried and written by itself.
     context.target_max_block_size = 1
-    # The default of 30 minutes kills jobs whose shards simply take longer. Ten minutes a row is
+    # The default of 30 minutes kills jobs whose shards simply take longer. Ten minutes a picture is
     # far beyond any, and a job that stands still for so long does end.
-    context.execution_no_progress_timeout_s = max(3600, 600 * settings.rows_per_shard)
+    pictures = settings.rows_per_shard * settings.samples_per_row
+    context.execution_no_progress_timeout_s = max(3600, 600 * pictures)
     # Rows are our concern; an exception out of a block is a mistake, and dropping it loses rows.
     context.max_errored_blocks = 0
     context.max_consecutive_actor_init_deaths = 3
@@ -327,6 +328,7 @@ def _expected_cost(plan: Plan, device: str, tflops: float | None) -> Estimate | 
         tflops=tflops,
         measured_seconds_per_row=measured_seconds_per_row(plan.job.run, done) if done else None,
         with_prompt="prompt" in plan.manifest.schema.names,
+        samples=plan.settings.samples_per_row,
     )
 
 

@@ -45,8 +45,13 @@ def test_credentials_in_urls_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slots", "rows", "expected"), [(8, 16, 2), (8, 8, 3), (4, 64, 2), (64, 16, 9)]
+    ("slots", "rows", "samples", "expected"),
+    [(8, 16, 1, 2), (8, 8, 1, 3), (4, 64, 1, 2), (64, 16, 1, 9), (64, 16, 4, 3), (64, 16, 32, 2)],
 )
-def test_small_shards_come_in_greater_numbers(slots: int, rows: int, expected: int) -> None:
-    settings = make_settings(manifest="m", output="o", slots=slots, rows_per_shard=rows)
+def test_small_shards_come_in_greater_numbers(
+    slots: int, rows: int, samples: int, expected: int
+) -> None:
+    settings = make_settings(
+        manifest="m", output="o", slots=slots, rows_per_shard=rows, samples_per_row=samples
+    )
     assert settings.shards_at_once == expected
