@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from dstc_engine import image
-from dstc_engine.crops import CropRange
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.engine import Engine, finish_picture, translate
@@ -22,14 +21,19 @@ from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
 from dstc_engine.request import Translation, TranslationRequest
 from tests.unit.dstc_engine import tiny
-from tests.unit.dstc_engine.tiny import PRESET, SIZE, STEPS, assert_same, request, run
-
-KINDS = ("text", "image", "both")
-CROPS = CropRange(count=PRESET.crops, rotation=10.0, scale=(0.8, 1.0), ratio=(0.9, 1.1), flip=0.5)
-
-
-def noise_of(row: TranslationRequest) -> RowNoise:
-    return RowNoise(row.seed, SIZE, CROPS)
+from tests.unit.dstc_engine.tiny import (
+    CROPS,
+    KINDS,
+    PRESET,
+    SIZE,
+    STEPS,
+    Loud,
+    Played,
+    assert_same,
+    noise_of,
+    request,
+    run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +75,6 @@ def test_rows_in_used_slots_are_the_same(models: Models, alone: dict[str, Transl
     ended = run(models, [*before, *(request(kind, 1) for kind in KINDS)])
     for kind in KINDS:
         assert_same(ended[f"{kind}-1"], alone[kind])
-
-
-class Loud(RowNoise):
-    """Noise that is far too strong for the first chains of a row: they leave the range."""
-
-    def __init__(self, row: TranslationRequest) -> None:
-        super().__init__(row.seed, SIZE, CROPS)
-        self.factor = 30.0
-
-    def chain(self) -> Tensor:
-        return self.factor * super().chain()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -244,26 +237,6 @@ def test_steps_of_a_row(respacing: str, skip: int, resample: int, models: Models
 # -- restart -------------------------------------------------------------------------------------
 
 
-class Played:
-    """Noise that is written down as it is drawn, or played back from what was."""
-
-    def __init__(self, noise: Noise) -> None:
-        self._noise = noise
-        self.chains: list[Tensor] = []
-        self.maps: list[Tensor] = []
-
-    def chain(self) -> Tensor:
-        self.chains.append(self._noise.chain())
-        return self.chains[-1]
-
-    def mask(self) -> Tensor:
-        return self._noise.mask()
-
-    def crops(self) -> Tensor:
-        self.maps.append(self._noise.crops())
-        return self.maps[-1]
-
-
 class Replay:
     """Noise from lists."""
 
@@ -321,9 +294,10 @@ class Poisoned(nn.Module):
     def __init__(self, network: nn.Module, call: int, slot: int) -> None:
         super().__init__()
         self.network = network
+        self.config = network.config
         self.call, self.slot = call, slot
 
-    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *others: Tensor | None) -> Tensor:
         self.call -= 1
         output: Tensor = self.network(x, *others)
         sick = torch.arange(len(output)) == (self.slot if self.call == -1 else -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -34,9 +35,14 @@ def test_global_seeds_have_no_say() -> None:
 
 @pytest.mark.parametrize("clips", [0, 1, 5])
 @pytest.mark.parametrize("masked", [False, True])
-def test_neither_crops_nor_masks_shift_the_chain(clips: int, masked: bool) -> None:
+@pytest.mark.parametrize("classes", [0, 1000])
+def test_neither_crops_nor_masks_nor_classes_shift_the_chain(
+    clips: int, masked: bool, classes: int
+) -> None:
     calm, busy = noise(7), noise(7)
     for _ in range(3):
+        if classes:
+            busy.prior_class(classes)
         for _ in range(clips):
             busy.crops()
         if masked:
@@ -76,3 +82,22 @@ def test_all_64_bits_of_a_seed_count() -> None:
     # torch's CPU generator keeps the low 32: half a million derived seeds would collide.
     assert not torch.equal(noise(5).chain(), noise(5 + 2**32).chain())
     assert not torch.equal(noise(5).chain(), noise(5 + 2**62).chain())
+
+
+def test_classes_shift_neither_crops_nor_masks_and_are_not_shifted() -> None:
+    calm, busy = noise(7), noise(7)
+    classes = [busy.prior_class(1000) for _ in range(4)]
+    assert torch.equal(calm.crops(), busy.crops()) and torch.equal(calm.mask(), busy.mask())
+    calm.chain()
+    assert [calm.prior_class(1000) for _ in range(4)] == classes
+    assert classes != [noise(8).prior_class(1000) for _ in range(4)]
+
+
+def test_classes_are_uniform() -> None:
+    one = noise(4)
+    drawn = np.array([one.prior_class(5) for _ in range(5000)])
+    # Each of 5 classes is expected 1000 times, +-28; 4.5 sigma.
+    assert np.abs(np.bincount(drawn, minlength=5) - 1000).max() < 128
+    # So is each class after each other: the next draw does not follow from this one.
+    pairs = np.bincount(5 * drawn[:-1] + drawn[1:], minlength=25)
+    assert len(pairs) == 25 and np.abs(pairs - 200).max() < 64

@@ -21,7 +21,7 @@ from dstc_engine.sampling import (
     posterior_mean,
     read_denoiser,
 )
-from dstc_engine.schedule import Schedule
+from dstc_engine.schedule import NoiseSchedule, Schedule
 
 Table = npt.NDArray[np.float64]
 RESPACING, COUNT = "25", 25
@@ -177,3 +177,37 @@ def test_rows_of_a_table_are_those_of_single_indices() -> None:
         for field in dataclasses.fields(StepTable):
             value = getattr(together, field.name)
             assert torch.equal(value[row : row + 1], getattr(single, field.name)), field.name
+
+
+@pytest.mark.parametrize("sigma_small", [True, False])
+def test_a_prior_that_learned_no_variance_has_a_fixed_one(
+    sigma_small: bool, generator: torch.Generator
+) -> None:
+    """Ho et al. 2020, algorithm 2, with sigma^2 = beta or that of the posterior."""
+    x, push, noise, eps = (normal(generator) for _ in range(4))
+    schedule = Schedule.respaced(RESPACING, NoiseSchedule(sigma_small=sigma_small))
+    table = ChainTables(schedule).at(torch.tensor(INDICES))
+    said = read_denoiser(eps, x, table)
+    assert torch.equal(said.eps, eps) and said.log_variance.shape == x.shape
+    ours, ours_x0 = ddpm_step(x, said, push, noise, table)
+    bars = alphas_bar()
+    for row, t in enumerate(INDICES):
+        if not t:
+            continue  # nothing of its variance reaches the picture
+        xt, g, z, e = (v[row].double().numpy() for v in (x, push, noise, eps))
+        bar, before = bars[t], bars[t - 1]
+        beta = 1 - bar / before
+        sigma2 = beta * (1 - before) / (1 - bar) if sigma_small else beta
+        mean = (xt - beta / np.sqrt(1 - bar) * e) / np.sqrt(1 - beta)
+        expected = mean + sigma2 * g + np.sqrt(sigma2) * z
+        np.testing.assert_allclose(ours[row].numpy(), expected, rtol=1e-4, atol=1e-4)
+        x0 = (xt - np.sqrt(1 - bar) * e) / np.sqrt(bar)
+        np.testing.assert_allclose(ours_x0[row].numpy(), x0, rtol=1e-4, atol=1e-4)
+    assert ours.isfinite().all()
+
+
+def test_the_network_is_fed_rescaled_times_where_it_was_trained_with_them() -> None:
+    for rescale, last in ((True, 999.75), (False, 3999.0)):
+        noise = NoiseSchedule(steps=4000, rescale_timesteps=rescale)
+        table = ChainTables(Schedule.respaced(RESPACING, noise)).at(torch.tensor([0, 24]))
+        assert table.time.tolist() == [0.0, last]

@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dstc_engine.errors import PresetError
-from dstc_engine.schedule import Schedule, linear_betas, respaced_times
+from dstc_engine.errors import PresetError, WeightsError
+from dstc_engine.schedule import (
+    LINEAR_1000,
+    NoiseSchedule,
+    Schedule,
+    cosine_betas,
+    linear_betas,
+    read_respacing,
+    respaced_times,
+)
 
 
 def test_ddpm_noises_a_picture_almost_wholly() -> None:
@@ -86,3 +94,85 @@ def test_the_posterior_is_bayes_rule() -> None:
         assert schedule.posterior_mean_coef1[t] == pytest.approx(from_x0)
         assert schedule.posterior_mean_coef2[t] == pytest.approx(from_xt)
     assert schedule.posterior_log_variance[0] == schedule.posterior_log_variance[1]
+
+
+@pytest.mark.parametrize("steps", [100, 1000, 4000])
+def test_cosine_betas_follow_the_published_curve(steps: int) -> None:
+    """Nichol & Dhariwal 2021 eq. 17: abar = f(t) / f(0), f(t) = cos^2((t/T + s) / (1 + s) pi/2)."""
+    betas = cosine_betas(steps)
+    assert betas.shape == (steps,) and betas.max() <= 0.999 and betas.min() > 0
+    f = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
+    free = betas < 0.999
+    np.testing.assert_allclose(np.cumprod(1 - betas)[free], (f[1:] / f[0])[free], rtol=1e-9)
+    # Only the end, where f is zero, is cut: there the whole picture would be gone in one step.
+    assert not free[-1] and free[: steps - max(1, steps // 100)].all()
+
+
+def test_cosine_noises_later_than_linear() -> None:
+    cosine, linear = (
+        Schedule.respaced("1000", NoiseSchedule(kind=kind)).alphas_cumprod
+        for kind in ("cosine", "linear")
+    )
+    assert (cosine[50:950] > linear[50:950]).all()
+    assert cosine[500] == pytest.approx(0.49, abs=0.01) and linear[500] < 0.08
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_more_steps_noise_a_picture_as_far_in_smaller_ones(kind: str) -> None:
+    coarse, fine = (NoiseSchedule(kind=kind, steps=steps) for steps in (1000, 4000))
+    few, many = (Schedule.respaced("50", noise) for noise in (coarse, fine))
+    assert many.times[-1] == 3999 and few.times[-1] == 999
+    # 1 000 and 4 000 steps sample one curve, at times that differ by less than a step.
+    np.testing.assert_allclose(np.sqrt(many.alphas_cumprod), np.sqrt(few.alphas_cumprod), atol=3e-3)
+    assert fine.betas().max() <= 0.999 and len(fine.betas()) == 4000
+
+
+def test_times_are_rescaled_for_the_network_where_asked_for() -> None:
+    assert Schedule.respaced("10", NoiseSchedule(steps=4000)).time_scale == 1
+    rescaled = NoiseSchedule(steps=4000, rescale_timesteps=True)
+    assert Schedule.respaced("10", rescaled).time_scale == 0.25
+    assert Schedule.respaced("10", NoiseSchedule(rescale_timesteps=True)).time_scale == 1
+
+
+@pytest.mark.parametrize("respacing", ["25", "1000", "1"])
+def test_fixed_variances(respacing: str) -> None:
+    """Ho et al. 2020, section 3.2: beta, or that of the posterior."""
+    small = Schedule.respaced(respacing, NoiseSchedule(sigma_small=True))
+    large = Schedule.respaced(respacing)
+    np.testing.assert_array_equal(small.fixed_log_variance, small.posterior_log_variance)
+    np.testing.assert_allclose(np.exp(large.fixed_log_variance[1:]), large.betas[1:])
+    # The first variance of the posterior is zero; both take its second.
+    assert large.fixed_log_variance[0] == small.fixed_log_variance[0]
+    assert (large.fixed_log_variance >= small.fixed_log_variance).all()
+
+
+def test_the_schedule_of_a_checkpoints_flags() -> None:
+    assert NoiseSchedule.from_flags({}) == LINEAR_1000 == NoiseSchedule()
+    flags = {
+        "noise_schedule": "cosine",
+        "diffusion_steps": "4000",
+        "rescale_timesteps": "True",
+        "sigma_small": True,
+    }
+    assert NoiseSchedule.from_flags(flags) == NoiseSchedule(
+        kind="cosine", steps=4000, rescale_timesteps=True, sigma_small=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"noise_schedule": "sqrt"}, "noise schedule is 'sqrt'; expected linear or cosine"),
+        ({"diffusion_steps": 0}, "noise schedule has 0 steps; expected 1 or more"),
+        ({"diffusion_steps": "1e3"}, "flag diffusion_steps is '1e3'; expected a whole number"),
+        ({"diffusion_step": 4000}, "did you mean diffusion_steps"),
+    ],
+)
+def test_schedules_that_are_refused(flags: dict[str, object], told: str) -> None:
+    with pytest.raises(WeightsError, match=told):
+        NoiseSchedule.from_flags(flags)
+
+
+def test_respacings_are_read() -> None:
+    assert read_respacing("ddim25") == (True, [25])
+    assert read_respacing("10, 20,30") == (False, [10, 20, 30])

@@ -19,7 +19,7 @@ PICTURE = np.zeros((4, 4, 3), np.uint8)
 TEXT = TranslationRequest("text", PICTURE, 0, prompt="a fox")
 IMAGE = TranslationRequest("image", PICTURE, 0, style=PICTURE)
 BOTH = TranslationRequest("both", PICTURE, 0, style=PICTURE, prompt="a fox")
-SHORT = dataclasses.replace(IMAGENET256_TEXT, resample=3)
+SHORT = Preset(name="short", resample=3)
 
 
 def losses(range_: float = 0.0, clip: float = -0.1, total: float = 1.0) -> dict[str, float]:

@@ -11,12 +11,13 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from dstc_engine.crops import CropRange
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.encoders.vgg import Vgg
 from dstc_engine.engine import Engine, translate
 from dstc_engine.models import Models
-from dstc_engine.noise import Noise
+from dstc_engine.noise import Noise, RowNoise
 from dstc_engine.presets import Preset
 from dstc_engine.request import Picture, Translation, TranslationRequest
 from dstc_engine.unet import UNet, UNetConfig
@@ -44,6 +45,8 @@ PRESET = Preset(
     weight_range=20.0,
 )
 STEPS = 6
+KINDS = ("text", "image", "both")
+CROPS = CropRange(count=PRESET.crops, rotation=10.0, scale=(0.8, 1.0), ratio=(0.9, 1.1), flip=0.5)
 
 UNET = UNetConfig(
     image_size=SIZE,
@@ -156,6 +159,44 @@ def run(
     """Translates requests; the results by id."""
     engine = Engine(models, preset, slots, make_noise=make_noise)
     return {t.id: t for t in translate(engine, requests)}
+
+
+def noise_of(row: TranslationRequest) -> RowNoise:
+    return RowNoise(row.seed, SIZE, CROPS)
+
+
+class Loud(RowNoise):
+    """Noise that is far too strong for the first chains of a row: they leave the range."""
+
+    def __init__(self, row: TranslationRequest) -> None:
+        super().__init__(row.seed, SIZE, CROPS)
+        self.factor = 30.0
+
+    def chain(self) -> Tensor:
+        return self.factor * super().chain()
+
+
+class Played:
+    """Noise that is written down as it is drawn, or played back from what was."""
+
+    def __init__(self, noise: Noise) -> None:
+        self._noise = noise
+        self.chains: list[Tensor] = []
+        self.maps: list[Tensor] = []
+
+    def chain(self) -> Tensor:
+        self.chains.append(self._noise.chain())
+        return self.chains[-1]
+
+    def mask(self) -> Tensor:
+        return self._noise.mask()
+
+    def crops(self) -> Tensor:
+        self.maps.append(self._noise.crops())
+        return self.maps[-1]
+
+    def prior_class(self, count: int) -> int:
+        return self._noise.prior_class(count)
 
 
 def trace(translation: Translation) -> str:

@@ -13,6 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from dstc_engine.losses import SEEN_BY_DINO
 from dstc_engine.models import load_models
 from dstc_engine.presets import FFHQ256_TEXT, IMAGENET256_IMAGE, IMAGENET256_TEXT, TINY64
+from dstc_engine.schedule import NoiseSchedule
+from dstc_engine.unet import UNet
+from jobs import cost
 from jobs.cost import (
     ASSUMED_TFLOPS,
     cost_of,
@@ -73,6 +76,21 @@ def test_published_networks_are_counted_without_their_weights() -> None:
     assert sum(p.numel() for p in models.unet.parameters()) == pytest.approx(552.8e6, rel=0.001)
     faces = meta_models(FFHQ256_TEXT)
     assert faces.arcface is not None and all(p.is_meta for p in faces.arcface.parameters())
+
+
+def test_a_prior_with_classes_and_another_schedule_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models = meta_models(TINY64)
+    plain = cost_of(TINY64)
+    with torch.device("meta"):
+        models.unet = UNet(dataclasses.replace(models.unet.config, classes=7))
+    models.noise_schedule = NoiseSchedule(kind="cosine", steps=4000)
+    monkeypatch.setattr(cost, "meta_models", lambda preset: models)
+    # 2000 steps are more than the 1000 of the usual schedule.
+    fine = dataclasses.replace(TINY64, respacing="2000", skip=1978)
+    counted = cost.cost_of.__wrapped__(fine)
+    assert (counted.step, counted.steps) == (plain.step, 21 + TINY64.resample)
 
 
 def test_hours_follow_from_the_assumed_or_given_rate() -> None:
