@@ -1,8 +1,8 @@
 """Weights brought into the folder: fetched or put there by hand, checked, converted.
 
-    <folder>/<name>.safetensors   what networks are loaded from: tensors and nothing else
-    <folder>/<name>.json          where it came from, and the sums of both files
-    <folder>/<file>               as published, where a person put it there
+<folder>/<name>.safetensors   what networks are loaded from: tensors and nothing else
+<folder>/<name>.json          where it came from, and the sums of both files
+<folder>/<file>               as published, where a person put it there
 """
 
 from __future__ import annotations
