@@ -39,6 +39,7 @@ _KINDS = {
     "vgg": "VGG: structure and style, another way",
 }
 _IN_BUCKET = "in the bucket"
+_STOPPED = 130
 _LINE_EVERY_S = 10.0
 
 Names = Annotated[list[str] | None, typer.Argument(help="Names from the list.")]
@@ -88,6 +89,9 @@ def fetch_(
         except DstcError as error:  # the others may still come
             print(f"error: {error}", file=sys.stderr, flush=True)
             failed.append(weights.name)
+        except KeyboardInterrupt:
+            print("stopped; the same command continues", file=sys.stderr)
+            raise typer.Exit(_STOPPED) from None
     if failed:
         raise WeightsError(f"{len(failed)} of {len(chosen)} did not come: {', '.join(failed)}")
 

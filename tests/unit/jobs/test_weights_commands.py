@@ -11,6 +11,7 @@ import pytest
 from dstc_engine.presets import PRESETS
 from dstc_engine.weights import download, registry
 from dstc_engine.weights.registry import REGISTRY
+from jobs import weights_commands
 from jobs.cli import main
 from tests.file_host import FileHost, file_host
 from tests.some_weights import published, register, sum_of
@@ -122,6 +123,24 @@ def test_what_does_not_come_keeps_nothing_from_coming(
     assert "get by-hand-published.pt from the page of by-hand" in first
     assert last == "error: 1 of 2 did not come: by-hand"
     assert (folder / "one.safetensors").is_file()
+
+
+def test_ctrl_c_keeps_what_has_come(
+    capsys: pytest.CaptureFixture[str],
+    file_host: FileHost,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    register(monkeypatch, "one", url=file_host.serve("/published.pt", published()))
+
+    def stop(lines: object, done: int, total: int | None) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(weights_commands._Lines, "__call__", stop)
+    code, _, err = call(capsys, "fetch", "one")
+    assert (code, err) == (130, "stopped; the same command continues\n")
+    assert (folder / "one.download.pt.part").stat().st_size > 0
 
 
 def test_fetching_needs_to_be_told_what(capsys: pytest.CaptureFixture[str]) -> None:
