@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from dstc_engine.presets import Preset, get_preset, with_fields
+from dstc_engine.weights.described import is_description
 from jobs.errors import SettingsError
 from jobs.store import storage
 
@@ -100,6 +101,19 @@ class Settings(BaseModel):
         return max(2, 1 + -(-self.slots * 2 // (self.rows_per_shard * self.samples_per_row)))
 
 
+# Preset fields that may name a description of weights by its path.
+_NETWORKS = frozenset({"prior", "dino", "clips", "arcface", "vgg"})
+
+
+def _absolute_networks(key: str, text: str) -> str:
+    if key not in _NETWORKS:
+        return text
+    names = [name.strip() for name in text.split(",")]
+    for name in filter(is_description, names):
+        storage.refuse_credentials(name, key)
+    return ",".join(storage.absolute(n) if is_description(n) else n for n in names)
+
+
 def make_settings(**values: object) -> Settings:
     """Settings from the command line, paths made absolute.
 
@@ -119,6 +133,7 @@ def make_settings(**values: object) -> Settings:
     assert settings.resolved_preset  # refuse a bad preset before anything else happens
     return settings.model_copy(
         update={
+            "set": {key: _absolute_networks(key, text) for key, text in settings.set.items()},
             "manifest": storage.absolute(settings.manifest),
             "output": storage.absolute(settings.output).rstrip("/") or "/",
         }

@@ -32,7 +32,7 @@ from jobs import progress
 from jobs.closing import summarise
 from jobs.errors import JobError, RunFolderError, SettingsError, StorageError
 from jobs.settings import Settings
-from jobs.store import storage
+from jobs.store import storage, weights_bucket
 from jobs.store.duplicates import Duplicates
 from jobs.store.lease import Lease
 from jobs.store.ledger import Ledger
@@ -109,6 +109,8 @@ class Workers:
             picture_fingerprint=plan.job.picture_fingerprint,
             device=self.device,
             cpu_threads=self.cpu_threads,
+            # Nodes need not know it; a path of this machine would mean nothing to them.
+            weights=weights_bucket.bucket(),
         )
 
 
@@ -230,17 +232,20 @@ def what_is_left(plan: Plan) -> Plan:
 
 def _weights_of(settings: Settings) -> list[Weights]:
     """The weights of the preset, each with its sum, since a run is told apart by them."""
-    from dstc_engine.weights import registry
+    from dstc_engine.weights import fetch, registry
 
-    found = []
-    for weights in registry.weights_of(settings.resolved_preset):
-        # Known sums are checked by the actors, where the files are needed. Here too when the
-        # actors run here: a missing file then shows at once, not after Ray has started.
-        if weights.sha256 is None or not _cluster_address(settings):
-            path = registry.verify(weights.name)
-            weights = dataclasses.replace(weights, sha256=registry.file_sha256(path))
-        found.append(weights)
-    return found
+    preset = settings.resolved_preset
+    weights_bucket.bring_described(preset)
+    if weights_bucket.bucket() is not None:
+        sums = weights_bucket.sums(preset)  # from descriptions: the files are gigabytes
+    elif _cluster_address(settings):
+        # Known sums are checked by the actors, where the files are needed.
+        sums = {w.name: w.sha256 or fetch.upstream_sum(w) for w in registry.weights_of(preset)}
+    else:
+        # The actors run here: a missing file then shows at once, not after Ray has started.
+        fetch.require(preset)
+        sums = {w.name: fetch.upstream_sum(w) for w in registry.weights_of(preset)}
+    return [dataclasses.replace(w, sha256=sums[w.name]) for w in registry.weights_of(preset)]
 
 
 def _cluster_address(settings: Settings) -> str | None:

@@ -39,7 +39,7 @@ from jobs.metrics import ActorMetrics
 from jobs.picture_cache import PictureCache
 from jobs.row import Failed, Rejected, Row, check_row, derive_sample_seed, load_request
 from jobs.settings import Settings
-from jobs.store import storage
+from jobs.store import storage, weights_bucket
 from jobs.store.manifest import pack_rows, unpack_rows
 from jobs.store.results import (
     DONE,
@@ -78,6 +78,7 @@ class ShardTask:
     Attributes:
         settings: of the run. run: its folder. run_id, picture_fingerprint: of its job.
         device: "cuda" or "cpu". cpu_threads: of torch in one actor; 0 leaves torch's own choice.
+        weights: the driver's bucket of weights, for actors whose node names no place of its own.
     """
 
     settings: Settings
@@ -86,6 +87,7 @@ class ShardTask:
     picture_fingerprint: str
     device: str = "cpu"
     cpu_threads: int = 0
+    weights: str | None = None
 
 
 def make_engine_factory(task: ShardTask) -> Callable[[int], Engine]:
@@ -93,6 +95,7 @@ def make_engine_factory(task: ShardTask) -> Callable[[int], Engine]:
 
     Raises:
         WeightsError: weights are missing or not those named.
+        JobError: the bucket of weights does not answer.
     """
     settings, preset = task.settings, task.settings.resolved_preset
     # Imported here and below: the driver needs this class, and not the seconds torch takes to come.
@@ -109,7 +112,12 @@ def make_engine_factory(task: ShardTask) -> Callable[[int], Engine]:
 
     from dstc_engine.engine import Engine as GuidedEngine
     from dstc_engine.models import load_models
+    from dstc_engine.weights.fetch import require
 
+    if task.weights and not os.environ.get("DSTC_WEIGHTS"):
+        os.environ["DSTC_WEIGHTS"] = task.weights
+    weights_bucket.bring(preset)
+    require(preset)
     models = load_models(preset, device=task.device, precision=settings.precision)
 
     def make_engine(slots: int) -> Engine:

@@ -67,7 +67,7 @@ def open_described(name: str) -> Weights:
         about=str(told.get("about", "")),
         sha256=told.get("sha256"),
         licence=str(told.get("licence", "not told")),
-        described=path,
+        described=str(path),
     )
 
 

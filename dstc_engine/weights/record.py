@@ -27,7 +27,7 @@ class Weights:
         licence: of the weights. conditions: what else their use is bound to.
         unread: patterns of tensor names that only the published file has, and that are left out.
         shipped: it comes with this package.
-        described: the description beside a file of the user's own, see `described`.
+        described: path of the description of weights of the user's own, see `described`.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Weights:
     conditions: str = ""
     unread: tuple[str, ...] = ()
     shipped: bool = False
-    described: Path | None = None
+    described: str | None = None
 
     @property
     def is_published(self) -> bool:
@@ -54,7 +54,7 @@ class Weights:
     def path(self) -> Path:
         """Where the file is, or the place where it is expected."""
         if self.described is not None:
-            return self.described.parent / self.file
+            return Path(self.described).parent / self.file
         if self.shipped:
             candidates = (folder / self.file for folder in places.shipped_folders())
             return next((p for p in candidates if p.is_file()), places.SHIPPED / self.file)
@@ -70,7 +70,7 @@ class Weights:
         if self.described is not None:
             from dstc_engine.weights.described import read_description
 
-            return read_description(self.described)
+            return read_description(Path(self.described))
         found: dict[str, Any] = json.loads(
             (places.SHIPPED / self.file).with_suffix(".json").read_text()
         )

@@ -33,7 +33,16 @@ from dstc_engine.weights.places import weights_folder
 from dstc_engine.weights.published import PUBLISHED
 from dstc_engine.weights.record import Weights
 
-__all__ = ["REGISTRY", "Weights", "file_sha256", "find", "verify", "weights_folder", "weights_of"]
+__all__ = [
+    "REGISTRY",
+    "Weights",
+    "file_sha256",
+    "find",
+    "names_of",
+    "verify",
+    "weights_folder",
+    "weights_of",
+]
 
 
 def _shipped(name: str, file: str, kind: str, about: str) -> Weights:
@@ -86,10 +95,16 @@ def find(name: str) -> Weights:
 def weights_of(preset: Preset) -> list[Weights]:
     """The weights that a preset looks through, in a fixed order.
 
-    A network that none of its losses' weights asks for is not among them.
-
     Raises:
         WeightsError: the preset names weights that are not registered.
+    """
+    return [find(name) for name in names_of(preset)]
+
+
+def names_of(preset: Preset) -> list[str]:
+    """The names of the weights that a preset looks through, in a fixed order.
+
+    A network that none of its losses' weights asks for is not among them.
     """
     names = [preset.prior]
     if preset.guides(*SEEN_BY_DINO):
@@ -100,7 +115,7 @@ def weights_of(preset: Preset) -> list[Weights]:
         names.append(preset.arcface)
     if preset.guides(*SEEN_BY_VGG):
         names.append(preset.vgg)
-    return [find(name) for name in names]
+    return names
 
 
 def verify(name: str) -> Path:

@@ -14,7 +14,6 @@ from dstc_engine.presets import IMAGENET256_TEXT, PRESETS, TINY64, Preset, get_p
 from dstc_engine.schedule import Schedule
 from dstc_engine.weights.registry import weights_of
 
-
 LAYERS = f"one or more of {', '.join(VGG_LAYERS)}, each once"
 
 

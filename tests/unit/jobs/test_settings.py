@@ -55,3 +55,20 @@ def test_small_shards_come_in_greater_numbers(
         manifest="m", output="o", slots=slots, rows_per_shard=rows, samples_per_row=samples
     )
     assert settings.shards_at_once == expected
+
+
+def test_descriptions_of_weights_become_absolute(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes = {"prior": "own/prior.yaml", "dino": "dino-vits8", "clips": "a.json, clip-rn50"}
+    found = make_settings(manifest="m", output="o", set=changes).set
+    assert found == {
+        "prior": str(tmp_path / "own/prior.yaml"),
+        "dino": "dino-vits8",
+        "clips": f"{tmp_path / 'a.json'},clip-rn50",
+    }
+    url = "s3://bucket/prior.yaml"
+    assert make_settings(manifest="m", output="o", set={"prior": url}).set == {"prior": url}
+    with pytest.raises(StorageError, match="credentials"):
+        make_settings(manifest="m", output="o", set={"prior": "s3://me:secret@bucket/p.json"})

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from PIL import Image
 
 from dstc_engine import image
 from dstc_engine.engine import Engine as GuidedEngine
+from dstc_engine.errors import WeightsError
 from dstc_engine.fake import FakeEngine
 from dstc_engine.presets import TINY64
 from dstc_engine.request import Translation
@@ -27,11 +29,11 @@ from jobs.engine_thread import Engine
 from jobs.errors import OutputError
 from jobs.row import derive_sample_seed, derive_seed
 from jobs.settings import make_settings
-from jobs.store import storage
+from jobs.store import storage, weights_bucket
 from jobs.store.manifest import SHARD_SCHEMA, ManifestShards, open_manifest, unpack_rows
 from jobs.store.results import read_part, read_rows_so_far, save_rows_so_far, write_part
 from jobs.store.run_folder import RunFolder
-from jobs.translate_shard import ShardTask, TranslateShard
+from jobs.translate_shard import ShardTask, TranslateShard, make_engine_factory
 from tests.unit.dstc_engine import tiny
 
 Write = Callable[..., Path]
@@ -556,3 +558,34 @@ def test_storage_that_takes_nothing_any_more_ends_the_job_and_fails_no_row(
     monkeypatch.setattr(storage, "write_bytes", full)
     with pytest.raises(OutputError, match=r"\.png cannot be written: OSError: .*No space left"):
         job.translate()
+
+
+# -- weights ---------------------------------------------------------------------------------------
+
+
+def task_of(tmp_path: Path, preset: str, weights: str | None) -> ShardTask:
+    settings = make_settings(manifest="m.parquet", output=str(tmp_path / "run"), preset=preset)
+    return ShardTask(settings, RunFolder(settings.output), "run-1", "ffff", weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("own", "taken"), [("", "s3://bucket/weights"), ("/mnt/weights", "/mnt/weights")]
+)
+def test_an_actor_takes_the_drivers_bucket_unless_its_node_names_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, taken: str
+) -> None:
+    seen = []
+    monkeypatch.setattr(
+        weights_bucket, "bring", lambda preset: seen.append(os.environ["DSTC_WEIGHTS"])
+    )
+    monkeypatch.setenv("DSTC_WEIGHTS", own)
+    assert make_engine_factory(task_of(tmp_path, "tiny64", "s3://bucket/weights"))
+    assert seen == [taken]
+
+
+def test_an_actor_without_weights_names_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DSTC_WEIGHTS", str(tmp_path / "weights"))
+    with pytest.raises(WeightsError, match="`dstc weights fetch --preset imagenet256-text`"):
+        make_engine_factory(task_of(tmp_path, "imagenet256-text", None))
