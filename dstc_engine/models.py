@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dstc_engine.attention import use_plain_attention
 from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.errors import PresetError
+from dstc_engine.precision import PRECISIONS, autocast, keep_products_in
 from dstc_engine.presets import Preset
 from dstc_engine.schedule import NoiseSchedule
 from dstc_engine.unet import UNet
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Prompts repeat over a data set: embedding one costs 79 text passes per CLIP model.
 _TEXTS_KEPT = 4096
 
@@ -49,12 +50,22 @@ class Models:
             networks.append(self.arcface)
         for network in networks:
             network.eval().requires_grad_(False).to(self.device)
+        if self.precision != "fp32":
+            self._go_half()
+
+    def _go_half(self) -> None:
+        # Text towers stay: a text is embedded once, and its residual stream is float32 this way.
+        towers = [self.unet, self.dino, *(clip.model.visual for clip in self.clips)]
+        if self.arcface is not None:
+            towers.append(self.arcface)
+        for tower in towers:
+            keep_products_in(PRECISIONS[self.precision], tower)
+            if self.device.type == "cpu":
+                use_plain_attention(tower)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Runs networks in the chosen precision; nothing at fp32."""
-        if self.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, PRECISIONS[self.precision])
+        return autocast(self.device, self.precision)
 
     def embed_text(self, clip: Clip, text: str) -> Tensor:
         """`clip.embed_text`, remembered for the texts used last."""
