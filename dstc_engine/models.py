@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dstc_engine.attention import use_plain_attention
 from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
@@ -16,11 +17,11 @@ from dstc_engine.encoders.vgg import Vgg
 from dstc_engine.errors import PresetError
 from dstc_engine.feature_cache import FeatureCache
 from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG
+from dstc_engine.precision import PRECISIONS, autocast, keep_products_in
 from dstc_engine.presets import Preset
 from dstc_engine.schedule import NoiseSchedule
 from dstc_engine.unet import UNet
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Of a content at ViT-B/8 and 224 px, keys and self-similarity take 4.9 MB: room for 50 of them.
 _FEATURE_BYTES = 256 << 20
 # An embedding takes 2 to 4 KB, and costs 79 text passes: room for some 10,000 prompts. Apart from
@@ -57,12 +58,21 @@ class Models:
         for network in (self.unet, self.dino, *self.clips, self.arcface, self.vgg):
             if network is not None:
                 network.eval().requires_grad_(False).to(self.device)
+        if self.precision != "fp32":
+            self._go_half()
+
+    def _go_half(self) -> None:
+        # Text towers stay: a text is embedded once, and its residual stream is float32 this way.
+        towers = (clip.model.visual for clip in self.clips)
+        for network in (self.unet, self.dino, *towers, self.arcface, self.vgg):
+            if network is not None:
+                keep_products_in(PRECISIONS[self.precision], network)
+                if self.device.type == "cpu":
+                    use_plain_attention(network)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Runs networks in the chosen precision; nothing at fp32."""
-        if self.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, PRECISIONS[self.precision])
+        return autocast(self.device, self.precision)
 
     def embed_text(self, clip: Clip, text: str) -> Tensor:
         """`clip.embed_text`, remembered for the texts used last."""
