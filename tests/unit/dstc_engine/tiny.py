@@ -136,6 +136,13 @@ def picture(seed: int, height: int = SIZE, width: int = SIZE) -> Picture:
     return (smooth + rng.integers(-20, 21, (height, width, 3))).astype(np.uint8)
 
 
+def half_mask() -> Picture:
+    """White on the left."""
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[:, : SIZE // 2] = 255
+    return mask
+
+
 def request(kind: str, seed: int = 0, name: str = "", **changes: Any) -> TranslationRequest:
     """A row of kind "text", "image" or "both"."""
     fields: dict[str, Any] = dict(

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import dataclasses
 import errno
 import hashlib
-import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,8 +14,6 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from dstc_engine import image
-from dstc_engine.engine import Engine as GuidedEngine
 from dstc_engine.errors import WeightsError
 from dstc_engine.fake import FakeEngine
 from dstc_engine.presets import TINY64
@@ -27,64 +22,13 @@ from jobs import progress, translate_shard
 from jobs.attempts import Attempt
 from jobs.engine_thread import Engine
 from jobs.errors import OutputError
-from jobs.row import derive_sample_seed, derive_seed
+from jobs.row import derive_seed
 from jobs.settings import make_settings
 from jobs.store import storage, weights_bucket
-from jobs.store.manifest import SHARD_SCHEMA, ManifestShards, open_manifest, unpack_rows
-from jobs.store.results import read_part, read_rows_so_far, save_rows_so_far, write_part
+from jobs.store.results import read_part, read_rows_so_far, write_part
 from jobs.store.run_folder import RunFolder
-from jobs.translate_shard import ShardTask, TranslateShard, make_engine_factory
-from tests.unit.dstc_engine import tiny
-
-Write = Callable[..., Path]
-Columns = Callable[[int], dict[str, list[Any]]]
-
-
-class Job:
-    """One actor without Ray, and the shards of a manifest."""
-
-    def __init__(
-        self, manifest: Path, output: Path, rows: int, make_engine: Any = None, **more: Any
-    ) -> None:
-        settings = make_settings(
-            manifest=str(manifest),
-            output=str(output),
-            rows_per_shard=rows,
-            slots=3,
-            engine="fake",
-            **more,
-        )
-        self.run = RunFolder(str(output))
-        self.task = ShardTask(settings, self.run, "run-1", "ffff")
-        self.actor = TranslateShard(self.task, make_engine=make_engine)
-        plan = open_manifest(str(manifest), rows)
-        source = ManifestShards(plan, range(plan.shards), plan.duplicates())
-        self.shards = [block for task in source.get_read_tasks(1) for block in task()]
-
-    def translate(self, shard: int = 0) -> pa.Table:
-        assert self.shards[shard].schema == SHARD_SCHEMA
-        (record,) = self.actor(self.shards[shard]).to_pylist()
-        assert record["shard"] == shard
-        return unpack_rows(record["rows"])
-
-    def stats(self, shard: int = 0) -> dict[str, Any]:
-        return dict(json.loads(Path(self.run.stats(shard)).read_text()))
-
-
-MakeJob = Callable[..., Job]
-
-
-@pytest.fixture
-def make_job(tmp_path: Path) -> Iterator[MakeJob]:
-    jobs: list[Job] = []
-
-    def make(manifest: Path, rows: int = 100, output: str = "run", **options: Any) -> Job:
-        jobs.append(Job(manifest, tmp_path / output, rows, **options))
-        return jobs[-1]
-
-    yield make
-    for job in jobs:
-        job.actor.close()
+from jobs.translate_shard import ShardTask, make_engine_factory
+from tests.unit.jobs.one_actor import Columns, MakeJob, Write
 
 
 def test_rows_come_back_in_order_with_their_pictures(
@@ -308,243 +252,6 @@ def test_rows_that_ended_before_a_process_died_do_not_run_again(
     assert again.column("id").to_pylist() == good_rows(9)["id"]
     assert again.column("image_sha256") == first.column("image_sha256")
     assert repr(again.column("losses").to_pylist()) == repr(first.column("losses").to_pylist())
-
-
-# -- several pictures of a row -------------------------------------------------------------------
-
-
-def test_samples_are_pictures_of_their_own_beside_the_one_of_the_row(
-    write_manifest: Write, good_rows: Columns, make_job: MakeJob
-) -> None:
-    manifest = write_manifest(good_rows(7))
-    single = make_job(manifest, output="single").translate().to_pylist()
-    job = make_job(manifest, samples_per_row=3)
-    rows = job.translate().to_pylist()
-    output = Path(job.run.uri)
-    for row, alone in zip(rows, single, strict=True):
-        samples = row.pop("samples")
-        assert alone.pop("samples") is None
-        for told in (row, alone):
-            told.pop("seconds")
-        assert row == alone, "picture 0 is the row's, as without the option"
-        assert [sample["sample"] for sample in samples] == [1, 2]
-        for sample in samples:
-            seed = derive_sample_seed(row["seed"], sample["sample"])
-            assert (sample["seed"], sample["steps"], len(sample["losses"])) == (seed, 5, 5)
-            assert sample["image"] == job.run.sample_name(row["id"], sample["sample"])
-            data = (output / sample["image"]).read_bytes()
-            assert hashlib.sha256(data).hexdigest() == sample["image_sha256"]
-            with Image.open(output / sample["image"]) as picture:
-                assert picture.text == {  # type: ignore[attr-defined]
-                    "id": row["id"],
-                    "seed": str(seed),
-                    "preset": "tiny64",
-                    "fingerprint": "ffff",
-                    "sample": str(sample["sample"]),
-                }
-    found = {p.relative_to(output).as_posix() for p in output.rglob("*.png")}
-    assert len(found) == 21 and len({(output / name).read_bytes() for name in found}) == 21
-    # Counted by rows, as without them.
-    assert job.stats()["rows"] == 7 and job.stats()["status"] == {"done": 7}
-
-
-def test_slots_are_filled_with_samples(
-    write_manifest: Write, good_rows: Columns, make_job: MakeJob
-) -> None:
-    busy: list[int] = []
-
-    class Counting(FakeEngine):
-        def step(self) -> list[Translation]:
-            ended = super().step()
-            busy.append(len(self._running) + len(ended))
-            return ended
-
-    job = make_job(
-        write_manifest(good_rows(1)),
-        make_engine=lambda slots: Counting(TINY64, slots),
-        samples_per_row=6,
-    )
-    assert job.translate().column("status").to_pylist() == ["done"]
-    assert busy.count(3) >= 5, "one row keeps three slots busy"
-
-
-def test_a_row_is_done_when_all_its_samples_are(
-    write_manifest: Write, good_rows: Columns, make_job: MakeJob
-) -> None:
-    manifest = write_manifest(good_rows(4))
-    bad_seed = derive_sample_seed(derive_seed(0, "row/001"), 2)
-    is_well = False
-    seen: list[tuple[str, int]] = []
-
-    class Sick(FakeEngine):
-        def add(self, request: Any) -> None:
-            seen.append((request.id, request.seed))
-            super().add(request)
-
-        def _end(self, request: Any, losses: Any) -> Translation:
-            ended = super()._end(request, losses)
-            if request.seed != bad_seed or is_well:
-                return ended
-            told = {"status": "failed", "picture": None, "reason": "non_finite", "error": "NaN"}
-            return dataclasses.replace(ended, **told)  # type: ignore[arg-type]
-
-    def make_engine(slots: int) -> Engine:
-        return Sick(TINY64, slots)
-
-    job = make_job(manifest, make_engine=make_engine, samples_per_row=4)
-    first = job.translate()
-    rows = first.to_pylist()
-    assert [row["status"] for row in rows] == ["done", "failed", "done", "done"]
-    failed = rows[1]
-    assert (
-        failed["reason"] == "non_finite" and failed["error"] == f"sample 2 (seed {bad_seed}): NaN"
-    )
-    assert failed["image"] is failed["image_sha256"] is failed["samples"] is None
-    assert failed["seed"] == derive_seed(0, "row/001") and failed["steps"] == 5
-    output = Path(job.run.uri)
-    assert not list(output.rglob("001.png")), "no picture of a row that is not done"
-    # The row runs again with all its samples, and nothing else does.
-    write_part(job.run, 0, first)
-    seen.clear()
-    is_well = True
-    again = job.translate().to_pylist()
-    assert {name for name, _ in seen} == {"row/001"} and len(seen) == 4
-    assert repr([again[n] for n in (0, 2, 3)]) == repr([rows[n] for n in (0, 2, 3)])
-    assert again[1]["status"] == "done" and len(again[1]["samples"]) == 3
-    assert len(list(output.rglob("001.png"))) == 4
-
-
-def test_a_careful_shard_gives_the_same_samples(
-    write_manifest: Write, good_rows: Columns, make_job: MakeJob
-) -> None:
-    together: list[set[str]] = []
-
-    class Noting(FakeEngine):
-        def step(self) -> list[Translation]:
-            ended = super().step()
-            names = {r.id for r, _ in self._running} | {t.id for t in ended}
-            together.append(names)
-            return ended
-
-    job = make_job(
-        write_manifest(good_rows(3)),
-        make_engine=lambda slots: Noting(TINY64, slots),
-        samples_per_row=3,
-    )
-    calm = job.translate().to_pylist()
-    for _ in range(2):
-        Attempt(job.run, 0)
-    together.clear()
-    careful = job.translate().to_pylist()
-    for ours, theirs in zip(careful, calm, strict=True):
-        assert ours["image_sha256"] == theirs["image_sha256"]
-        assert [s["image_sha256"] for s in ours["samples"]] == [
-            s["image_sha256"] for s in theirs["samples"]
-        ]
-    assert all(len(names) == 1 for names in together), "one row at a time"
-
-
-def test_samples_kept_aside_come_back_whole(
-    write_manifest: Write, good_rows: Columns, make_job: MakeJob
-) -> None:
-    manifest = write_manifest(good_rows(3))
-    job = make_job(manifest, samples_per_row=2)
-    rows = job.translate()
-    Attempt(job.run, 0)  # as a process that died would leave it
-    save_rows_so_far(job.run, 0, rows.slice(0, 2), [0, 1])
-    seen: list[str] = []
-
-    class Noting(FakeEngine):
-        def add(self, request: Any) -> None:
-            seen.append(request.id)
-            super().add(request)
-
-    fresh = make_job(manifest, make_engine=lambda slots: Noting(TINY64, slots), samples_per_row=2)
-    again = fresh.translate()
-    assert seen == ["row/002"] * 2
-    assert repr(again.column("samples").to_pylist()[:2]) == repr(
-        rows.column("samples").to_pylist()[:2]
-    )
-    assert again.schema == rows.schema
-
-
-# -- what rows share, and masks ------------------------------------------------------------------
-
-
-def test_shared_pictures_are_fetched_once(
-    write_manifest: Write,
-    good_rows: Columns,
-    pictures: Path,
-    make_job: MakeJob,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    fetched: list[str] = []
-    read = storage.read_bytes
-
-    def counted(uri: str, *patience: Any) -> bytes:
-        if uri.endswith(".png"):
-            fetched.append(Path(uri).name)
-        return read(uri, *patience)
-
-    monkeypatch.setattr(storage, "read_bytes", counted)
-    columns = good_rows(48)
-    columns["style"] = [str(pictures / f"p{n % 2}.png") for n in range(48)]
-    results = make_job(write_manifest(columns), samples_per_row=2).translate()
-    assert set(results.column("status").to_pylist()) == {"done"}
-    # Six contents, two styles; a picture is kept for each column.
-    assert sorted(fetched) == sorted([f"p{n}.png" for n in range(6)] + ["p0.png", "p1.png"])
-
-
-@pytest.mark.parametrize("fit", ["crop", "pad"])
-def test_a_mask_in_a_manifest_keeps_the_content_to_the_pixel(
-    fit: str, write_manifest: Write, make_job: MakeJob, tmp_path: Path
-) -> None:
-    # The whole way: files, decoding, the engine with tiny networks, PNG.
-    preset = dataclasses.replace(tiny.PRESET, fit=fit, match_colours=True)
-    models = tiny.make_models()
-    content = tiny.picture(1, 64, 48)
-    mask = np.zeros((64, 48), np.uint8)
-    mask[30:, :25] = 255
-    Image.fromarray(content).save(tmp_path / "c.png")
-    Image.fromarray(mask).save(tmp_path / "half.png")
-    Image.fromarray(np.stack([mask] * 3, axis=-1)).save(tmp_path / "half.jpg", quality=60)
-    Image.fromarray(np.zeros_like(mask)).save(tmp_path / "black.png")
-    Image.fromarray(np.full_like(mask, 255)).save(tmp_path / "white.png")
-    Image.fromarray(mask[:32]).save(tmp_path / "small.png")
-    Image.fromarray(tiny.picture(2)).save(tmp_path / "s.png")
-    masks = [None, "half.png", "half.jpg", "black.png", "white.png", "small.png"]
-    columns = {
-        "id": [str(mask) for mask in masks],
-        "content": ["c.png"] * 6,
-        "style": ["s.png"] * 6,
-        "mask": masks,
-        "seed": [5] * 6,
-    }
-    job = make_job(
-        write_manifest(columns), make_engine=lambda slots: GuidedEngine(models, preset, slots)
-    )
-    rows = {row["id"]: row for row in job.translate().to_pylist()}
-    small = rows.pop("small.png")
-    assert (small["status"], small["reason"]) == ("rejected", "bad_request")
-    assert "mask is (32, 48); expected the content's (64, 48)" in small["error"]
-    made = {}
-    for name, row in rows.items():
-        assert row["status"] == "done"
-        with Image.open(Path(job.run.uri) / row["image"]) as opened:
-            made[name] = np.asarray(opened)
-    size = tiny.SIZE
-    kept = image.fit(content, size, fit)
-    kept = image.unpad(kept, 64, 48) if fit == "pad" else kept
-    assert np.array_equal(made["black.png"], kept) and rows["black.png"]["steps"] == 0
-    assert np.array_equal(made["white.png"], made["None"])
-    assert np.array_equal(made["half.jpg"], made["half.png"]), "what JPEG blurs is set right"
-    # The mask's edge lies at row 30 of 64 and column 25 of 48, and the crop starts at row 8.
-    row_edge = (30 - 8) * 16 // 48 if fit == "crop" else 30 * 16 // 64
-    column_edge = -(-25 * kept.shape[1] // 48)
-    assert np.array_equal(made["half.png"][:row_edge], kept[:row_edge])
-    assert np.array_equal(made["half.png"][:, column_edge:], kept[:, column_edge:])
-    inside = (slice(row_edge + 1, None), slice(0, column_edge - 1))
-    assert (made["half.png"][inside] != kept[inside]).mean() > 0.8
 
 
 def test_storage_that_takes_nothing_any_more_ends_the_job_and_fails_no_row(
