@@ -1,7 +1,8 @@
 """Which weights there are: name, source, sha256, licence, size, and where the file lies.
 
-Published checkpoints are looked for by file name in the folder that the environment variable
-DSTC_WEIGHTS names (default: ~/.cache/dstc/weights). The tiny networks ship with the package and are
+Published checkpoints are looked for in the folder that the environment variable DSTC_WEIGHTS names
+(default: ~/.cache/dstc/weights), converted (`<name>.safetensors`, described by `<name>.json`) or as
+published. Where the variable is a URL, jobs copy from there into the folder. The tiny networks ship with the package and are
 looked for in three places, since a Ray job brings the code to its nodes and leaves 31 MB of weights
 behind (`.rayignore`): the folder DSTC_WEIGHTS, if it holds the file; beside this module; in the
 installed distribution `dstc`. Their descriptions are small, belong to the code, and travel with it:
@@ -41,6 +42,7 @@ class Weights:
         shipped: it comes with this package (`shipped_folders`).
         kind: "prior", "vit", "clip", "face" or "vgg". about: what it is, in a few words.
         url: where `file` can be fetched without a person; None where `source` tells what to do.
+        conditions: of the licence, in a sentence.
     """
 
     name: str
@@ -53,12 +55,15 @@ class Weights:
     kind: str = ""
     about: str = ""
     url: str | None = None
+    conditions: str = ""
 
     @property
     def path(self) -> Path:
         """Where the file is, or the place where it is expected."""
         if not self.shipped:
-            return weights_folder() / self.file
+            converted = weights_folder() / f"{self.name}.safetensors"
+            is_whole = converted.is_file() and converted.with_suffix(".json").is_file()
+            return converted if is_whole else weights_folder() / self.file
         places = (folder / self.file for folder in shipped_folders())
         return next((place for place in places if place.is_file()), _SHIPPED / self.file)
 
@@ -90,8 +95,14 @@ def _editable_source(distribution: importlib.metadata.Distribution) -> Path | No
 
 
 def weights_folder() -> Path:
-    """Where published checkpoints are looked for."""
-    return Path(os.environ.get("DSTC_WEIGHTS") or Path.home() / ".cache" / "dstc" / "weights")
+    """Where published checkpoints are looked for: a folder of this machine.
+
+    Where DSTC_WEIGHTS is a URL, it is the folder that DSTC_WEIGHTS_CACHE names, for copies.
+    """
+    named = os.environ.get("DSTC_WEIGHTS")
+    if named and "://" in named:
+        named = os.environ.get("DSTC_WEIGHTS_CACHE")
+    return Path(named or Path.home() / ".cache" / "dstc" / "weights")
 
 
 def _openai_clip(name: str, model: str, sha256: str) -> Weights:
@@ -223,15 +234,31 @@ def verify(name: str) -> Path:
                 "names"
             )
         raise WeightsError(
-            f"weights {name!r}: no file {weights.path}; get it from {weights.source} "
-            "(DSTC_WEIGHTS names the folder)"
+            f"weights {name!r}: no file {weights.path}; `dstc weights fetch {name}` brings it from "
+            f"{weights.source} (DSTC_WEIGHTS names the folder)"
         )
-    found = file_sha256(weights.path)
-    if weights.sha256 is not None and found != weights.sha256:
+    path, expected = weights.path, weights.sha256
+    if not weights.shipped and path.name == f"{name}.safetensors":
+        expected = _sum_beside(weights, path)
+    found = file_sha256(path)
+    if expected is not None and found != expected:
+        raise WeightsError(f"weights {name!r}: {path} has sha256 {found}; expected {expected}")
+    return path
+
+
+def _sum_beside(weights: Weights, path: Path) -> str:
+    """The sum of a converted file, as the description beside it tells."""
+    beside = path.with_suffix(".json")
+    try:
+        told = json.loads(beside.read_text())
+        upstream, converted = told["upstream_sha256"], told["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{beside}: not a description of weights ({error!r})") from error
+    if weights.sha256 is not None and upstream != weights.sha256:
         raise WeightsError(
-            f"weights {name!r}: {weights.path} has sha256 {found}; expected {weights.sha256}"
+            f"{beside}: made from a file of sha256 {upstream}; expected {weights.sha256}"
         )
-    return weights.path
+    return str(converted)
 
 
 def file_sha256(path: Path) -> str:
