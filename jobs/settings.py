@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from dstc_engine.presets import Preset, get_preset, with_fields
 from jobs.errors import SettingsError
 from jobs.store import storage
+from jobs.store.weights_described import is_description
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -113,9 +114,14 @@ def make_settings(**values: object) -> Settings:
         raise SettingsError(f"{name}: found {first['input']!r}; {first['msg']}") from None
     storage.refuse_credentials(settings.manifest, "manifest")
     storage.refuse_credentials(settings.output, "output")
-    assert settings.resolved_preset  # refuse a bad preset before anything else happens
+    prior = settings.resolved_preset.prior  # refuses a bad preset before anything else happens
+    changes = dict(settings.set)
+    if is_description(prior):
+        storage.refuse_credentials(prior, "prior")
+        changes["prior"] = storage.absolute(prior)
     return settings.model_copy(
         update={
+            "set": changes,
             "manifest": storage.absolute(settings.manifest),
             "output": storage.absolute(settings.output).rstrip("/") or "/",
         }

@@ -234,16 +234,17 @@ def _weights_of(settings: Settings) -> list[Weights]:
     from dstc_engine.weights import fetch, registry
 
     preset = settings.resolved_preset
-    if weights_bucket.bucket() is not None:
-        sums = weights_bucket.sums(preset)  # from descriptions: the files are gigabytes
-    elif _cluster_address(settings):
-        # Known sums are checked by the actors, where the files are needed.
-        sums = {w.name: w.sha256 or fetch.upstream_sum(w) for w in registry.weights_of(preset)}
-    else:
-        # The actors run here: a missing file then shows at once, not after Ray has started.
+    sums = weights_bucket.sums(preset)
+    # Other known sums are checked by the actors, where the files are needed. Here too when the
+    # actors run here: a missing file then shows at once, not after Ray has started.
+    is_here = not _cluster_address(settings)
+    if is_here and weights_bucket.bucket() is None:
         fetch.require(preset)
-        sums = {w.name: fetch.upstream_sum(w) for w in registry.weights_of(preset)}
-    return [dataclasses.replace(w, sha256=sums[w.name]) for w in registry.weights_of(preset)]
+    found = []
+    for weights in registry.weights_of(preset):
+        sha256 = sums.get(weights.name) or (None if is_here else weights.sha256)
+        found.append(dataclasses.replace(weights, sha256=sha256 or fetch.upstream_sum(weights)))
+    return found
 
 
 def _cluster_address(settings: Settings) -> str | None:

@@ -150,7 +150,7 @@ def upstream_sum(weights: Weights) -> str:
         WeightsError: the file is missing or another.
     """
     path = registry.verify(weights.name)
-    if state_of(weights) is State.PRESENT:
+    if weights.name in registry.REGISTRY and state_of(weights) is State.PRESENT:
         return str(json.loads(sidecar(weights.name).read_text())["upstream_sha256"])
     return file_sha256(path)
 
@@ -170,8 +170,8 @@ def require(preset: Preset) -> None:
         WeightsError: some are not; the message names them and the command that brings them.
     """
     missing = [w for w in registry.weights_of(preset) if state_of(w) is State.MISSING]
-    # What should have come with the package has a message of its own.
-    if names := [w.name for w in missing if not w.shipped]:
+    # What should have come with the package, or lies beside its description, has its own message.
+    if names := [w.name for w in missing if not w.shipped and w.name in registry.REGISTRY]:
         raise WeightsError(missing_from(str(weights_folder()), preset, names))
 
 

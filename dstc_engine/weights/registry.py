@@ -2,11 +2,12 @@
 
 Published checkpoints are looked for in the folder that the environment variable DSTC_WEIGHTS names
 (default: ~/.cache/dstc/weights), converted (`<name>.safetensors`, described by `<name>.json`) or as
-published. Where the variable is a URL, jobs copy from there into the folder. The tiny networks ship with the package and are
-looked for in three places, since a Ray job brings the code to its nodes and leaves 31 MB of weights
-behind (`.rayignore`): the folder DSTC_WEIGHTS, if it holds the file; beside this module; in the
-installed distribution `dstc`. Their descriptions are small, belong to the code, and travel with it:
-wherever a file is found, its sum must be the one that the code beside it names.
+published. Where the variable is a URL, jobs copy from there into the folder. The tiny networks ship
+with the package and are looked for in three places, since a Ray job brings the code to its nodes
+and leaves 31 MB of weights behind (`.rayignore`): the folder DSTC_WEIGHTS, if it holds the file;
+beside this module; in the installed distribution `dstc`. Their descriptions are small, belong to
+the code, and travel with it: wherever a file is found, its sum must be the one that the code beside
+it names.
 """
 
 from __future__ import annotations

@@ -8,22 +8,18 @@ all nodes share, is no bucket: weights are loaded from there, and nothing is cop
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from dstc_engine.errors import WeightsError
 from dstc_engine.presets import Preset
 from dstc_engine.weights import fetch, registry
 from dstc_engine.weights.folder import locked, writing
-from jobs.errors import JobError
 from jobs.store import storage
-
-_PIECE = 1 << 20
+from jobs.store.weights_copy import answering, copy_in
+from jobs.store.weights_described import bring_described, sum_of_described
 
 
 def bucket() -> str | None:
@@ -70,34 +66,42 @@ def told_of(name: str, patience: storage.Patience = storage.PROMPT) -> dict[str,
 
 
 def sums(preset: Preset) -> dict[str, str]:
-    """The sha256, as published, of each of a preset's weights; nothing but descriptions is read.
+    """The sha256, as published, of those of a preset's weights that come from storage.
+
+    Little more than descriptions is read: the files are gigabytes.
 
     Raises:
-        WeightsError: the bucket lacks weights, or has others than the registry names.
-        OSError: the bucket does not answer.
+        WeightsError: weights are not there, or others than the registry names.
+        JobError, OSError: storage does not answer.
     """
-    shipped = [w for w in registry.weights_of(preset) if w.shipped]
-    told = _told_of_all(preset, storage.PROMPT)
-    return {w.name: w.sha256 or fetch.upstream_sum(w) for w in shipped} | {
-        name: str(record["upstream_sha256"]) for name, record in told.items()
-    }
+    found = {}
+    if storage.is_url(preset.prior):
+        sha256 = sum_of_described(preset.prior)
+        prior, *_ = registry.weights_of(preset)  # which reads the description, here by now
+        found[prior.name] = sha256
+    if bucket() is not None:
+        told = _told_of_all(preset, storage.PROMPT)
+        found |= {name: str(record["upstream_sha256"]) for name, record in told.items()}
+    return found
 
 
 def bring(preset: Preset) -> None:
-    """Copies what a preset needs from the bucket to this node, once for all processes on it.
+    """Copies what a preset needs from storage to this node, once for all processes on it.
 
-    Nothing is done where DSTC_WEIGHTS names no bucket. Copies that are there already stay, as long
-    as the bucket still describes them so.
+    That is a prior whose description is a URL, and what DSTC_WEIGHTS has, where it names a bucket.
+    Copies that are there already stay, as long as they are still described so.
 
     Raises:
         WeightsError: the bucket lacks weights, or has others than the registry names, or the copies
             cannot be written.
         JobError: the bucket does not answer.
     """
+    if storage.is_url(preset.prior):
+        bring_described(preset.prior)
     source = bucket()
     if source is None:
         return
-    with _answering(source):
+    with answering(source):
         told = _told_of_all(preset, storage.STEADY)
     for name, record in told.items():
         _bring_one(source, name, record)
@@ -118,7 +122,12 @@ def put(name: str) -> None:
 
 
 def _told_of_all(preset: Preset, patience: storage.Patience) -> dict[str, dict[str, Any]]:
-    names = [w.name for w in registry.weights_of(preset) if not w.shipped]
+    # Those of the registry: a prior that the preset describes comes from where it says.
+    names = [
+        weights.name
+        for weights in registry.weights_of(preset)
+        if not weights.shipped and weights.name in registry.REGISTRY
+    ]
     told = {name: told_of(name, patience) for name in names}
     if missing := [name for name, record in told.items() if record is None]:
         raise WeightsError(fetch.missing_from(bucket() or "", preset, missing))
@@ -135,7 +144,11 @@ def _bring_one(source: str, name: str, told: dict[str, Any]) -> None:
             if _is_there(copy, note, told):  # another process of this node was at it
                 return
             note.unlink(missing_ok=True)
-            _copy(storage.join(source, f"{name}.safetensors"), copy, told["sha256"])
+            uri = storage.join(source, f"{name}.safetensors")
+            try:
+                copy_in(uri, copy, told["sha256"])
+            except FileNotFoundError as error:
+                raise WeightsError(f"{uri}: gone, while its description is there") from error
             note.write_text(json.dumps(told, indent=2) + "\n")
 
 
@@ -145,39 +158,3 @@ def _is_there(copy: Path, note: Path, told: dict[str, Any]) -> bool:
         return json.loads(note.read_text()) == told and copy.stat().st_size == told["size"]
     except (OSError, ValueError):
         return False
-
-
-def _copy(uri: str, path: Path, sha256: str) -> None:
-    """Copies a file a piece at a time; a piece that does not come is asked for again by itself."""
-    part = path.with_name(f"{path.name}.part")
-    digest = hashlib.sha256()
-    try:
-        with _answering(uri), storage.open_input(uri, storage.STEADY) as source:
-            with writing(path.parent), part.open("wb") as target:
-                while piece := _read(uri, source):
-                    digest.update(piece)
-                    target.write(piece)
-                target.flush()
-                os.fsync(target.fileno())  # else a power cut may leave the name and not the bytes
-        if digest.hexdigest() != sha256:
-            raise WeightsError(
-                f"{uri}: sha256 {digest.hexdigest()}; expected {sha256}, as the .json beside it "
-                "says. Remove both, and `dstc weights fetch` puts them there anew"
-            )
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)  # nodes are near their bucket: a broken copy starts anew
-
-
-def _read(uri: str, source: IO[bytes]) -> bytes:
-    with _answering(uri):  # here, since outside of it an OSError is one of the disk
-        return source.read(_PIECE)
-
-
-@contextlib.contextmanager
-def _answering(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        told = storage.redact(f"{type(error).__name__}: {error}")
-        raise JobError(f"weights cannot be read from {uri}: {told}") from error
