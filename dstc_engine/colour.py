@@ -14,11 +14,20 @@ from dstc_engine.request import Picture
 Matrix = npt.NDArray[np.float64]
 
 
-def match_colours(picture: Picture, style: Picture) -> Picture:
-    """(H, W, 3) uint8 with the RGB mean and covariance of `style` (any size), clipped to 0-255."""
+def match_colours(picture: Picture, style: Picture, share: Matrix | None = None) -> Picture:
+    """(H, W, 3) uint8 with the RGB mean and covariance of `style` (any size), clipped to 0-255.
+
+    Args:
+        share: (H, W) by how much each pixel of `picture` counts, not all 0; None counts all alike.
+            The map that carries over those that count is applied to all.
+    """
     source = picture.reshape(-1, 3).astype(np.float64)
     target = style.reshape(-1, 3).astype(np.float64)
-    moved = (source - source.mean(0)) @ transport_map(_covariance(source), _covariance(target))
+    if share is None:
+        mean, covariance = source.mean(0), _covariance(source)
+    else:
+        mean, covariance = _weighted(source, share.reshape(-1))
+    moved = (source - mean) @ transport_map(covariance, _covariance(target))
     levels: Picture = np.clip(np.rint(moved + target.mean(0)), 0, 255).astype(np.uint8)
     return levels.reshape(picture.shape)
 
@@ -30,10 +39,21 @@ def transport_map(source: Matrix, target: Matrix) -> Matrix:
     return inverse_root @ _power(root @ target @ root, 0.5) @ inverse_root
 
 
+# A picture of one colour has no covariance to invert; a hundredth of a level of spread in every
+# direction changes no picture that has one.
+_SPREAD = 1e-4 * np.eye(3)
+
+
 def _covariance(colours: Matrix) -> Matrix:
-    # A picture of one colour has no covariance to invert; a hundredth of a level of spread in every
-    # direction changes no picture that has one.
-    return np.cov(colours, rowvar=False) + 1e-4 * np.eye(3)
+    return np.cov(colours, rowvar=False) + _SPREAD
+
+
+def _weighted(colours: Matrix, share: Matrix) -> tuple[Matrix, Matrix]:
+    """Mean (3,) and covariance (3, 3) of (N, 3) colours, each counting by its share (N,)."""
+    weight = share / share.sum()
+    mean = weight @ colours
+    centred = colours - mean
+    return mean, (weight * centred.T) @ centred + _SPREAD
 
 
 def _power(matrix: Matrix, exponent: float) -> Matrix:

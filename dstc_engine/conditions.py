@@ -5,6 +5,8 @@ S slots, T tokens and D width of the ViT, E width of a CLIP model's embedding, H
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,8 +15,10 @@ from torch import Tensor
 
 from dstc_engine import image
 from dstc_engine.crops import apply_crops
+from dstc_engine.feature_cache import Features
 from dstc_engine.losses.clip_direction import clip_direction_loss, clip_target
 from dstc_engine.losses.structure import self_similarity
+from dstc_engine.losses.vgg_gram import gram_matrix
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise
 from dstc_engine.presets import Preset
@@ -30,7 +34,11 @@ class Conditions:
         source_keys: (S, T, D). source_similarity: (S, T, T). source_cls: (S, D).
         style: (S, 3, H, W) in [-1, 1]. style_cls: (S, D).
         clip_targets: one (S, E) per CLIP model, unit length.
-        source_face: (S, 512) ArcFace embedding, (S, 0) when no identity model is loaded.
+        source_face: (S, 512) ArcFace embedding.
+        source_vgg: one (S, C, H', W') for each content layer of VGG, C channels.
+        style_grams: one (S, C, C) for each Gram layer of VGG.
+
+    What only a network that is not loaded could tell has no tokens, no width or no layers.
     """
 
     source: Tensor
@@ -42,6 +50,8 @@ class Conditions:
     style_cls: Tensor
     clip_targets: tuple[Tensor, ...]
     source_face: Tensor
+    source_vgg: tuple[Tensor, ...] = ()
+    style_grams: tuple[Tensor, ...] = ()
 
     def __setitem__(self, slot: int, row: Conditions) -> None:
         """Puts a row's own conditions into a slot, in place."""
@@ -70,57 +80,129 @@ class Conditions:
 def encode_conditions(
     models: Models, preset: Preset, request: TranslationRequest, noise: Noise
 ) -> tuple[Conditions, float]:
-    """Encodes a request.
+    """Encodes a request; what networks said of the same picture before is not asked again.
 
     Returns:
         Its conditions (S = 1), and the CLIP loss of the source itself, which stands in for the
-        previous step's before there is one; NaN without a prompt.
+        previous step's before there is one; NaN without a prompt or without CLIP models.
     """
-
-    def tensor(picture: Picture) -> Tensor:
-        fitted = image.fit(picture, preset.image_size, preset.fit)
-        return image.to_tensor(fitted)[None].to(models.device)
-
-    source = tensor(request.content)
-    with models.autocast():
-        seen = models.dino(source)
-    keys, cls = seen.keys.float(), seen.cls.float()
+    content = _Picture(models, preset, request.content)
+    source = content.tensor
+    keys, similarity, cls = content.structure()
     style, style_cls = torch.zeros_like(source), torch.zeros_like(cls)
+    grams = _no_grams(models, preset, source)
     if request.style is not None:
-        style = tensor(request.style)
-        with models.autocast():
-            style_cls = models.dino(style).cls.float()
-    targets, clip_loss = _clip_targets(models, preset, request, source, noise)
+        styled = _Picture(models, preset, request.style)
+        style, style_cls, grams = styled.tensor, styled.appearance(), styled.vgg_grams()
+    targets, clip_loss = _clip_targets(models, preset, request, content, noise)
     mask = torch.ones_like(source[:, :1])
     if request.mask is not None:
-        fitted = image.fit(request.mask, preset.image_size, preset.fit)
+        fitted = image.fit_mask(request.mask, preset.image_size, preset.fit)
         mask = torch.from_numpy(fitted.copy()).to(source)[None, None] / 255.0
-    face = source.new_zeros(1, 0)
-    if models.arcface is not None:
-        with models.autocast():
-            face = models.arcface(source).float()
     row = Conditions(
         source=source,
         mask=mask,
         source_keys=keys,
-        source_similarity=self_similarity(keys),
+        source_similarity=similarity,
         source_cls=cls,
         style=style,
         style_cls=style_cls,
         clip_targets=targets,
-        source_face=face,
+        source_face=content.face(),
+        source_vgg=content.vgg_content(),
+        style_grams=grams,
     )
     return row, clip_loss
 
 
+class _Picture:
+    """A fitted picture, and what the networks see in it (S = 1); empty where one is not loaded."""
+
+    def __init__(self, models: Models, preset: Preset, picture: Picture) -> None:
+        fitted = image.fit(picture, preset.image_size, preset.fit)
+        self.tensor = image.to_tensor(fitted)[None].to(models.device)
+        self._models, self._preset = models, preset
+        # Fitted, so that pictures of all sizes need the same key and no other field of the preset.
+        self._digest = hashlib.sha256(fitted.tobytes()).digest()
+
+    def structure(self) -> Features:
+        """(1, T, D) keys, (1, T, T) self-similarity, (1, D) class token."""
+        dino = self._models.dino
+        if dino is None:
+            return tuple(self.tensor.new_zeros(shape) for shape in ((1, 0, 0), (1, 0, 0), (1, 0)))
+
+        def look() -> Features:
+            seen = self._through(dino)
+            keys = seen.keys.float()
+            return keys, self_similarity(keys), seen.cls.float()
+
+        return self._seen("structure", look)
+
+    def appearance(self) -> Tensor:
+        """(1, D) class token alone: a hundredth of what `structure` holds in memory."""
+        dino = self._models.dino
+        if dino is None:
+            return self.tensor.new_zeros(1, 0)
+        return self._seen("appearance", lambda: (self._through(dino).cls.float(),))[0]
+
+    def clip(self, number: int) -> Tensor:
+        """(E,) unit embedding by the CLIP model of this number."""
+        embed = self._models.clips[number].embed_picture
+        return self._seen(("clip", number), lambda: (self._through(embed)[0],))[0]
+
+    def face(self) -> Tensor:
+        """(1, 512) unit ArcFace embedding."""
+        arcface = self._models.arcface
+        if arcface is None:
+            return self.tensor.new_zeros(1, 0)
+        return self._seen("face", lambda: (self._through(arcface).float(),))[0]
+
+    def vgg_content(self) -> Features:
+        """(1, C, H', W') of each content layer."""
+        vgg, layers = self._models.vgg, self._preset.vgg_content_layers
+        if vgg is None or not self._preset.guides("vgg_content"):
+            return ()
+
+        def look() -> Features:
+            seen = self._through(vgg)
+            return tuple(seen[layer].float() for layer in layers)
+
+        return self._seen(("vgg_content", layers), look)
+
+    def vgg_grams(self) -> Features:
+        """(1, C, C) of each Gram layer."""
+        vgg, layers = self._models.vgg, self._preset.vgg_gram_layers
+        if vgg is None or not self._preset.guides("vgg_gram"):
+            return ()
+
+        def look() -> Features:
+            seen = self._through(vgg)
+            return tuple(gram_matrix(seen[layer].float()) for layer in layers)
+
+        return self._seen(("vgg_gram", layers), look)
+
+    def _through(self, network: Callable[[Tensor], Any]) -> Any:
+        with self._models.autocast():
+            return network(self.tensor)
+
+    def _seen(self, what: Hashable, look: Callable[[], Features]) -> Features:
+        return self._models.features.get((what, self._digest), look)
+
+
+def _no_grams(models: Models, preset: Preset, like: Tensor) -> Features:
+    if models.vgg is None or not preset.guides("vgg_gram"):
+        return ()
+    widths = [models.vgg.channels(layer) for layer in preset.vgg_gram_layers]
+    return tuple(like.new_zeros(1, width, width) for width in widths)
+
+
 def _clip_targets(
-    models: Models, preset: Preset, request: TranslationRequest, source: Tensor, noise: Noise
+    models: Models, preset: Preset, request: TranslationRequest, content: _Picture, noise: Noise
 ) -> tuple[tuple[Tensor, ...], float]:
     targets = []
     total = 0.0
-    for clip in models.clips:
-        with models.autocast():
-            picture = clip.embed_picture(source)[0]
+    for number, clip in enumerate(models.clips):
+        picture = content.clip(number)
         target = torch.zeros_like(picture)
         if request.prompt is not None:
             towards = models.embed_text(clip, request.prompt)
@@ -134,10 +216,11 @@ def _clip_targets(
                 preset.direction_source_image,
             )
             target = clip_target(towards, away, picture, weights)
+            source = content.tensor
             maps = noise.crops()[None].to(source.device)
             with models.autocast():
                 crops = clip.embed_crops(apply_crops(source, maps, clip.size))
             total += float(clip_direction_loss(crops[None], target[None]))
         targets.append(target[None])
-    loss = total / len(models.clips) if request.prompt is not None else float("nan")
-    return tuple(targets), loss
+    has_loss = request.prompt is not None and models.clips
+    return tuple(targets), total / len(models.clips) if has_loss else float("nan")

@@ -69,6 +69,10 @@ def apply_crops(pictures: Tensor, maps: Tensor, size: int) -> Tensor:
     """(S, 3, H, W) pictures through (S, N, 2, 3) maps to (S * N, 3, size, size), row after row.
 
     What lies outside the picture repeats its border: black corners would be read as content.
+
+    Plainly bilinear, without antialiasing, as the official code's crops of tensors were with the
+    torchvision of its time. From 512 pixels to 224 a crop thus looks at fewer than half the pixels
+    of each line; which ones, differs from crop to crop and from step to step.
     """
     rows, count = maps.shape[:2]
     grid = F.affine_grid(

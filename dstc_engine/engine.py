@@ -107,9 +107,9 @@ class Engine:
     @torch.no_grad()
     def step(self) -> list[Translation]:
         """Refills free slots, takes one guided step with all rows; returns the rows that ended."""
-        self._refill()
+        untouched = self._refill()
         if not any(self._slots) or self._conditions is None:
-            return []
+            return untouched
         index = torch.tensor([s.index if s else 0 for s in self._slots], device=self._x.device)
         table = self._tables.at(index)
         guidance = self._guide(table, self._conditions)
@@ -125,14 +125,21 @@ class Engine:
         # The one transfer of the step: the losses and one flag of each row.
         told = torch.cat([guidance.losses, finite[:, None].to(guidance.losses)], dim=1).tolist()
         self._x = x
-        return self._move_on(told, x0, table)
+        return untouched + self._move_on(told, x0, table)
 
     # -- one step, in its parts ------------------------------------------------------------------
 
-    def _refill(self) -> None:
-        for s, slot in enumerate(self._slots):
-            if slot is None and self._waiting:
-                self._enter(s, self._waiting.popleft())
+    def _refill(self) -> list[Translation]:
+        """Fills free slots; returns rows whose masks leave nothing to translate."""
+        untouched = []
+        for s in range(len(self._slots)):
+            while self._slots[s] is None and self._waiting:
+                request = self._waiting.popleft()
+                if request.mask is None or _framed_mask(request.mask, self.preset).any():
+                    self._enter(s, request)
+                else:
+                    untouched.append(_untouched(request, self.preset, len(self._slots)))
+        return untouched
 
     def _enter(self, s: int, request: TranslationRequest) -> None:
         noise = self._make_noise(request)
@@ -161,8 +168,8 @@ class Engine:
         of_rows = [slot.weights(self.preset) if slot else {} for slot in self._slots]
         weights = [[row.get(name, 0.0) for name in WEIGHTED] for row in of_rows]
         crops = [
-            self._draw_crops(s) if slot and slot.request.prompt is not None else self._blank_crops()
-            for s, slot in enumerate(self._slots)
+            self._draw_crops(s) if row.get("clip") else self._blank_crops()
+            for s, row in enumerate(of_rows)
         ]
         fixed = self.preset.prior_class
         classes = draw_classes(self._noises, self._classes, fixed, self._x.device)
@@ -261,21 +268,45 @@ class Engine:
 def finish_picture(x0: Tensor, request: TranslationRequest, preset: Preset) -> Picture:
     """The picture to save: (3, H, W) x0 estimate to (H, W, 3) uint8.
 
-    Clamped, its colours matched to the style's if asked for, content put back outside the mask,
-    padding cut off.
+    Clamped, padding cut off, its colours matched to the style's if asked for, content put back
+    outside the mask. Colours are matched where the picture was translated: neither padding nor what
+    a mask keeps has a say in them.
     """
     picture = image.to_picture(x0)
-    if preset.match_colours and request.style is not None:
-        style = image.fit(request.style, preset.image_size, preset.fit)
-        picture = match_colours(picture, style)
-    if request.mask is not None:
-        content = image.fit(request.content, preset.image_size, preset.fit)
-        mask = image.fit(request.mask, preset.image_size, preset.fit)[..., None] / 255.0
-        blended = np.rint(mask * picture + (1 - mask) * content)
-        picture = blended.astype(np.uint8)
     if preset.fit == "pad":
         picture = image.unpad(picture, *request.content.shape[:2])
+    share = None
+    if request.mask is not None:
+        share = _framed_mask(request.mask, preset) / 255.0
+    if preset.match_colours and request.style is not None:
+        picture = match_colours(picture, _framed(request.style, preset), share)
+    if share is not None:
+        inside = share[..., None]
+        content = _framed(request.content, preset)
+        picture = np.rint(inside * picture + (1 - inside) * content).astype(np.uint8)
     return picture
+
+
+def _framed(picture: Picture, preset: Preset) -> Picture:
+    """A picture as a result shows it: fitted, without padding."""
+    fitted = image.fit(picture, preset.image_size, preset.fit)
+    return image.unpad(fitted, *picture.shape[:2]) if preset.fit == "pad" else fitted
+
+
+def _framed_mask(mask: Picture, preset: Preset) -> Picture:
+    fitted = image.fit_mask(mask, preset.image_size, preset.fit)
+    return image.unpad(fitted, *mask.shape) if preset.fit == "pad" else fitted
+
+
+def _untouched(request: TranslationRequest, preset: Preset, slots: int) -> Translation:
+    """The end of a row whose mask keeps all of the content: no step is worth its time."""
+    return Translation(
+        id=request.id,
+        seed=request.seed,
+        status="done",
+        picture=_framed(request.content, preset),
+        slots=slots,
+    )
 
 
 def translate(engine: Engine, requests: Iterable[TranslationRequest]) -> Iterator[Translation]:

@@ -1,7 +1,8 @@
 """`FakeEngine`: the engine's verbs without networks, for tests of the job and for benchmarks of it.
 
 It is a real implementation: slots are filled, held for a number of steps and refilled, and the
-picture that comes out (the content's negative at the preset's size) depends on the row alone.
+picture that comes out depends on the row alone: the content's negative at the preset's size, the
+seed in its first pixel.
 """
 
 from __future__ import annotations
@@ -70,12 +71,13 @@ class FakeEngine:
         return finished
 
     def _end(self, request: TranslationRequest, losses: list[StepLosses]) -> Translation:
-        fitted = image.fit(request.content, self.preset.image_size)
+        picture = np.uint8(255) - image.fit(request.content, self.preset.image_size)
+        picture[0, 0] = [request.seed >> shift & 255 for shift in (0, 8, 16)]
         return Translation(
             id=request.id,
             seed=request.seed,
             status="done",
-            picture=np.uint8(255) - fitted,
+            picture=picture,
             steps=self.steps,
             seconds=self.steps * self.step_seconds,
             slots=self.slots,

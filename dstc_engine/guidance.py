@@ -19,7 +19,7 @@ from torch import Tensor
 from dstc_engine.conditions import Conditions
 from dstc_engine.crops import apply_crops
 from dstc_engine.encoders.dino import DinoFeatures
-from dstc_engine.losses import WEIGHTED
+from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG, WEIGHTED
 from dstc_engine.losses.clip_direction import clip_direction_loss
 from dstc_engine.losses.contrast import contrast_loss
 from dstc_engine.losses.divergence import divergence_loss
@@ -27,10 +27,13 @@ from dstc_engine.losses.identity import identity_loss
 from dstc_engine.losses.range import range_loss
 from dstc_engine.losses.structure import structure_loss
 from dstc_engine.losses.style import style_cls_loss, style_pixels_loss
+from dstc_engine.losses.vgg_content import vgg_content_loss
+from dstc_engine.losses.vgg_gram import gram_matrix, vgg_gram_loss
 from dstc_engine.models import Models
 from dstc_engine.presets import Preset
 from dstc_engine.sampling import Denoised, StepTable, read_denoiser
 
+# Of the DINO pass of z, and of the VGG features of z; each needs a name in `losses` too.
 DINO_LOSSES: dict[str, Callable[[DinoFeatures, Conditions, Tensor, Preset], Tensor]] = {
     "structure": lambda seen, to, previous, preset: structure_loss(seen.keys, to.source_similarity),
     "contrast": lambda seen, to, previous, preset: contrast_loss(
@@ -39,6 +42,15 @@ DINO_LOSSES: dict[str, Callable[[DinoFeatures, Conditions, Tensor, Preset], Tens
     "divergence": lambda seen, to, previous, preset: divergence_loss(seen.cls, previous),
     "style_cls": lambda seen, to, previous, preset: style_cls_loss(seen.cls, to.style_cls),
 }
+VGG_LOSSES: dict[str, Callable[[dict[str, Tensor], Conditions, Preset], Tensor]] = {
+    "vgg_content": lambda seen, to, preset: vgg_content_loss(
+        [seen[layer] for layer in preset.vgg_content_layers], to.source_vgg
+    ),
+    "vgg_gram": lambda seen, to, preset: vgg_gram_loss(
+        [gram_matrix(seen[layer]) for layer in preset.vgg_gram_layers], to.style_grams
+    ),
+}
+assert (*DINO_LOSSES,) == SEEN_BY_DINO and (*VGG_LOSSES,) == SEEN_BY_VGG
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +62,7 @@ class Guidance:
         push: (S, 3, H, W), minus the gradient of each row's weighted total with respect to x_t.
         losses: (S, L + 1) unweighted in the order of LOSS_NAMES; the last column is the weighted
             total. NaN where a loss was not computed or does not count for the row.
-        cls: (S, D) class token of z, the next step's `previous_cls`.
+        cls: (S, D) class token of z, the next step's `previous_cls`; as given without DINO.
     """
 
     denoised: Denoised
@@ -73,6 +85,9 @@ def guide(
 ) -> Guidance:
     """Looks at x_t through every network that some row needs.
 
+    Losses of DINO, `style_pixels` and `range` are computed where the preset gives them a weight.
+    The others, which cost a network each, where a row does: CLIP is for rows with a prompt.
+
     Args:
         x: (S, 3, H, W) at the times of `table`. to: what the rows are translated towards.
         previous_cls: (S, D) of each row's previous guided step.
@@ -94,12 +109,18 @@ def guide(
     views = {"z": mix if preset.noise_mix else denoised.x0, "mix": mix, "x0": denoised.x0}
     tally = _Tally(views, weights)
     with torch.enable_grad():
-        with models.autocast():
-            seen = models.dino(tally.leaves["z"])
-        seen = DinoFeatures(seen.keys.float(), seen.cls.float())
-        tally.add("z", {n: loss(seen, to, previous_cls, preset) for n, loss in DINO_LOSSES.items()})
-        tally.add("z", {"style_pixels": style_pixels_loss(tally.leaves["z"], to.style)})
-        tally.add("x0", {"range": range_loss(tally.leaves["x0"])})
+        cls = previous_cls
+        guiding = {name: loss for name, loss in DINO_LOSSES.items() if preset.guides(name)}
+        if models.dino is not None and guiding:
+            with models.autocast():
+                seen = models.dino(tally.leaves["z"])
+            seen = DinoFeatures(seen.keys.float(), seen.cls.float())
+            cls = seen.cls.detach()
+            tally.add("z", {n: loss(seen, to, previous_cls, preset) for n, loss in guiding.items()})
+        if preset.guides("style_pixels"):
+            tally.add("z", {"style_pixels": style_pixels_loss(tally.leaves["z"], to.style)})
+        if preset.guides("range"):
+            tally.add("x0", {"range": range_loss(tally.leaves["x0"])})
         if "clip" in wanted:
             for clip, maps, target in zip(models.clips, crops, to.clip_targets, strict=True):
                 with models.autocast():
@@ -111,6 +132,12 @@ def guide(
             with models.autocast():
                 face = models.arcface(tally.leaves["z"])
             tally.add("z", {"identity": identity_loss(face.float(), to.source_face)})
+        looks = {name: loss for name, loss in VGG_LOSSES.items() if name in wanted}
+        if models.vgg is not None and looks:
+            with models.autocast():
+                layers = models.vgg(tally.leaves["z"])
+            layers = {name: features.float() for name, features in layers.items()}
+            tally.add("z", {name: loss(layers, to, preset) for name, loss in looks.items()})
     (gradient,) = torch.autograd.grad(list(views.values()), x, tally.gradients())
     return Guidance(
         denoised=Denoised(
@@ -118,7 +145,7 @@ def guide(
         ),
         push=-gradient,
         losses=tally.losses(),
-        cls=seen.cls.detach(),
+        cls=cls,
     )
 
 

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
+import hashlib
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from dstc_engine.attention import use_plain_attention
 from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
+from dstc_engine.encoders.vgg import Vgg
 from dstc_engine.errors import PresetError
+from dstc_engine.feature_cache import FeatureCache
+from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG
+from dstc_engine.precision import PRECISIONS, autocast, keep_products_in
 from dstc_engine.presets import Preset
 from dstc_engine.schedule import NoiseSchedule
 from dstc_engine.unet import UNet
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Prompts repeat over a data set: embedding one costs 79 text passes per CLIP model.
-_TEXTS_KEPT = 4096
+# Of a content at ViT-B/8 and 224 px, keys and self-similarity take 4.9 MB: room for 50 of them.
+_FEATURE_BYTES = 256 << 20
+# An embedding takes 2 to 4 KB, and costs 79 text passes: room for some 10,000 prompts. Apart from
+# pictures, which would push them out.
+_TEXT_BYTES = 64 << 20
 
 
 @dataclass(eq=False)
@@ -27,64 +34,95 @@ class Models:
     """What an engine looks through. Parameters need no gradient; only pictures do.
 
     Attributes:
-        unet: the prior. dino: structure and appearance. clips: text.
-        arcface: identity of faces, or None. noise_schedule: what the prior was trained with.
+        unet: the prior. dino: structure and appearance, or None. clips: text, may be empty.
+        arcface: identity of faces, or None. vgg: the vgg_* losses, or None.
+        noise_schedule: what the prior was trained with.
         device: where all of them live. precision: "fp32", "bf16" or "fp16"; losses are float32.
+        features, texts: what the networks said of pictures and of texts; on the same device.
     """
 
     unet: UNet
-    dino: Dino
+    dino: Dino | None
     clips: tuple[Clip, ...]
     arcface: ArcFace | None = None
+    vgg: Vgg | None = None
     noise_schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: str = "fp32"
-    _texts: OrderedDict[tuple[int, str], Tensor] = field(default_factory=OrderedDict, repr=False)
+    features: FeatureCache = field(default_factory=lambda: FeatureCache(_FEATURE_BYTES), repr=False)
+    texts: FeatureCache = field(default_factory=lambda: FeatureCache(_TEXT_BYTES), repr=False)
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise PresetError(f"precision is {self.precision!r}; expected {', '.join(PRECISIONS)}")
-        networks = [self.unet, self.dino, *self.clips]
-        if self.arcface is not None:
-            networks.append(self.arcface)
-        for network in networks:
-            network.eval().requires_grad_(False).to(self.device)
+        for network in (self.unet, self.dino, *self.clips, self.arcface, self.vgg):
+            if network is not None:
+                network.eval().requires_grad_(False).to(self.device)
+        if self.precision != "fp32":
+            self._go_half()
+
+    def _go_half(self) -> None:
+        # Text towers stay: a text is embedded once, and its residual stream is float32 this way.
+        towers = (clip.model.visual for clip in self.clips)
+        for network in (self.unet, self.dino, *towers, self.arcface, self.vgg):
+            if network is not None:
+                keep_products_in(PRECISIONS[self.precision], network)
+                if self.device.type == "cpu":
+                    use_plain_attention(network)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Runs networks in the chosen precision; nothing at fp32."""
-        if self.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, PRECISIONS[self.precision])
+        return autocast(self.device, self.precision)
 
     def embed_text(self, clip: Clip, text: str) -> Tensor:
         """`clip.embed_text`, remembered for the texts used last."""
-        key = (self.clips.index(clip), text)
-        if key not in self._texts:
+
+        def look() -> tuple[Tensor]:
             with torch.no_grad(), self.autocast():
-                self._texts[key] = clip.embed_text(text)
-            if len(self._texts) > _TEXTS_KEPT:
-                self._texts.popitem(last=False)
-        self._texts.move_to_end(key)
-        return self._texts[key]
+                return (clip.embed_text(text),)
+
+        digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+        return self.texts.get((self.clips.index(clip), digest), look)[0]
 
 
 def load_models(preset: Preset, device: str = "cpu", precision: str = "fp32") -> Models:
-    """Loads and freezes the networks that a preset names.
+    """Loads and freezes the networks that the preset's losses look through.
 
     Raises:
         WeightsError: weights are missing, altered, or of another layout.
         PresetError: an unknown name or precision.
     """
     # Imported here: the loaders pull in every architecture, which tests of small models never need.
-    from dstc_engine.weights.load import load_arcface, load_clip, load_dino, load_unet
+    from dstc_engine.weights.load import (
+        load_arcface,
+        load_clip,
+        load_dino,
+        load_unet,
+        load_vgg,
+        noise_schedule_of,
+    )
 
+    dino = arcface = vgg = None
+    if preset.guides(*SEEN_BY_DINO):
+        dino = load_dino(preset.dino, preset.dino_size, preset.dino_layer)
+    if preset.guides("identity"):
+        arcface = load_arcface(preset.arcface, preset.identity_crop)
+    if preset.guides(*SEEN_BY_VGG):
+        vgg = load_vgg(preset.vgg, preset.vgg_size, vgg_layers(preset))
     return Models(
         unet=load_unet(preset.prior, preset.image_size),
-        dino=load_dino(preset.dino, preset.dino_size, preset.dino_layer),
-        clips=tuple(load_clip(name) for name in preset.clips),
-        arcface=load_arcface(preset.arcface, preset.identity_crop)
-        if preset.weight_identity
-        else None,
+        dino=dino,
+        clips=tuple(load_clip(name) for name in preset.clips) if preset.guides("clip") else (),
+        arcface=arcface,
+        vgg=vgg,
+        noise_schedule=noise_schedule_of(preset.prior),
         device=torch.device(device),
         precision=precision,
     )
+
+
+def vgg_layers(preset: Preset) -> frozenset[str]:
+    """Layers that the preset's vgg_* losses read, where they have a weight."""
+    content = preset.vgg_content_layers if preset.guides("vgg_content") else ()
+    gram = preset.vgg_gram_layers if preset.guides("vgg_gram") else ()
+    return frozenset([*content, *gram])

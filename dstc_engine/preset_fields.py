@@ -73,6 +73,22 @@ def _is_crop_of_256(crop: tuple[int, int, int, int]) -> bool:
     return 0 <= top < bottom <= 256 and 0 <= left < right <= 256
 
 
+# Layers of VGG-19 that the vgg_* losses can read: the outputs of its ReLUs, by block and place.
+VGG_LAYERS = tuple(
+    f"relu{block}_{place}"
+    for block, places in enumerate((2, 2, 4, 4, 4), start=1)
+    for place in range(1, places + 1)
+)
+
+
+def _layers(meaning: str) -> Field:
+    return Field(
+        meaning,
+        lambda v: bool(v) and set(v) <= set(VGG_LAYERS) and len(set(v)) == len(v),
+        f"one or more of {', '.join(VGG_LAYERS)}, each once",
+    )
+
+
 FIELDS: dict[str, Field] = {
     # networks
     "prior": _network("the diffusion model"),
@@ -87,6 +103,9 @@ FIELDS: dict[str, Field] = {
     ),
     "arcface": _network("face network; loaded when weight_identity is above 0"),
     "vgg": _network("network of the vgg losses; loaded when one of their weights is above 0"),
+    "vgg_size": _whole("pixels of the shorter side that it sees", 1),
+    "vgg_content_layers": _layers("layers of the content loss, all weighing the same"),
+    "vgg_gram_layers": _layers("layers of the Gram loss, all weighing the same"),
     "prior_class": _whole("class shown to a class-conditional prior; -1: random in each step", -1),
     # chain
     "respacing": Field("steps of the schedule", _is_respacing, RESPACING_FORM),

@@ -32,13 +32,14 @@ class Preset:
 
     `preset_fields.FIELDS` has the values that each field takes.
 
-    Networks (names of `weights.registry`):
+    Networks (names of `weights.registry`; but for the prior, loaded when a loss that looks through
+    one has a weight above 0):
         prior: the ADM diffusion model. dino: the ViT. clips: the CLIP models, all of which guide.
-        arcface: the face network, loaded when weight_identity is above 0. vgg: the network of the
-        vgg_* losses, loaded when one of their weights is above 0.
+        arcface: the face network. vgg: the network of the vgg_* losses.
         prior_class: class shown to a class-conditional prior; -1 draws one at random in each step.
         dino_size: pixels of the shorter side that the ViT sees. dino_layer: block whose keys and
-        class token are read, counted from 0; -1 is the last.
+        class token are read, counted from 0; -1 is the last. vgg_size: pixels of the shorter side
+        that VGG sees. vgg_content_layers, vgg_gram_layers: of VGG_LAYERS, all weighing the same.
 
     Chain (method section 2; steps are indices of the respaced schedule):
         respacing: "N", "a,b,c" or "ddimN". skip: S - skip - 1 is the first index. sampler: "ddpm"
@@ -70,6 +71,11 @@ class Preset:
     clips: tuple[str, ...] = CLIP_ENSEMBLE
     arcface: str = "arcface-ir-se50"
     vgg: str = "vgg19"
+    vgg_size: int = 224
+    # Gatys et al. 2016, section 3: content at the second layer of block 4, style at the first of
+    # each.
+    vgg_content_layers: tuple[str, ...] = ("relu4_2",)
+    vgg_gram_layers: tuple[str, ...] = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
     prior_class: int = -1
     # chain
     respacing: str = "100"
@@ -122,6 +128,10 @@ class Preset:
         steps = self._respaced_steps
         if self.skip >= steps:
             raise self._refusal("skip", f"0-{steps - 1} for {steps} steps")
+
+    def guides(self, *losses: str) -> bool:
+        """Whether any of these losses, by their names in `losses.LOSS_NAMES`, has a weight."""
+        return any(getattr(self, f"weight_{loss}") > 0 for loss in losses)
 
     def _refusal(self, field: str, expected: str, found: object = None) -> PresetError:
         value = getattr(self, field) if found is None else found

@@ -28,6 +28,7 @@ class TranslationRequest:
         prompt: target text for text guidance, or None.
         source_prompt: what `content` shows, for the CLIP direction; None leaves that term out.
         mask: (H, W) uint8 of the content's size: 255 is translated, 0 keeps the content's pixels.
+            One that is white all over is no mask, and becomes None.
 
     Raises:
         RequestError: neither style nor prompt is given, or an array has another form.
@@ -62,6 +63,8 @@ class TranslationRequest:
                 f"row {self.id!r}: mask is {self.mask.shape}; expected the content's "
                 f"{self.content.shape[:2]}"
             )
+        if self.mask is not None and (self.mask == 255).all():
+            object.__setattr__(self, "mask", None)
         if not 0 <= self.seed < 2**63:
             raise RequestError(f"row {self.id!r}: seed is {self.seed}; expected 0 .. 2**63 - 1")
 

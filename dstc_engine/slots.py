@@ -67,6 +67,8 @@ class Slot:
             "style_pixels": preset.weight_style_pixels if has_style else 0.0,
             "clip": preset.weight_clip if self.request.prompt is not None else 0.0,
             "identity": preset.weight_identity,
+            "vgg_content": preset.weight_vgg_content,
+            "vgg_gram": preset.weight_vgg_gram if has_style else 0.0,
             "range": preset.weight_range,
         }
 

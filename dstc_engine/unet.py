@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dstc_engine.attention import attend
 from dstc_engine.unet_config import GROUPS, UNetConfig
 
 __all__ = ["UNet", "UNetConfig"]
@@ -33,13 +34,15 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class GroupNorm32(nn.GroupNorm):
-    """32 groups, in float32 whatever the activations are: bf16 sums over a group lose the mean."""
+    """32 groups, summed in float32 whatever the activations are: in bf16 a group loses its mean."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(GROUPS, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float32:
+        # On CPUs the kernel itself sums in float32 and takes float32 weights beside bf16 pictures;
+        # on GPUs it wants one type for all.
+        if x.dtype == torch.float32 or x.device.type == "cpu":
             return super().forward(x)
         normed = F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps)
         return normed.to(x.dtype)
@@ -149,7 +152,7 @@ class AttentionBlock(nn.Module):
         else:
             split = qkv.reshape(batch, self.heads, 3, size, -1).permute(2, 0, 1, 4, 3)
         q, k, v = split.unbind(0)
-        attended = F.scaled_dot_product_attention(q, k, v)
+        attended = attend(q, k, v)
         attended = attended.transpose(2, 3).reshape(batch, channels, height * width)
         return (flat + self.proj_out(attended)).reshape(x.shape)
 

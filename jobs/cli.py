@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from dstc_engine.errors import DstcError, UserError
+from jobs.weights_commands import app as weights
 
 BROKEN, UNUSABLE, STOPPED, TERMINATED = 1, 2, 130, 143
 
@@ -80,6 +79,9 @@ def translate(
     precision: Annotated[
         _Precision, typer.Option(help="Of the networks.", rich_help_panel=_HOW)
     ] = _Precision.fp32,
+    samples_per_row: Annotated[
+        int, typer.Option(help="Pictures of each row, by other seeds.", rich_help_panel=_WHAT)
+    ] = 1,
     limit: Annotated[
         int | None, typer.Option(help="Only the first N rows.", rich_help_panel=_WHAT)
     ] = None,
@@ -138,6 +140,7 @@ def translate(
         actors=actors,
         slots=slots,
         precision=precision.value,
+        samples_per_row=samples_per_row,
         rows_per_shard=rows_per_shard,
         limit=limit,
         retry=retry.value if retry else None,
@@ -241,36 +244,7 @@ def emoji_build(
         raise DstcError(str(error)) from error
 
 
-weights = typer.Typer(help="The networks' weights.", no_args_is_help=True)
 app.add_typer(weights, name="weights")
-
-
-@weights.command("list")
-def weights_list() -> None:
-    """Lists the weights that presets name."""
-    from dstc_engine.weights.registry import REGISTRY
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", "size", "licence", "sha256", "source"):
-        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
-    for record in REGISTRY.values():
-        size = f"{record.size / 1e6:,.1f} MB" if record.size else ""
-        sha256 = record.sha256[:12] if record.sha256 else "not published"
-        table.add_row(record.name, size, record.licence, sha256, record.source)
-    Console().print(table)
-
-
-@weights.command("verify")
-def weights_verify(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Names from the list; all when not given.")
-    ] = None,
-) -> None:
-    """Compares weights on this machine with the sums in the registry."""
-    from dstc_engine.weights.registry import REGISTRY, verify
-
-    for name in names or REGISTRY:
-        print(f"{name}: {verify(name)}")
 
 
 def _mount_training() -> None:

@@ -25,10 +25,7 @@ from jobs.store import storage
 from jobs.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from dstc_engine.encoders.clip import Clip
-    from dstc_engine.encoders.dino import Dino
     from dstc_engine.models import Models
-    from dstc_engine.unet import UNet
 
 # Sustained TFLOP/s of one device, by its kind and the precision of the networks. Assumptions: a
 # sixth of what an H100's data sheet gives for dense bf16 (989), under half of its fp32 (67); one
@@ -44,17 +41,6 @@ ASSUMED_TFLOPS = {
 # Shards whose stats are read for a measured speed: enough for some rows of every actor.
 _MEASURED_SHARDS = 128
 
-_OPENAI_CLIPS = {
-    "clip-rn50": "RN50",
-    "clip-rn50x4": "RN50x4",
-    "clip-rn50x16": "RN50x16",
-    "clip-vit-b-32": "ViT-B-32",
-    "clip-vit-b-16": "ViT-B-16",
-}
-# The ViT-B/8 of DINO, as `weights.load` builds it.
-_DINO_VITB8: dict[str, Any] = dict(
-    img_size=224, patch_size=8, embed_dim=768, depth=12, num_heads=12
-)
 _TEXT_TEMPLATES = 79
 
 
@@ -118,6 +104,7 @@ def estimate(
     tflops: float | None = None,
     measured_seconds_per_row: float | None = None,
     with_prompt: bool = True,
+    samples: int = 1,
 ) -> Estimate:
     """What so many rows will cost.
 
@@ -126,22 +113,24 @@ def estimate(
         tflops: sustained rate of one device; by default that of `ASSUMED_TFLOPS`.
         measured_seconds_per_row: of one device, in this very run folder; goes before `tflops`.
         with_prompt: rows look through CLIP too; those without a prompt do not.
+        samples: pictures of a row; what is encoded of its content and style serves all of them.
     """
     cost = cost_of(preset, with_prompt)
+    flops = samples * cost.steps * cost.step + cost.conditions
     if measured_seconds_per_row is not None:
         seconds, rate = measured_seconds_per_row, None
         basis = f"{seconds:.3g} s a row and device, as measured in this run"
     else:
         assumed = ASSUMED_TFLOPS[device, precision]
         rate = assumed if tflops is None else tflops
-        seconds = cost.row / (rate * 1e12)
+        seconds = flops / (rate * 1e12)
         told = "assumed" if tflops is None else "given"
         name = "GPU" if device == "cuda" else "CPU core"
         basis = (
-            f"{cost.row / 1e12:,.3g} TFLOP a row ({cost.steps} guided steps), {told} "
+            f"{flops / 1e12:,.3g} TFLOP a row ({samples * cost.steps} guided steps), {told} "
             f"{rate:g} TFLOP/s a {name}"
         )
-    return Estimate(rows, cost.row, rate, seconds, rows * seconds / 3600, basis)
+    return Estimate(rows, flops, rate, seconds, rows * seconds / 3600, basis)
 
 
 def measured_seconds_per_row(run: RunFolder, shards: Sequence[int]) -> float | None:
@@ -212,65 +201,27 @@ def meta_models(preset: Preset) -> Models:
     import torch
 
     from dstc_engine.encoders.arcface import ArcFace
-    from dstc_engine.models import Models
+    from dstc_engine.encoders.vgg import Vgg
+    from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG
+    from dstc_engine.models import Models, vgg_layers
+    from dstc_engine.weights.architectures import build_clip, build_unet, noise_schedule
+    from dstc_engine.weights.load import build_dino, wrap_clip
+    from dstc_engine.weights.registry import find
 
+    prior, vit = find(preset.prior), find(preset.dino)
+    clips = [find(name) for name in preset.clips] if preset.guides("clip") else []
     with torch.device("meta"):
         return Models(
-            unet=_meta_unet(preset),
-            dino=_meta_dino(preset),
-            clips=tuple(_meta_clip(name) for name in preset.clips),
-            arcface=ArcFace(preset.identity_crop) if preset.weight_identity else None,
+            unet=build_unet(prior),
+            dino=build_dino(vit, preset.dino_size, preset.dino_layer)
+            if preset.guides(*SEEN_BY_DINO)
+            else None,
+            clips=tuple(wrap_clip(weights, build_clip(weights)) for weights in clips),
+            arcface=ArcFace(preset.identity_crop) if preset.guides("identity") else None,
+            vgg=Vgg(preset.vgg_size, vgg_layers(preset)) if preset.guides(*SEEN_BY_VGG) else None,
+            noise_schedule=noise_schedule(prior),
             device=torch.device("meta"),
         )
-
-
-def _meta_unet(preset: Preset) -> UNet:
-    from dstc_engine.unet import UNet, UNetConfig
-    from dstc_engine.weights.load import PUBLISHED_UNETS
-    from dstc_engine.weights.registry import find
-
-    weights = find(preset.prior)
-    if not weights.shipped:
-        return UNet(PUBLISHED_UNETS[preset.prior])
-    sizes = weights.description()["architecture"]
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
-    return UNet(UNetConfig(**fields))
-
-
-def _meta_dino(preset: Preset) -> Dino:
-    from timm.models.vision_transformer import VisionTransformer
-
-    from dstc_engine.encoders.dino import Dino
-    from dstc_engine.weights.registry import find
-
-    weights = find(preset.dino)
-    sizes = weights.description()["architecture"] if weights.shipped else _DINO_VITB8
-    vit = VisionTransformer(**sizes, num_classes=0)
-    return Dino(vit, preset.dino_size, preset.dino_layer, (0.5,) * 3, (0.5,) * 3)
-
-
-def _meta_clip(name: str) -> Clip:
-    import open_clip
-
-    from dstc_engine.encoders.clip import Clip
-    from dstc_engine.weights.registry import find
-
-    weights = find(name)
-    if weights.shipped:
-        sizes = weights.description()["architecture"]
-    else:
-        sizes = open_clip.get_model_config(_OPENAI_CLIPS[name])
-    model = open_clip.CLIP(
-        sizes["embed_dim"],
-        vision_cfg=open_clip.CLIPVisionCfg(**sizes["vision_cfg"]),
-        text_cfg=open_clip.CLIPTextCfg(**sizes["text_cfg"]),
-    )
-
-    def tokenize(texts: list[str]) -> Any:
-        raise AssertionError("a network without weights is not asked about texts")
-
-    size = sizes["vision_cfg"]["image_size"]
-    return Clip(model, tokenize, size, (0.5,) * 3, (0.5,) * 3)
 
 
 @contextlib.contextmanager
@@ -309,18 +260,25 @@ def _count_step(models: Models, preset: Preset, with_prompt: bool) -> int:
 
     with torch.device("meta"), torch.no_grad():
         picture = torch.empty(1, 3, preset.image_size, preset.image_size)
-        seen = models.dino(picture)
-        tokens = seen.keys.shape[1]
+        keys, cls = torch.empty(1, 0, 0), torch.empty(1, 0)
+        if models.dino is not None:
+            seen = models.dino(picture)
+            keys, cls = seen.keys, seen.cls
+        tokens = keys.shape[1]
+        layers = models.vgg(picture) if models.vgg is not None else {}
+        widths = [layers[name].shape[1] for name in preset.vgg_gram_layers if name in layers]
         to = Conditions(
             source=picture,
             mask=picture[:, :1],
-            source_keys=seen.keys,
+            source_keys=keys,
             source_similarity=torch.empty(1, tokens, tokens),
-            source_cls=seen.cls,
+            source_cls=cls,
             style=picture,
-            style_cls=seen.cls,
+            style_cls=cls,
             clip_targets=tuple(clip.embed_picture(picture) for clip in models.clips),
             source_face=torch.empty(1, 512),
+            source_vgg=tuple(layers[name] for name in preset.vgg_content_layers if name in layers),
+            style_grams=tuple(torch.empty(1, width, width) for width in widths),
         )
         index = torch.zeros(1, dtype=torch.int64)
         schedule = Schedule.respaced(preset.respacing, models.noise_schedule)
@@ -328,9 +286,10 @@ def _count_step(models: Models, preset: Preset, with_prompt: bool) -> int:
         crops = torch.empty(len(models.clips), 1, preset.crops, 2, 3)
         weights = torch.empty(1, len(WEIGHTED))
         classes = index if models.unet.config.classes is not None else None
-    wanted = set(WEIGHTED) - (set() if with_prompt else {"clip"})
+    wanted = {name for name in WEIGHTED if preset.guides(name)}
+    wanted -= set() if with_prompt else {"clip"}
     with counting() as counted:
-        guide(models, preset, picture, table, to, seen.cls, crops, weights, wanted, classes)
+        guide(models, preset, picture, table, to, cls, crops, weights, wanted, classes)
     return sum(counted)
 
 
@@ -339,11 +298,16 @@ def _count_conditions(models: Models, preset: Preset, with_prompt: bool) -> int:
     import torch
 
     from dstc_engine.crops import apply_crops
+    from dstc_engine.losses import SEEN_BY_VGG
 
     with torch.device("meta"), torch.no_grad(), counting() as counted:
         picture = torch.empty(1, 3, preset.image_size, preset.image_size)
-        models.dino(picture)
-        models.dino(picture)
+        if models.dino is not None:
+            models.dino(picture)
+            models.dino(picture)
+        if models.vgg is not None:
+            for _ in filter(preset.guides, SEEN_BY_VGG):  # content and style: a picture each
+                models.vgg(picture)
         for clip in models.clips:
             clip.embed_picture(picture)
             if with_prompt:

@@ -67,6 +67,10 @@ class _Ticket:
     on_start: Callable[[], None] = field(compare=False)
     future: Future[Translation] = field(compare=False, default_factory=Future)
 
+    def makes(self, translation: Translation) -> bool:
+        """Whether this is what the ticket waits for, or as good."""
+        return (self.request.id, self.request.seed) == (translation.id, translation.seed)
+
 
 class EngineThread:
     """Runs an engine in a thread of its own.
@@ -115,7 +119,7 @@ class EngineThread:
         """Puts a request in line.
 
         Args:
-            request: its id need not be unique.
+            request: neither its id nor id and seed together need be unique.
             shard_order: requests of lower ones go first.
             alone: with no other row in flight.
             on_start: called in the engine's thread right before the row enters a slot; again when
@@ -198,8 +202,9 @@ class EngineThread:
                 self._occupancy.busy + len(self._in_flight), self._occupancy.slots + self._slots
             )
             for translation in ended:
-                # A shard that Ray runs twice at once brings ids twice; their rows are the same.
-                ticket = next(t for t in self._in_flight if t.request.id == translation.id)
+                # Samples of a row share its id. A shard that Ray runs twice at once brings both
+                # twice; their rows are the same.
+                ticket = next(t for t in self._in_flight if t.makes(translation))
                 self._in_flight.remove(ticket)
                 done.append((ticket, translation))
         for ticket, translation in done:

@@ -10,12 +10,14 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
 from dstc_engine.errors import PictureError, RequestError
 from dstc_engine.request import Picture, TranslationRequest
 from jobs.errors import StorageError
+from jobs.picture_cache import PictureCache
 from jobs.store import storage
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
@@ -62,6 +64,12 @@ class Row:
 def derive_seed(run_seed: int, row_id: str) -> int:
     """The seed of a row that brings none: the same for the same run seed and id, everywhere."""
     digest = hashlib.sha256(f"{run_seed}:{row_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def derive_sample_seed(seed: int, sample: int) -> int:
+    """The seed of a row's further picture `sample`, 1 or more; picture 0 has the row's own seed."""
+    digest = hashlib.sha256(f"sample:{sample}:{seed}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
@@ -134,7 +142,10 @@ def check_row(
 
 
 def load_request(
-    row: Row, folder: str, read: Callable[[str], bytes] = storage.read_bytes
+    row: Row,
+    folder: str,
+    read: Callable[[str], bytes] = storage.read_bytes,
+    caches: Mapping[str, PictureCache] = MappingProxyType({}),
 ) -> TranslationRequest:
     """Fetches and decodes the pictures of a row.
 
@@ -142,16 +153,25 @@ def load_request(
         row: checked.
         folder: what relative URIs start at.
         read: brings the bytes of a URI.
+        caches: for the columns content, style and mask; a column without one is always fetched.
 
     Raises:
         Rejected: with reason missing_picture, unreadable_picture, bad_uri or bad_request.
         Failed: with reason fetch_error, when storage did not answer.
     """
-    content = _load_picture("content", row.content, folder, read)
-    style = _load_picture("style", row.style, folder, read) if row.style else None
+
+    def load(column: str, uri: str) -> Picture:
+        def fresh() -> Picture:
+            return _load_picture(column, uri, folder, read)
+
+        cache = caches.get(column)
+        return cache.get(storage.resolve(uri, folder), fresh) if cache else fresh()
+
+    content = load("content", row.content)
+    style = load("style", row.style) if row.style else None
     mask = None
     if row.mask:
-        mask = _load_picture("mask", row.mask, folder, read)[..., 0]
+        mask = load("mask", row.mask)[..., 0]
         # Half grey is the border: what a resized or JPEG mask blurs falls on one side.
         mask = np.where(mask >= 128, np.uint8(255), np.uint8(0))
     try:

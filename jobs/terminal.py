@@ -44,6 +44,8 @@ def print_plan(plan: Plan, expected: Estimate | None, device: str) -> None:
     table.add_row("to do", f"{manifest.rows - plan.rows_done:,} in {len(plan.pending):,} shards")
     if len(plan.duplicates.rows):
         table.add_row("duplicate ids", f"{len(plan.duplicates.rows):,} rows will be rejected")
+    if settings.samples_per_row > 1:
+        table.add_row("pictures", f"{settings.samples_per_row} of each row")
     table.add_row("output", f"{plan.job.run.uri} ({'new' if plan.is_new else 'continued'})")
     table.add_row("preset", f"{preset.name}, {preset.image_size} x {preset.image_size} pixels")
     for field, value in sorted(settings.set.items()):

@@ -32,7 +32,7 @@ from jobs import progress
 from jobs.closing import summarise
 from jobs.errors import JobError, RunFolderError, SettingsError, StorageError
 from jobs.settings import Settings
-from jobs.store import storage
+from jobs.store import storage, weights_bucket
 from jobs.store.duplicates import Duplicates
 from jobs.store.lease import Lease
 from jobs.store.ledger import Ledger
@@ -109,6 +109,8 @@ class Workers:
             picture_fingerprint=plan.job.picture_fingerprint,
             device=self.device,
             cpu_threads=self.cpu_threads,
+            # Nodes need not know it; a path of this machine would mean nothing to them.
+            weights=weights_bucket.bucket(),
         )
 
 
@@ -154,9 +156,10 @@ def set_data_context(settings: Settings) -> None:
     context.execution_options.preserve_order = False
     # Every row is a block: each shard is handed on, retried and written by itself.
     context.target_max_block_size = 1
-    # The default of 30 minutes kills jobs whose shards simply take longer. Ten minutes a row is
+    # The default of 30 minutes kills jobs whose shards simply take longer. Ten minutes a picture is
     # far beyond any, and a job that stands still for so long does end.
-    context.execution_no_progress_timeout_s = max(3600, 600 * settings.rows_per_shard)
+    pictures = settings.rows_per_shard * settings.samples_per_row
+    context.execution_no_progress_timeout_s = max(3600, 600 * pictures)
     # Rows are our concern; an exception out of a block is a mistake, and dropping it loses rows.
     context.max_errored_blocks = 0
     context.max_consecutive_actor_init_deaths = 3
@@ -229,17 +232,20 @@ def what_is_left(plan: Plan) -> Plan:
 
 def _weights_of(settings: Settings) -> list[Weights]:
     """The weights of the preset, each with its sum, since a run is told apart by them."""
-    from dstc_engine.weights import registry
+    from dstc_engine.weights import fetch, registry
 
-    found = []
-    for weights in registry.weights_of(settings.resolved_preset):
-        # Known sums are checked by the actors, where the files are needed. Here too when the
-        # actors run here: a missing file then shows at once, not after Ray has started.
-        if weights.sha256 is None or not _cluster_address(settings):
-            path = registry.verify(weights.name)
-            weights = dataclasses.replace(weights, sha256=registry.file_sha256(path))
-        found.append(weights)
-    return found
+    preset = settings.resolved_preset
+    weights_bucket.bring_described(preset)
+    if weights_bucket.bucket() is not None:
+        sums = weights_bucket.sums(preset)  # from descriptions: the files are gigabytes
+    elif _cluster_address(settings):
+        # Known sums are checked by the actors, where the files are needed.
+        sums = {w.name: w.sha256 or fetch.upstream_sum(w) for w in registry.weights_of(preset)}
+    else:
+        # The actors run here: a missing file then shows at once, not after Ray has started.
+        fetch.require(preset)
+        sums = {w.name: fetch.upstream_sum(w) for w in registry.weights_of(preset)}
+    return [dataclasses.replace(w, sha256=sums[w.name]) for w in registry.weights_of(preset)]
 
 
 def _cluster_address(settings: Settings) -> str | None:
@@ -327,6 +333,7 @@ def _expected_cost(plan: Plan, device: str, tflops: float | None) -> Estimate | 
         tflops=tflops,
         measured_seconds_per_row=measured_seconds_per_row(plan.job.run, done) if done else None,
         with_prompt="prompt" in plan.manifest.schema.names,
+        samples=plan.settings.samples_per_row,
     )
 
 

@@ -2,11 +2,12 @@
 
     check -> fetch and decode (threads) -> engine (one thread) -> PNG to storage (threads)
 
-Ray calls it with two shards at a time. The pictures of a row are written before the shard's result
-rows leave the actor, under names made from the ids, so a shard that is run again writes the same
-files again. No fault of a row leaves a call as an exception: it is a result row. Every half minute
-the rows that have ended are kept aside, so that a process which dies without a word, as on a spot
-node, costs little more than the rows in its slots.
+Ray calls it with two shards at a time. Where rows have several samples, each is a request of its
+own to the engine, and the row ends when all of them have. The pictures of a row are written before
+the shard's result rows leave the actor, under names made from the ids, so a shard that is run again
+writes the same files again. No fault of a row leaves a call as an exception: it is a result row.
+Every half minute the rows that have ended are kept aside, so that a process which dies without a
+word, as on a spot node, costs little more than the rows in its slots.
 """
 
 from __future__ import annotations
@@ -23,20 +24,22 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
-from dstc_engine.request import Translation
+from dstc_engine.request import Translation, TranslationRequest
 from jobs import progress
 from jobs.attempts import Attempt
 from jobs.engine_thread import Engine, EngineThread, Occupancy
 from jobs.errors import OutputError
 from jobs.metrics import ActorMetrics
-from jobs.row import Failed, Rejected, Row, check_row, load_request
+from jobs.picture_cache import PictureCache
+from jobs.row import Failed, Rejected, Row, check_row, derive_sample_seed, load_request
 from jobs.settings import Settings
-from jobs.store import storage
+from jobs.store import storage, weights_bucket
 from jobs.store.manifest import pack_rows, unpack_rows
 from jobs.store.results import (
     DONE,
@@ -44,6 +47,7 @@ from jobs.store.results import (
     OUTPUT_SCHEMA,
     REJECTED,
     Outcome,
+    Sample,
     read_part,
     read_rows_so_far,
     result_table,
@@ -56,10 +60,14 @@ log = logging.getLogger(__name__)
 # Storage answers in tens of milliseconds and steps take longer: a few threads keep slots fed.
 FETCH_THREADS = 8
 WRITE_THREADS = 4
+# Decoded pictures that rows share, by column: contents, each asked for a few times at most, may not
+# push out styles, which all rows ask for. A photograph of 12 megapixels takes 36 MB.
+CACHED_BYTES = {"content": 128 << 20, "style": 256 << 20, "mask": 64 << 20}
 # One small file for each shard at work; more often would cost more requests than it saves rows.
 SAVE_EVERY_S = 30.0
 
 _PHASES = ("fetch", "queue", "translate", "write")
+_OF_PICTURES = tuple(field.name for field in fields(Sample) if field.name != "sample")
 _KNOWN_COLUMNS = ("id", "content", "style", "prompt", "source_prompt", "mask", "seed")
 
 
@@ -70,6 +78,7 @@ class ShardTask:
     Attributes:
         settings: of the run. run: its folder. run_id, picture_fingerprint: of its job.
         device: "cuda" or "cpu". cpu_threads: of torch in one actor; 0 leaves torch's own choice.
+        weights: the driver's bucket of weights, for actors whose node names no place of its own.
     """
 
     settings: Settings
@@ -78,6 +87,7 @@ class ShardTask:
     picture_fingerprint: str
     device: str = "cpu"
     cpu_threads: int = 0
+    weights: str | None = None
 
 
 def make_engine_factory(task: ShardTask) -> Callable[[int], Engine]:
@@ -85,6 +95,7 @@ def make_engine_factory(task: ShardTask) -> Callable[[int], Engine]:
 
     Raises:
         WeightsError: weights are missing or not those named.
+        JobError: the bucket of weights does not answer.
     """
     settings, preset = task.settings, task.settings.resolved_preset
     # Imported here and below: the driver needs this class, and not the seconds torch takes to come.
@@ -101,7 +112,12 @@ def make_engine_factory(task: ShardTask) -> Callable[[int], Engine]:
 
     from dstc_engine.engine import Engine as GuidedEngine
     from dstc_engine.models import load_models
+    from dstc_engine.weights.fetch import require
 
+    if task.weights and not os.environ.get("DSTC_WEIGHTS"):
+        os.environ["DSTC_WEIGHTS"] = task.weights
+    weights_bucket.bring(preset)
+    require(preset)
     models = load_models(preset, device=task.device, precision=settings.precision)
 
     def make_engine(slots: int) -> Engine:
@@ -147,6 +163,7 @@ class TranslateShard:
         )
         self._fetchers = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
         self._writers = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="write")
+        self._pictures = {name: PictureCache(limit) for name, limit in CACHED_BYTES.items()}
         # Decoded pictures may be large: only so many rows wait in memory for a slot.
         self._room_ahead = threading.Semaphore(slots + FETCH_THREADS)
         self._one_careful_row = threading.Lock()
@@ -301,26 +318,31 @@ class TranslateShard:
             row: Row | None = None
             try:
                 row = self._check(shard, offset, values)
-                request = load_request(row, shard.folder, _fetch)
+                requests = self._requests(row, shard)
                 clock.lap("fetch")
+                waiting = set(range(len(requests)))
 
-                def on_start() -> None:
-                    place.leave()
-                    clock.lap("queue")
+                def on_start(sample: int) -> None:
+                    if len(waiting) == len(requests):
+                        clock.lap("queue")
+                    waiting.discard(sample)
+                    if not waiting:
+                        place.leave()
 
-                translation = self._engine.submit(request, shard.order, on_start=on_start)
+                translations = [
+                    self._engine.submit(request, shard.order, on_start=partial(on_start, sample))
+                    for sample, request in enumerate(requests)
+                ]
             except Exception as error:
                 place.leave()
                 end(_outcome_of(error, row, values))
                 return
-            translation.add_done_callback(
-                lambda done: self._writers.submit(write, row, done, clock)
-            )
+            _when_all(translations, lambda: self._writers.submit(write, row, translations, clock))
 
-        def write(row: Row, done: Future[Translation], clock: _Clock) -> None:
+        def write(row: Row, done: Sequence[Future[Translation]], clock: _Clock) -> None:
             try:
                 clock.lap("translate")
-                outcome = self._keep(row, done.result())
+                outcome = self._keep(row, [translation.result() for translation in done])
                 clock.lap("write")
             except OutputError as error:
                 ended.set_exception(error)  # no fault of the row: the job ends
@@ -343,18 +365,23 @@ class TranslateShard:
                 if shard.attempt.is_blamed(row_id):
                     raise Failed("worker_died", "the process died each time it ran this row alone")
                 shard.attempt.start_alone(row_id)
-                request = load_request(row, shard.folder, _fetch)
+                requests = self._requests(row, shard)
                 # While other rows leave the slots, a death would be theirs.
                 shard.attempt.end_alone()
                 clock.lap("fetch")
-                translation = self._engine.submit(
-                    request,
-                    shard.order,
-                    alone=True,
-                    on_start=lambda: shard.attempt.start_alone(row_id),
-                ).result()
+                # All at once, so that no other row comes between the samples of this one.
+                translations = [
+                    self._engine.submit(
+                        request,
+                        shard.order,
+                        alone=True,
+                        on_start=lambda: shard.attempt.start_alone(row_id),
+                    )
+                    for request in requests
+                ]
+                outcomes = [translation.result() for translation in translations]
                 clock.lap("translate")
-                outcome = self._keep(row, translation)
+                outcome = self._keep(row, outcomes)
                 shard.attempt.end_alone()
                 clock.lap("write")
             except OutputError:
@@ -370,41 +397,64 @@ class TranslateShard:
         seed = self._task.settings.seed
         return check_row(values, number, seed, shard.duplicate_of.get(number))
 
-    def _keep(self, row: Row, translation: Translation) -> Outcome:
-        """Writes the picture, and says how the row ended."""
+    def _requests(self, row: Row, shard: _ShardRun) -> list[TranslationRequest]:
+        """A request for each sample of a row; they share its pictures."""
+        request = load_request(row, shard.folder, _fetch, self._pictures)
+        others = range(1, self._task.settings.samples_per_row)
+        return [
+            request,
+            *(replace(request, seed=derive_sample_seed(row.seed, sample)) for sample in others),
+        ]
+
+    def _keep(self, row: Row, translations: Sequence[Translation]) -> Outcome:
+        """Writes the pictures of a row's samples, and says how the row ended."""
+        for number, translation in enumerate(translations):
+            if translation.status != DONE:
+                return _failure(row, number, translation)
+        first, *others = [
+            Sample(
+                number,
+                *self._write(row, number, translation),
+                seed=translation.seed,
+                steps=translation.steps,
+                restarts=translation.restarts,
+                seconds=translation.seconds,
+                slots=translation.slots,
+                losses=translation.losses,
+            )
+            for number, translation in enumerate(translations)
+        ]
+        return Outcome(
+            DONE,
+            **{name: getattr(first, name) for name in _OF_PICTURES},
+            samples=others or None,
+        )
+
+    def _write(self, row: Row, number: int, translation: Translation) -> tuple[str, str]:
+        """Writes the picture of a sample; its path in the run folder, and its sum."""
         from dstc_engine import image
 
         run = self._task.run
-        name = sha256 = None
-        if translation.picture is not None:
-            texts = {
-                "id": row.id,
-                "seed": str(row.seed),
-                "preset": self._task.settings.resolved_preset.name,
-                "fingerprint": self._task.picture_fingerprint,
-            }
-            data = image.encode_png(translation.picture, texts)
-            name, sha256 = run.image_name(row.id), hashlib.sha256(data).hexdigest()
-            try:
-                with storage.writing_output(run.image(row.id)):
-                    storage.write_bytes(run.image(row.id), data, storage.STEADY)
-            except OutputError as error:
-                if not storage.is_about_one_file(error.__cause__):
-                    raise
-                raise Failed("write_error", f"{name}: {_told(error.__cause__)}") from error
-        return Outcome(
-            status=DONE if translation.status == DONE else FAILED,
-            reason=translation.reason,
-            error=translation.error,
-            image=name,
-            image_sha256=sha256,
-            seed=row.seed,
-            steps=translation.steps,
-            restarts=translation.restarts,
-            seconds=translation.seconds,
-            slots=translation.slots,
-            losses=translation.losses,
-        )
+        texts = {
+            "id": row.id,
+            "seed": str(translation.seed),
+            "preset": self._task.settings.resolved_preset.name,
+            "fingerprint": self._task.picture_fingerprint,
+        }
+        if number:
+            texts["sample"] = str(number)
+        assert translation.picture is not None
+        data = image.encode_png(translation.picture, texts)
+        name = run.sample_name(row.id, number)
+        uri = storage.join(run.uri, name)
+        try:
+            with storage.writing_output(uri):
+                storage.write_bytes(uri, data, storage.STEADY)
+        except OutputError as error:
+            if not storage.is_about_one_file(error.__cause__):
+                raise
+            raise Failed("write_error", f"{name}: {_told(error.__cause__)}") from error
+        return name, hashlib.sha256(data).hexdigest()
 
 
 @dataclass(eq=False)
@@ -442,7 +492,8 @@ class _ShardRun:
         with self.lock:
             self._outcomes[offset] = outcome
         self.metrics.row_ended(outcome.status, outcome.reason)
-        self.metrics.row_restarts(outcome.restarts)
+        samples = outcome.samples or ()
+        self.metrics.row_restarts(outcome.restarts + sum(sample.restarts for sample in samples))
 
     def save(self, run: RunFolder) -> None:
         """Keeps the rows that have ended, when it is time and there are new ones."""
@@ -516,6 +567,29 @@ class _Clock:
         now = time.monotonic()
         self._shard.spend(phase, now - self._last)
         self._last = now
+
+
+def _when_all(futures: Sequence[Future[Any]], then: Callable[[], object]) -> None:
+    """Calls `then` once, when the last of them is done."""
+    left = itertools.count(len(futures) - 1, -1)
+    for future in futures:
+        future.add_done_callback(lambda _: then() if next(left) == 0 else None)
+
+
+def _failure(row: Row, number: int, translation: Translation) -> Outcome:
+    """A row one of whose samples failed; its numbers and losses are that sample's."""
+    error = translation.error
+    return Outcome(
+        FAILED,
+        translation.reason,
+        f"sample {number} (seed {translation.seed}): {error}" if number else error,
+        seed=row.seed,
+        steps=translation.steps,
+        restarts=translation.restarts,
+        seconds=translation.seconds,
+        slots=translation.slots,
+        losses=translation.losses,
+    )
 
 
 def _fetch(uri: str) -> bytes:

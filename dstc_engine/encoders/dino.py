@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from dstc_engine.attention import attend
+
 
 @dataclass(frozen=True, eq=False)
 class DinoFeatures:
@@ -90,7 +92,7 @@ def _read_block(block: Block, tokens: Tensor) -> DinoFeatures:
     qkv = attention.qkv(block.norm1(tokens))
     heads = attention.num_heads
     q, k, v = qkv.reshape(count, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4).unbind(0)
-    mixed = F.scaled_dot_product_attention(attention.q_norm(q), attention.k_norm(k), v)
+    mixed = attend(attention.q_norm(q), attention.k_norm(k), v)
     mixed = attention.proj(mixed.transpose(1, 2).reshape(count, length, width))
     tokens = tokens + block.ls1(mixed)
     tokens = tokens + block.ls2(block.mlp(block.norm2(tokens)))

@@ -18,3 +18,6 @@ LOSS_NAMES = (
     "total",
 )
 WEIGHTED = LOSS_NAMES[:-1]
+# A network is loaded when one of the losses that look through it has a weight in the preset.
+SEEN_BY_DINO = ("structure", "contrast", "divergence", "style_cls")
+SEEN_BY_VGG = ("vgg_content", "vgg_gram")

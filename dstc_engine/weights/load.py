@@ -2,80 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
+from dstc_engine.encoders.dinov3 import DinoV3
+from dstc_engine.encoders.vgg import Vgg
 from dstc_engine.errors import WeightsError
-from dstc_engine.unet import UNet, UNetConfig
+from dstc_engine.schedule import NoiseSchedule
+from dstc_engine.unet import UNet
+from dstc_engine.weights import architectures
+from dstc_engine.weights.formats import check_layout, in_float32, read_tensors, shapes, without
+from dstc_engine.weights.record import Weights
 from dstc_engine.weights.registry import find, verify
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# The settings of the published priors, as their authors' commands give them.
-PUBLISHED_UNETS = {
-    "adm-imagenet256": UNetConfig(
-        image_size=256,
-        channels=256,
-        multipliers=(1.0, 1.0, 2.0, 2.0, 4.0, 4.0),
-        res_blocks=2,
-        attention_resolutions=(32, 16, 8),
-        head_channels=64,
-    ),
-    "adm-ffhq256": UNetConfig(
-        image_size=256,
-        channels=128,
-        multipliers=(1.0, 1.0, 2.0, 2.0, 4.0, 4.0),
-        res_blocks=1,
-        attention_resolutions=(16,),
-        head_channels=64,
-    ),
-}
 
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict in float32 from .safetensors or from a PyTorch file of plain tensors.
+def read_state(weights: Weights, path: Path) -> dict[str, Tensor]:
+    """The tensors of a network, in float32.
 
     Raises:
         WeightsError: the file cannot be read, or holds something else.
     """
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors, pickle and zip readers raise a dozen unrelated types
-        raise WeightsError(f"{path}: not readable as weights ({error})") from error
-    return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+    return in_float32(without(read_tensors(path), weights.unread))
 
 
 def load_strictly(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Fills a network.
+    """Fills a network, which may be on the meta device, with these very tensors.
 
     Raises:
         WeightsError: a tensor is missing, unknown or of another shape; the first few are named.
     """
-    expected = {name: tuple(t.shape) for name, t in network.state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in state.items()}
-    wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
-    wrong += [f"{name} is unknown" for name in found.keys() - expected.keys()]
-    wrong += [
-        f"{name} is {found[name]}, expected {expected[name]}"
-        for name in expected.keys() & found.keys()
-        if expected[name] != found[name]
-    ]
-    if wrong:
-        shown = "; ".join(sorted(wrong)[:5])
-        raise WeightsError(f"{path}: {len(wrong)} tensors do not fit: {shown}")
-    network.load_state_dict(state, strict=True)
+    check_layout(shapes(state), shapes(network.state_dict()), path)
+    network.load_state_dict(state, strict=True, assign=True)
 
 
 def load_unet(name: str, image_size: int) -> UNet:
@@ -84,40 +51,75 @@ def load_unet(name: str, image_size: int) -> UNet:
     Raises:
         WeightsError: missing or wrong weights, or a prior made for another size of pictures.
     """
-    path = verify(name)
-    if find(name).shipped:
-        config = UNetConfig(**_tupled(find(name).description()["architecture"]))
-    else:
-        config = PUBLISHED_UNETS[name]
+    weights, path = find(name), verify(name)
+    config = architectures.unet_config(weights)
     if config.image_size != image_size:
         raise WeightsError(
             f"prior {name!r} makes pictures of {config.image_size} pixels; the preset's "
             f"image_size is {image_size}"
         )
-    unet = UNet(config)
-    load_strictly(unet, read_state(path), path)
+    # Without values of its own: the largest would take seconds and 2.2 GB for numbers that go.
+    with torch.device("meta"):
+        unet = architectures.build_unet(weights)
+    load_strictly(unet, read_state(weights, path), path)
     return unet
+
+
+def noise_schedule_of(name: str) -> NoiseSchedule:
+    """What the prior of this name was trained with.
+
+    Raises:
+        WeightsError: unknown weights, or a description that names another schedule than there are.
+    """
+    return architectures.noise_schedule(find(name))
 
 
 def load_dino(name: str, size: int, layer: int) -> Dino:
     """The ViT of this name, to look at pictures of `size` pixels and to be read at block `layer`.
 
     Raises:
-        WeightsError: missing or wrong weights, or a size the ViT was not made for.
+        WeightsError: missing or wrong weights, or a size the ViT cannot look at.
     """
-    path = verify(name)
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
-    sizes: dict[str, Any] = dict(img_size=224, patch_size=8, embed_dim=768, depth=12, num_heads=12)
-    if find(name).shipped:
-        told = find(name).description()
-        sizes, mean, std = told["architecture"], tuple(told["mean"]), tuple(told["std"])
-    if sizes["img_size"] != size:
+    weights, path = find(name), verify(name)
+    return build_dino(
+        weights, size, layer, lambda vit: load_strictly(vit, read_state(weights, path), path)
+    )
+
+
+def build_dino(
+    weights: Weights,
+    size: int,
+    layer: int,
+    fill: Callable[[nn.Module], None] = lambda vit: None,
+) -> Dino:
+    """A ViT behind what it expects.
+
+    Published ones look at any size that is a multiple of their patch: their embedding of places is
+    resampled (bicubic, as timm does), or rotates by the place and fits as it is (DINOv3).
+
+    Args:
+        weights: of the ViT. size, layer: see `load_dino`. fill: gives it its values.
+
+    Raises:
+        WeightsError: a size the ViT cannot look at.
+    """
+    trained, is_rotary = architectures.vit_size(weights), architectures.is_rotary(weights)
+    vit: Any = architectures.build_vit(weights)
+    patch = int(vit.patch_embed.patch_size[0])
+    if size != trained and not (weights.is_published and size % patch == 0):
+        other = f", or another multiple of {patch}" if weights.is_published else ""
         raise WeightsError(
-            f"ViT {name!r} looks at {sizes['img_size']} pixels; the preset's dino_size is {size}"
+            f"ViT {weights.name!r} looks at {trained} pixels; the preset's dino_size is {size}, "
+            f"expected {trained}{other}"
         )
-    vit = VisionTransformer(**sizes, num_classes=0)
-    load_strictly(vit, read_state(path), path)
-    return Dino(vit, size, layer, mean, std)
+    fill(vit)
+    if size != trained:
+        vit.set_input_size(img_size=(size, size))
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    if not weights.is_published:
+        told = weights.description()
+        mean, std = tuple(told["mean"]), tuple(told["std"])
+    return (DinoV3 if is_rotary else Dino)(vit, size, layer, mean, std)
 
 
 def load_clip(name: str) -> Clip:
@@ -126,28 +128,18 @@ def load_clip(name: str) -> Clip:
     Raises:
         WeightsError: missing or wrong weights.
     """
-    path = verify(name)
-    if not find(name).shipped:
-        model = open_clip.load_openai_model(str(path), precision="fp32", device="cpu")
-        size = model.visual.image_size
-        size = size[0] if isinstance(size, tuple) else size
-        tokenizer = open_clip.SimpleTokenizer()
-        return Clip(
-            model, tokenizer, size, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-        )
-    told = find(name).description()
-    sizes = told["architecture"]
-    model = open_clip.CLIP(
-        sizes["embed_dim"],
-        vision_cfg=open_clip.CLIPVisionCfg(**sizes["vision_cfg"]),
-        text_cfg=open_clip.CLIPTextCfg(**sizes["text_cfg"]),
-        quick_gelu=sizes["quick_gelu"],
-    )
-    load_strictly(model, read_state(path), path)
+    weights, path = find(name), verify(name)
+    model = architectures.build_clip(weights)
+    load_strictly(model, read_state(weights, path), path)
+    return wrap_clip(weights, model)
+
+
+def wrap_clip(weights: Weights, model: open_clip.CLIP) -> Clip:
+    """A CLIP model behind what it expects."""
+    sizes = architectures.clip_sizes(weights)
+    mean, std = architectures.clip_normalisation(weights)
     tokenizer = open_clip.SimpleTokenizer(context_length=sizes["text_cfg"]["context_length"])
-    return Clip(
-        model, tokenizer, sizes["vision_cfg"]["image_size"], tuple(told["mean"]), tuple(told["std"])
-    )
+    return Clip(model, tokenizer, sizes["vision_cfg"]["image_size"], mean, std)
 
 
 def load_arcface(name: str, crop: tuple[int, int, int, int]) -> ArcFace:
@@ -156,11 +148,21 @@ def load_arcface(name: str, crop: tuple[int, int, int, int]) -> ArcFace:
     Raises:
         WeightsError: missing or wrong weights.
     """
-    path = verify(name)
+    weights, path = find(name), verify(name)
     network = ArcFace(crop)
-    load_strictly(network, read_state(path), path)
+    load_strictly(network, read_state(weights, path), path)
     return network
 
 
-def _tupled(fields: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+def load_vgg(name: str, size: int, layers: Collection[str]) -> Vgg:
+    """The VGG of this name, to look at pictures of `size` pixels and to be read at these layers.
+
+    What lies behind the deepest layer is left out by its names.
+
+    Raises:
+        WeightsError: missing or wrong weights.
+    """
+    weights, path = find(name), verify(name)
+    network = Vgg(size, layers)
+    load_strictly(network, without(read_state(weights, path), sorted(network.unread())), path)
+    return network

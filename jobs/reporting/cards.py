@@ -25,6 +25,8 @@ from jobs.store.run_folder import RunFolder
 # Above so many rows pictures are inlined smaller, so that the page stays below about ten megabytes.
 _FULL_SIZE_CARDS = 64
 _SMALL_SIDE = 160
+# Further pictures of a row that are shown: for few rows, and for many.
+_SAMPLES, _FEW_SAMPLES = 11, 3
 _THREADS = 8
 
 
@@ -44,6 +46,8 @@ class Card:
     Attributes:
         id, status, reason, error, prompt, source_prompt: of the row; empty where it has none.
         content, style, result: pictures; None where the row names none.
+        samples: (number, seed, picture) of the first few further results. more_samples: how many
+            there are beyond them.
         facts: seed, steps and so on. details: URIs and the columns that travelled along.
         plots: the losses that were computed. resampled: steps at the start that repeat the first.
         search: what a search looks through, in lower case.
@@ -58,6 +62,8 @@ class Card:
     content: Thumbnail | None
     style: Thumbnail | None
     result: Thumbnail | None
+    samples: Sequence[tuple[int, int, Thumbnail]]
+    more_samples: int
     facts: Sequence[tuple[str, str]]
     details: Sequence[tuple[str, str]]
     plots: Sequence[Plot]
@@ -74,8 +80,11 @@ def make_cards(run: RunFolder, job: Record, rows: Sequence[Mapping[str, Any]]) -
         fit,
     )
     folder_of = manifest_folders(job)
+    most = _SAMPLES if len(rows) <= _FULL_SIZE_CARDS else _FEW_SAMPLES
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(lambda row: _make_card(run, job, row, thumbnails, folder_of), rows))
+        return list(
+            pool.map(lambda row: _make_card(run, job, row, thumbnails, folder_of, most), rows)
+        )
 
 
 def _make_card(
@@ -84,6 +93,7 @@ def _make_card(
     row: Mapping[str, Any],
     thumbnails: Thumbnails,
     folder_of: Callable[[int], str | None],
+    most_samples: int,
 ) -> Card:
     text = {name: text_of(row.get(name)) for name in (*TEXT_COLUMNS, "status", "reason", "error")}
     losses = [step for step in row.get("losses") or [] if step]
@@ -100,6 +110,7 @@ def _make_card(
 
     image = row.get("image")
     result = thumbnails.result(storage.join(run.uri, image)) if isinstance(image, str) else None
+    samples = [sample for sample in row.get("samples") or [] if sample]
     return Card(
         id=text["id"],
         status=text["status"],
@@ -110,6 +121,11 @@ def _make_card(
         content=picture("content"),
         style=picture("style"),
         result=result,
+        samples=[
+            (s["sample"], s["seed"], thumbnails.result(storage.join(run.uri, s["image"])))
+            for s in samples[:most_samples]
+        ],
+        more_samples=max(0, len(samples) - most_samples),
         facts=_facts(row),
         details=_details(row),
         plots=list(_plots(losses, resampled, job.part("preset"))),

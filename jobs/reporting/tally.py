@@ -151,7 +151,8 @@ def _text(value: object) -> str:
 def spread_rows(run: RunFolder, tally: Tally, most: int) -> list[dict[str, Any]]:
     """At most `most` result rows, evenly spread over all that were counted, in their order.
 
-    Columns of bytes or of nested values other than lists are left out, but for the losses.
+    Columns of bytes or of nested values other than lists are left out, but for the losses and, but
+    for theirs, the samples.
     """
     shown = min(most, tally.rows)
     wanted = [number * tally.rows // shown for number in range(shown)]
@@ -174,7 +175,7 @@ def _read_rows(run: RunFolder, shard: int, offsets: Sequence[int]) -> list[dict[
     def read() -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         with _open_part(run, shard) as parquet:
-            names = [field.name for field in parquet.schema_arrow if _is_shown(field)]
+            names = [name for field in parquet.schema_arrow for name in _shown_of(field)]
             start = 0
             for batch in parquet.iter_batches(_READ_ROWS, columns=names):
                 here = [o - start for o in offsets if start <= o < start + batch.num_rows]
@@ -188,6 +189,14 @@ def _read_rows(run: RunFolder, shard: int, offsets: Sequence[int]) -> list[dict[
         return storage.with_retries(read)
     except Exception:  # it was there when it was counted; the page shows what can be read
         return []
+
+
+def _shown_of(field: pa.Field) -> list[str]:
+    """What is read of a column."""
+    if field.name == "samples":
+        # Without the losses: of hundreds of samples they would fill the memory.
+        return [f"samples.list.element.{name}" for name in ("sample", "seed", "image")]
+    return [field.name] if _is_shown(field) else []
 
 
 def _is_shown(field: pa.Field) -> bool:

@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 DONE, REJECTED, FAILED = "done", "rejected", "failed"
 STATUSES = (DONE, REJECTED, FAILED)
 
-# What a result row adds to its manifest row; `losses` follow.
-_FIELDS = (
-    pa.field("status", pa.string()),
-    pa.field("reason", pa.string()),
-    pa.field("error", pa.string()),
+_OFFSETS = b"dstc.offsets"
+
+# What a picture tells of itself; its `losses` follow.
+_PICTURE_FIELDS = (
     pa.field("image", pa.string()),
     pa.field("image_sha256", pa.string()),
     pa.field("seed", pa.int64()),
@@ -38,11 +37,6 @@ _FIELDS = (
     pa.field("seconds", pa.float64()),
     pa.field("slots", pa.int32()),
 )
-RESERVED_COLUMNS = frozenset([column.name for column in _FIELDS] + ["losses"]) - {"seed"}
-
-
-_OFFSETS = b"dstc.offsets"
-
 _LOSSES_FIELD = pa.field(
     "losses",
     pa.list_(
@@ -55,6 +49,40 @@ _LOSSES_FIELD = pa.field(
         )
     ),
 )
+_SAMPLES_FIELD = pa.field(
+    "samples",
+    pa.list_(pa.struct([pa.field("sample", pa.int32()), *_PICTURE_FIELDS, _LOSSES_FIELD])),
+)
+# What a result row adds to its manifest row; `losses` and `samples` follow.
+_FIELDS = (
+    pa.field("status", pa.string()),
+    pa.field("reason", pa.string()),
+    pa.field("error", pa.string()),
+    *_PICTURE_FIELDS,
+)
+RESERVED_COLUMNS = frozenset([*(f.name for f in _FIELDS), "losses", "samples"]) - {"seed"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A further picture of a row.
+
+    Attributes:
+        sample: its number, 1 or more; the row's own columns tell of picture 0.
+        image: path of the picture, relative to the run folder. image_sha256: over its bytes.
+        seed: derived from the row's seed and the number.
+        steps, restarts, seconds, slots, losses: as in `Translation`.
+    """
+
+    sample: int
+    image: str
+    image_sha256: str
+    seed: int
+    steps: int
+    restarts: int
+    seconds: float
+    slots: int
+    losses: Sequence[StepLosses]
 
 
 @dataclass(frozen=True)
@@ -67,6 +95,7 @@ class Outcome:
         image: path of the picture, relative to the run folder. image_sha256: over its bytes.
         seed: given or derived; None when the row was rejected before it had one.
         steps, restarts, seconds, slots, losses: as in `Translation`.
+        samples: further pictures of a row that is done; None where no more than one is asked for.
     """
 
     status: str
@@ -80,12 +109,13 @@ class Outcome:
     seconds: float = 0.0
     slots: int = 0
     losses: Sequence[StepLosses] = field(default_factory=list)
+    samples: Sequence[Sample] | None = None
 
 
 def result_schema(manifest: pa.Schema) -> pa.Schema:
     """All columns of the manifest, then those of the result; `seed`, known to both, once."""
     own = [column for column in manifest if column.name != "seed"]
-    return pa.schema([*own, *_FIELDS, _LOSSES_FIELD])
+    return pa.schema([*own, *_FIELDS, _LOSSES_FIELD, _SAMPLES_FIELD])
 
 
 def result_table(rows: pa.Table, outcomes: Sequence[Outcome]) -> pa.Table:
@@ -96,13 +126,26 @@ def result_table(rows: pa.Table, outcomes: Sequence[Outcome]) -> pa.Table:
         pa.array([getattr(outcome, column.name) for outcome in outcomes], column.type)
         for column in _FIELDS
     ]
-    losses = [
-        [{"index": step.index, "phase": step.phase, **step.losses} for step in outcome.losses]
-        for outcome in outcomes
+    losses = pa.array([_losses(outcome) for outcome in outcomes], _LOSSES_FIELD.type)
+    samples = pa.array([_samples(outcome) for outcome in outcomes], _SAMPLES_FIELD.type)
+    return pa.Table.from_arrays([*own, *added, losses, samples], schema=result_schema(rows.schema))
+
+
+def _losses(of: Outcome | Sample) -> list[dict[str, object]]:
+    return [{"index": step.index, "phase": step.phase, **step.losses} for step in of.losses]
+
+
+def _samples(outcome: Outcome) -> list[dict[str, object]] | None:
+    if outcome.samples is None:
+        return None
+    return [
+        {
+            "sample": sample.sample,
+            **{column.name: getattr(sample, column.name) for column in _PICTURE_FIELDS},
+            "losses": _losses(sample),
+        }
+        for sample in outcome.samples
     ]
-    return pa.Table.from_arrays(
-        [*own, *added, pa.array(losses, _LOSSES_FIELD.type)], schema=result_schema(rows.schema)
-    )
 
 
 OUTPUT_SCHEMA = pa.schema(

@@ -2,6 +2,7 @@
 
 job.json                  settings, preset in full, weights, manifest identity, fingerprint
 images/3f/<id>.png        two hex digits of a hash of the id spread the keys
+samples/1/3f/<id>.png     further pictures of a row, by their numbers
 results/part-00000.parquet
 stats/00000.json          timings and attempts of one shard; 00000.arrow: its rows so far
 stats/ledger.arrow        counts of finished shards
@@ -83,9 +84,14 @@ class RunFolder:
 
     def image_name(self, row_id: str) -> str:
         """Path of a row's picture, relative to the run folder."""
+        return self.sample_name(row_id, 0)
+
+    def sample_name(self, row_id: str, sample: int) -> str:
+        """Path of one of a row's pictures, relative to the run folder; 0 is *the* picture."""
         # Object stores split load by key prefix; ids often share theirs.
         spread = hashlib.sha256(row_id.encode()).hexdigest()[:2]
-        return f"images/{spread}/{row_id}.png"
+        folder = f"samples/{sample}" if sample else "images"
+        return f"{folder}/{spread}/{row_id}.png"
 
     def image(self, row_id: str) -> str:
         """URI of a row's picture."""
@@ -173,6 +179,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
             "weights": sums,
             "manifest": files,
             "rows_per_shard": settings.rows_per_shard,
+            "samples_per_row": settings.samples_per_row,
             "engine": engine,
         }
     )

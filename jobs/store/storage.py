@@ -17,6 +17,7 @@ import os
 import posixpath
 import random
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -395,6 +396,37 @@ def write_bytes(uri: str, data: bytes, patience: Patience = PROMPT) -> None:
         with_retries(lambda: filesystem.pipe_file(path, data), patience)
     if _watcher is not None:
         _watcher.moved("written", len(data))
+
+
+def write_file(uri: str, source: Path, patience: Patience = STEADY) -> None:
+    """Writes a large file of this machine, never whole in memory; anew after each fault.
+
+    Readers see the old file, the new one, never a part of it.
+
+    Raises:
+        StorageError: the URI's protocol cannot be used.
+        OSError: storage refused, or did not answer until patience ended; or there is no `source`.
+    """
+    filesystem, path = open_filesystem(uri)
+    if _protocol(filesystem) == "file":
+        with_retries(lambda: _copy_local(source, Path(path)), patience)
+    else:
+        if _protocol(filesystem) not in _OBJECT_STORES:
+            with_retries(lambda: filesystem.makedirs(parent(path), exist_ok=True), patience)
+        with_retries(lambda: filesystem.put_file(str(source), path), patience)
+    if _watcher is not None:
+        _watcher.moved("written", source.stat().st_size)
+
+
+def _copy_local(source: Path, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _write_local(path: Path, data: bytes) -> None:

@@ -68,6 +68,33 @@ def test_a_killed_actor_costs_nothing(
     assert outcome(torn)[1] == outcome(calm)[1]
 
 
+@pytest.mark.usefixtures("ray_session")
+def test_a_killed_actor_costs_no_sample(
+    manifest: Path, tmp_path: Path, ids: list[str], calm: Path
+) -> None:
+    torn, whole = tmp_path / "torn", tmp_path / "whole"
+
+    def kill() -> None:
+        wait_for(lambda: len(parts(torn)) >= 2 and workers(torn))
+        os.kill(int(min(workers(torn)).rpartition(":")[2]), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    settings = settings_of(manifest, torn, samples_per_row=3, fake_step_seconds=0.03)
+    assert run(settings) == OK
+    killer.join()
+    assert run(settings_of(manifest, whole, samples_per_row=3, fake_step_seconds=0.0)) == OK
+    assert_whole(torn, ids)
+    assert {row["id"]: row["image_sha256"] for row in result_rows(torn)} == {
+        row["id"]: row["image_sha256"] for row in result_rows(calm)
+    }
+    ours, theirs = (
+        [[(s["seed"], s["image_sha256"]) for s in row["samples"]] for row in result_rows(output)]
+        for output in (torn, whole)
+    )
+    assert ours == theirs and all(len(samples) == 2 for samples in ours)
+
+
 def test_an_actor_that_dies_while_it_loads_is_replaced(
     calm: Path, manifest: Path, tmp_path: Path, ids: list[str]
 ) -> None:

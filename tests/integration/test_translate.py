@@ -171,3 +171,30 @@ def test_limit_then_the_rest_and_pictures_depend_on_their_row_alone(
         run(settings_of(manifest, output, seed=1))
     with pytest.raises(RunFolderError, match=f"preset.skip: there {TINY64.skip}, here 2"):
         run(settings_of(manifest, output, set={"skip": "2"}))
+
+
+def test_several_pictures_of_each_row(tmp_path: Path, good_rows: Columns) -> None:
+    manifest = tmp_path / "manifest.parquet"
+    pq.write_table(pa.table(good_rows(9)), manifest)
+    single, output = tmp_path / "single", tmp_path / "run"
+    assert run(settings_of(manifest, single)) == OK
+    settings = settings_of(manifest, output, samples_per_row=3)
+    assert run(settings) == OK
+
+    rows, alone = result_rows(output), result_rows(single)
+    assert [row["id"] for row in rows] == good_rows(9)["id"], "a row each, not one for each picture"
+    summary = json.loads((output / "summary.json").read_text())
+    assert (summary["rows"], summary["done"], summary["rows_run"]) == (9, 9, 9)
+    progress = json.loads((output / "progress.json").read_text())
+    assert (progress["rows"], progress["rows_ended"]) == (9, 9)
+    for row, other in zip(rows, alone, strict=True):
+        assert row["image_sha256"] == other["image_sha256"] and other["samples"] is None
+        pixels = [picture(output, told).tobytes() for told in (row, *row["samples"])]
+        assert len(set(pixels)) == 3
+    assert len(list((output / "samples").rglob("*.png"))) == 18
+
+    before = modified(output)
+    assert run(settings) == OK
+    assert modified(output) == before
+    with pytest.raises(RunFolderError, match="samples_per_row: there 3, here 2"):
+        run(settings_of(manifest, output, samples_per_row=2))

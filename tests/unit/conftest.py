@@ -1,4 +1,7 @@
-"""Unit tests start no Ray and open no network connection; here both raise."""
+"""Unit tests start no Ray and open no network connection; here both raise.
+
+Only the server that a test starts itself, with the fixture `file_host`, may be spoken to.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,18 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _no_ray_and_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_ray_and_no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
     def refuse(*arguments: Any, **options: Any) -> NoReturn:
         raise AssertionError("unit tests start no Ray; tests/integration is the place")
 
     real_connect = socket.socket.connect
+    has_server = "file_host" in request.fixturenames
 
     def connect(self: socket.socket, address: Any) -> None:
-        if self.family != socket.AF_UNIX:
+        is_own_server = has_server and address[0] == "127.0.0.1"
+        if self.family != socket.AF_UNIX and not is_own_server:
             raise AssertionError(f"unit tests open no connection; this one would to {address}")
         real_connect(self, address)
 

@@ -124,6 +124,14 @@ def test_only_who_has_the_token_may_submit(config: dict[str, Any]) -> None:
     assert "--dashboard-host=127.0.0.1" in start
 
 
+def test_all_nodes_find_the_same_weights_and_a_place_for_their_copies(
+    config: dict[str, Any],
+) -> None:
+    options = config["docker"]["run_options"]  # of the head and of workers
+    assert "-e DSTC_WEIGHTS=s3://BUCKET/weights" in options
+    assert "-e DSTC_WEIGHTS_CACHE=/home/ray/weights" in options
+
+
 def test_the_files_that_its_comments_name_exist() -> None:
     for name in ("deploy/Dockerfile", "docs/deploy.md", "jobs/translate.py", "requirements.lock"):
         assert name in CLUSTER.read_text() and (REPOSITORY / name).is_file(), name

@@ -148,3 +148,9 @@ def test_credentials_come_from_outside(spec: dict[str, Any], cluster: dict[str, 
         * 2
     ]
     assert "runtimeEnvYAML" not in spec, "Ray shows its variables to everyone who may list jobs"
+
+
+def test_driver_and_workers_find_the_same_weights(spec: dict[str, Any]) -> None:
+    for name in ("head", "gpu-spot"):
+        variables = {each["name"]: each["value"] for each in container(pods(spec)[name])["env"]}
+        assert variables == {"DSTC_WEIGHTS": "s3://BUCKET/weights"}

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from torch import nn
 
 from dstc_engine.conditions import Conditions, encode_conditions
 from dstc_engine.crops import CropRange
+from dstc_engine.feature_cache import FeatureCache
 from dstc_engine.models import Models
 from dstc_engine.noise import RowNoise
+from dstc_engine.presets import Preset
+from dstc_engine.request import TranslationRequest
+from tests.unit.dstc_engine import tiny
 from tests.unit.dstc_engine.tiny import PRESET, SIZE, request
 
 RANGES = CropRange(PRESET.crops, 10.0, (0.8, 1.0), (0.9, 1.1), 0.5)
@@ -69,3 +77,109 @@ def test_a_mask_is_scaled_to_shares(models: Models) -> None:
     row = request("image", mask=mask)
     encoded, _ = encode_conditions(models, PRESET, row, RowNoise(0, SIZE, RANGES))
     torch.testing.assert_close(encoded.mask[0, 0, 0, :3], torch.tensor([1.0, 0.2, 0.0]))
+
+
+# -- what rows share -----------------------------------------------------------------------------
+
+VGG = dataclasses.replace(
+    PRESET,
+    weight_identity=1.0,
+    weight_vgg_content=1.0,
+    weight_vgg_gram=1.0,
+    vgg_content_layers=("relu2_1",),
+    vgg_gram_layers=("relu1_1", "relu2_1"),
+)
+
+
+class Faces(nn.Module):
+    """Stands in for ArcFace."""
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(pictures.flatten(1), dim=-1)
+
+
+def all_models(**changes: Any) -> Models:
+    clips = (tiny.make_clip(), tiny.make_clip(seed=9, width=24))
+    vgg = tiny.make_vgg("relu1_1", "relu2_1")
+    return tiny.make_models(clips=clips, arcface=Faces(), vgg=vgg, **changes)
+
+
+def encode(models: Models, row: TranslationRequest, preset: Preset = VGG) -> list[torch.Tensor]:
+    """All tensors of a row's conditions, and its CLIP loss."""
+    encoded, loss = encode_conditions(models, preset, row, RowNoise(row.seed, SIZE, RANGES))
+    tensors = [torch.tensor(loss)]
+    for field in dataclasses.fields(Conditions):
+        value = getattr(encoded, field.name)
+        tensors += value if isinstance(value, tuple) else [value]
+    return tensors
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_conditions_are_the_same_bits_with_and_without_the_cache(precision: str) -> None:
+    forgetful = all_models(precision=precision, features=FeatureCache(0), texts=FeatureCache(0))
+    mindful = all_models(precision=precision)
+    shared = request("both", 3)
+    rows = [
+        shared,
+        dataclasses.replace(shared, id="sample", seed=9),
+        request("image", 4, content=shared.content),
+        request("both", 5, style=shared.style),
+        request("image", 6, content=shared.style, style=shared.content),
+        shared,
+    ]
+    for row in rows:
+        ours, theirs = encode(mindful, row), encode(forgetful, row)
+        assert len(ours) == len(theirs) > 12
+        for one, other in zip(ours, theirs, strict=True):
+            assert torch.equal(one.nan_to_num(nan=-9), other.nan_to_num(nan=-9))
+    assert len(mindful.features) > 0 == len(forgetful.features)
+
+
+def test_pictures_that_rows_share_are_looked_at_once() -> None:
+    models = all_models()
+    assert models.dino is not None and models.vgg is not None
+    looks = Counter[str]()
+    for name, network in [
+        ("dino", models.dino),
+        ("vgg", models.vgg),
+        ("face", models.arcface),
+        ("text", models.clips[0].model.transformer),
+        ("clip", models.clips[0].model.visual),
+    ]:
+        assert network is not None
+        network.register_forward_hook(lambda *_, name=name: looks.update([name]))
+    row = request("both", 1)
+    encode(models, row)
+    # Content and style each; the content's own crops are drawn anew for each row.
+    first = {"dino": 2, "vgg": 2, "face": 1, "text": 2, "clip": 2}
+    assert looks == first
+    for sample in range(3):
+        encode(models, dataclasses.replace(row, id=f"s{sample}", seed=sample + 10))
+    assert looks == first | {"clip": 2 + 3}
+    looks.clear()
+    encode(models, request("image", 2, content=row.content))  # another style
+    assert looks == {"dino": 1, "vgg": 1}
+    looks.clear()
+    encode(models, request("image", 3, style=row.style))  # another content
+    assert looks == {"dino": 1, "vgg": 1, "face": 1, "clip": 1}
+    looks.clear()
+    encode(models, row, dataclasses.replace(VGG, vgg_gram_layers=("relu1_1",)))
+    assert looks == {"vgg": 1, "clip": 1}, "other layers are another question"
+
+
+def test_a_picture_that_is_fitted_in_another_way_is_another_picture() -> None:
+    models = all_models()
+    flat = np.full((SIZE, 2 * SIZE, 3), 90, np.uint8)
+    row = request("image", 1, content=flat)
+    cropped, padded = encode(models, row), encode(models, row, dataclasses.replace(VGG, fit="pad"))
+    assert not torch.equal(cropped[3], padded[3])
+
+
+def test_networks_that_are_not_loaded_leave_their_parts_empty() -> None:
+    models = tiny.make_models(dino=None, clips=())
+    encoded, loss = encode_conditions(models, PRESET, request("both"), RowNoise(0, SIZE, RANGES))
+    assert math.isnan(loss) and encoded.clip_targets == encoded.source_vgg == ()
+    assert encoded.source_keys.numel() == encoded.source_cls.numel() == 0
+    table = encoded.empty(2)
+    table[1] = encoded
+    assert torch.equal(table.source[1], encoded.source[0])

@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms.functional import InterpolationMode, hflip, resized_crop, rotate
 
 from dstc_engine.crops import CropRange, apply_crops, draw_crops, whole_picture
 
@@ -66,6 +68,44 @@ def test_outside_of_the_picture_its_border_goes_on() -> None:
     torch.testing.assert_close(
         apply_crops(shown, turned[None], 16), torch.full((8, 3, 16, 16), 0.75)
     )
+
+
+def smooth(side: int) -> torch.Tensor:
+    """A picture of slow waves, (1, 3, side, side): resampling it twice is nearly exact."""
+    across = torch.linspace(0, 1, side, dtype=torch.float64)
+    y, x = torch.meshgrid(across, across, indexing="ij")
+    waves = [torch.sin(5 * x + 2 * y), torch.cos(4 * y - 3 * x), torch.sin(6 * x * y + 1)]
+    return torch.stack(waves)[None].float()
+
+
+@pytest.mark.parametrize("size", [24, 64, 96])
+def test_one_map_is_a_rotation_then_a_resized_crop_then_a_flip(size: int) -> None:
+    # By torchvision's transforms one after the other, with numbers read back from the map.
+    side = 64
+    shown = smooth(side)
+    maps = draw_crops(CropRange(12, 10.0, (0.5, 0.7), (0.9, 1.1), 0.5), seeded(8))
+    ours = apply_crops(shown, maps[None], size)
+    margin = size // 8  # corners show what lies outside the picture, differently
+    flips = 0
+    for crop, (one, two) in zip(ours, maps.double().numpy(), strict=True):
+        mirrored = one[0] * two[1] - one[1] * two[0] < 0
+        angle = math.atan2(-one[1], two[1])
+        width, height = math.hypot(one[0], two[0]), math.hypot(one[1], two[1])
+        # The centre in the turned picture's own coordinates, -1 .. 1.
+        x = math.cos(angle) * one[2] + math.sin(angle) * two[2]
+        y = -math.sin(angle) * one[2] + math.cos(angle) * two[2]
+        turned = rotate(shown, math.degrees(angle), InterpolationMode.BILINEAR)
+        # Whole pixels are all that torchvision crops: enlarged, a pixel is fine enough.
+        large = F.interpolate(turned, scale_factor=16, mode="bilinear")
+        box = [(y - height + 1) / 2, (x - width + 1) / 2, height, width]
+        top, left, high, wide = (round(16 * side * edge) for edge in box)
+        expected = resized_crop(large, top, left, high, wide, [size, size], antialias=False)
+        flips += mirrored
+        expected = hflip(expected) if mirrored else expected
+        inner = (..., slice(margin, -margin), slice(margin, -margin))
+        torch.testing.assert_close(crop[inner], expected[0][inner], atol=0.02, rtol=0)
+        assert not torch.allclose(crop[inner], expected[0].flip(-1)[inner], atol=0.1)
+    assert 0 < flips < 12
 
 
 shares = st.floats(0.05, 1.0)

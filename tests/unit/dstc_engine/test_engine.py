@@ -16,6 +16,7 @@ from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.engine import Engine, translate
 from dstc_engine.errors import PresetError
+from dstc_engine.losses import SEEN_BY_DINO
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
 from dstc_engine.request import Translation, TranslationRequest
@@ -29,6 +30,7 @@ from tests.unit.dstc_engine.tiny import (
     Loud,
     Played,
     assert_same,
+    half_mask,
     noise_of,
     request,
     run,
@@ -137,7 +139,7 @@ def test_a_row_tells_only_the_losses_that_guided_it(alone: dict[str, Translation
         for step in ended.losses:
             missing = {name for name, value in step.losses.items() if math.isnan(value)}
             closed = {"divergence"} if step.index <= PRESET.divergence_gate else set()
-            assert missing == absent[kind] | closed | {"identity"}
+            assert missing == absent[kind] | closed | {"identity", "vgg_content", "vgg_gram"}
 
 
 # -- refill --------------------------------------------------------------------------------------
@@ -204,6 +206,7 @@ def test_one_look_through_each_network_per_step(models: Models) -> None:
     for kind in KINDS:
         engine.add(request(kind, 60))
     engine.step()  # encodes the conditions as well
+    assert models.dino is not None
     unet, dino = count_calls(models.unet), count_calls(models.dino)
     clip = count_calls(models.clips[0].model.visual)
     for _ in range(3):
@@ -337,64 +340,56 @@ def test_a_failed_row_leaves_no_nan_in_its_slot(models: Models) -> None:
     assert all(x.isfinite().all() for x in seen[2:])
 
 
-# -- masks ---------------------------------------------------------------------------------------
-
-
-def half_mask() -> np.ndarray:
-    mask = np.zeros((SIZE, SIZE), np.uint8)
-    mask[:, : SIZE // 2] = 255
-    return mask
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_outside_the_mask_the_content_is_untouched(kind: str, models: Models) -> None:
-    row = request(kind, 5, mask=half_mask())
-    picture = run(models, [row])[row.id].picture
-    assert picture is not None
-    assert np.array_equal(picture[:, SIZE // 2 :], row.content[:, SIZE // 2 :])
-    inside = picture[:, : SIZE // 2] != row.content[:, : SIZE // 2]
-    assert inside.mean() > 0.5
-
-
-def test_a_soft_mask_blends(models: Models) -> None:
-    row = request("image", 5, mask=np.full((SIZE, SIZE), 51, np.uint8))
-    row_in_full = dataclasses.replace(row, mask=np.full((SIZE, SIZE), 255, np.uint8))
-    fully = run(models, [row_in_full])[row.id].picture
-    assert fully is not None
-    # With one step and no going back the mask acts on the finished picture alone.
-    short = dataclasses.replace(PRESET, skip=19, resample=1)
-    fully, partly = (run(models, [r], short)[row.id].picture for r in (row_in_full, row))
-    assert fully is not None and partly is not None
-    expected = 0.2 * fully.astype(float) + 0.8 * row.content
-    assert np.abs(partly - expected).max() <= 0.5 + 1e-6
-
-
-class Silent(RowNoise):
-    """No noise at all for what lies outside the mask."""
-
-    def mask(self) -> Tensor:
-        return torch.zeros(3, SIZE, SIZE)
-
-
-def test_along_the_chain_the_outside_is_the_content_at_the_same_noise_level(
-    models: Models,
-) -> None:
-    row = request("image", 6, mask=half_mask())
-    inputs: list[Tensor] = []
-    handle = models.unet.register_forward_pre_hook(lambda _, given: inputs.append(given[0].clone()))
-    run(models, [row], make_noise=lambda _: Silent(row.seed, SIZE, CROPS))
-    handle.remove()
-    times = np.round(np.linspace(0, 999, 20)).astype(int)
-    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[times]
-    content = torch.from_numpy(row.content / 127.5 - 1).permute(2, 0, 1)
-    for x, index in zip(inputs[1:], [4, 3, 2, 1, 0], strict=True):
-        outside = x[0, :, :, SIZE // 2 :].double()
-        torch.testing.assert_close(
-            outside, abar[index] ** 0.5 * content[:, :, SIZE // 2 :], atol=1e-5, rtol=0
-        )
-
-
 # -- variants ------------------------------------------------------------------------------------
+
+VGG = dataclasses.replace(
+    PRESET,
+    weight_vgg_content=2.0,
+    weight_vgg_gram=20.0,
+    vgg_content_layers=("relu2_1",),
+    vgg_gram_layers=("relu1_1", "relu2_1"),
+    **{f"weight_{name}": 0.0 for name in SEEN_BY_DINO},  # type: ignore[arg-type]
+)
+
+
+def test_vgg_in_place_of_dino() -> None:
+    models = tiny.make_models(dino=None, vgg=tiny.make_vgg("relu1_1", "relu2_1"))
+    absent = {"text": {"style_pixels", "vgg_gram"}, "image": {"clip"}, "both": set()}
+    rows = [request(kind, 1) for kind in KINDS]
+    together = run(models, rows, VGG)
+    for kind, row in zip(KINDS, rows, strict=True):
+        ended = together[row.id]
+        assert_same(run(models, [row], VGG)[row.id], ended)
+        for step in ended.losses:
+            missing = {name for name, value in step.losses.items() if math.isnan(value)}
+            assert missing == absent[kind] | set(SEEN_BY_DINO) | {"identity"}
+    picture = together["image-1"].picture
+    for weight in ("weight_vgg_content", "weight_vgg_gram"):
+        without = run(models, rows[1:2], dataclasses.replace(VGG, **{weight: 0.0}))["image-1"]
+        assert not np.array_equal(without.picture, picture)  # type: ignore[arg-type]
+
+
+def test_neither_dino_nor_clip() -> None:
+    models = tiny.make_models(dino=None, clips=(), vgg=tiny.make_vgg("relu1_1", "relu2_1"))
+    preset = dataclasses.replace(VGG, weight_clip=0.0, regularize_content=True)
+    ended = run(models, [request(kind, 1) for kind in KINDS], preset)
+    assert {t.status for t in ended.values()} == {"done"}
+    assert all(math.isnan(step.losses["clip"]) for t in ended.values() for step in t.losses)
+
+
+def test_style_without_the_pixel_loss(models: Models, alone: dict[str, Translation]) -> None:
+    preset = dataclasses.replace(PRESET, weight_style_pixels=0.0)
+    ended = run(models, [request(kind, 1) for kind in KINDS], preset)
+    for kind in KINDS:
+        assert_same(ended[f"{kind}-1"], run(models, [request(kind, 1)], preset)[f"{kind}-1"])
+    assert_same(ended["text-1"], alone["text"])
+    ours, theirs = ended["image-1"], alone["image"]
+    assert all(math.isnan(step.losses["style_pixels"]) for step in ours.losses)
+    # In the first step nothing has moved yet: every other loss is what it was.
+    for name, value in ours.losses[0].losses.items():
+        if name not in ("style_pixels", "total", "clip") and not math.isnan(value):
+            assert value == theirs.losses[0].losses[name]
+    assert not np.array_equal(ours.picture, theirs.picture)  # type: ignore[arg-type]
 
 
 def test_ddim_ends_at_the_estimate_and_draws_on_no_noise_but_the_start(models: Models) -> None:

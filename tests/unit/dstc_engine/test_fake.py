@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from dstc_engine.fake import FakeEngine
@@ -27,6 +29,15 @@ def test_slots_are_filled_held_and_refilled() -> None:
     assert engine.is_finished
 
 
+def test_another_seed_gives_another_picture() -> None:
+    engine = FakeEngine(PRESET, slots=3)
+    row = request("text", 3)
+    for seed in (1, 2, 1 << 16):
+        engine.add(dataclasses.replace(row, seed=seed))
+    pictures = [t.picture for t in finish(engine)]
+    assert len({picture.tobytes() for picture in pictures if picture is not None}) == 3
+
+
 def test_a_picture_depends_on_its_row_alone() -> None:
     row = request("text", 3)
     alone = FakeEngine(PRESET, slots=1)
@@ -39,5 +50,6 @@ def test_a_picture_depends_on_its_row_alone() -> None:
     assert len(ours) == 6 and theirs.picture is not None
     assert theirs.picture.shape == (SIZE, SIZE, 3)
     assert np.array_equal(ours[row.id].picture, theirs.picture)  # type: ignore[arg-type]
-    assert np.array_equal(theirs.picture.astype(int) + row.content, np.full((16, 16, 3), 255))
+    negative = theirs.picture.astype(int) + row.content
+    assert np.array_equal(negative[1:], np.full((15, 16, 3), 255))
     assert [step.index for step in theirs.losses] == [4, 3, 2, 1, 0]

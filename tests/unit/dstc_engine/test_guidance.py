@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dstc_engine import guidance
 from dstc_engine.conditions import Conditions, encode_conditions
 from dstc_engine.crops import CropRange, apply_crops
+from dstc_engine.encoders.vgg import Vgg
 from dstc_engine.guidance import WEIGHTED, Guidance, guide
+from dstc_engine.losses import SEEN_BY_DINO
 from dstc_engine.models import Models
 from dstc_engine.noise import RowNoise
 from dstc_engine.presets import Preset
@@ -21,9 +25,19 @@ from dstc_engine.request import TranslationRequest
 from dstc_engine.sampling import ChainTables
 from dstc_engine.schedule import Schedule
 from tests.unit.dstc_engine import tiny
-from tests.unit.dstc_engine.tiny import PRESET, SIZE, request
+from tests.unit.dstc_engine.tiny import SIZE, request
 
+# All losses have a weight; how large they are for a row, each test says.
+PRESET = dataclasses.replace(
+    tiny.PRESET,
+    weight_identity=1.0,
+    weight_vgg_content=1.0,
+    weight_vgg_gram=1.0,
+    vgg_content_layers=("relu2_2", "relu1_2"),
+    vgg_gram_layers=("relu1_1", "relu2_1"),
+)
 KINDS = ("text", "image", "both")
+OF_STYLE = ("style_cls", "style_pixels", "vgg_gram")
 INDICES = [4, 2, 9]
 RANGES = CropRange(PRESET.crops, 10.0, (0.8, 1.0), (0.9, 1.1), 0.5)
 
@@ -44,9 +58,11 @@ class Faces(nn.Module):
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    """Two CLIP models of different widths, and faces."""
+    """Two CLIP models of different widths, faces, and VGG."""
     return tiny.make_models(
-        clips=(tiny.make_clip(), tiny.make_clip(seed=9, width=24)), arcface=Faces()
+        clips=(tiny.make_clip(), tiny.make_clip(seed=9, width=24)),
+        arcface=Faces(),
+        vgg=tiny.make_vgg("relu1_1", "relu1_2", "relu2_1", "relu2_2"),
     )
 
 
@@ -82,7 +98,7 @@ def scene(models: Models) -> Scene:
         to[slot] = row
     weights = 100 * torch.rand(3, len(WEIGHTED), generator=generator)
     for slot, kind in enumerate(KINDS):
-        for name in {"text": ("style_cls", "style_pixels"), "image": ("clip",), "both": ()}[kind]:
+        for name in {"text": OF_STYLE, "image": ("clip",), "both": ()}[kind]:
             weights[slot, WEIGHTED.index(name)] = 0
     return Scene(
         rows,
@@ -96,6 +112,12 @@ def scene(models: Models) -> Scene:
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
     return F.cosine_similarity(a[:, None], b[None], dim=-1)
+
+
+def gram(vgg: Vgg | None, name: str, picture: Tensor) -> Tensor:
+    assert vgg is not None
+    (features,) = vgg(picture)[name]
+    return torch.einsum("ihw,jhw->ij", features, features) / features[0].numel()
 
 
 def plain_losses(
@@ -112,6 +134,7 @@ def plain_losses(
     z = mix if noise_mix else x0
     row = scene.rows[s]
     content = torch.from_numpy(row.content / np.float32(127.5) - 1).permute(2, 0, 1)[None]
+    assert models.dino is not None
     seen, source = models.dino(z), models.dino(content)
     keys, source_keys = seen.keys[0], source.keys[0]
     own_place = torch.arange(len(keys))
@@ -122,12 +145,25 @@ def plain_losses(
         "divergence": -F.mse_loss(seen.cls[0], scene.previous_cls[s]),
         "range": (x0.abs() - 1).clamp(min=0).square().mean(),
     }
+    if models.vgg is not None:
+        losses["vgg_content"] = torch.stack(
+            [
+                F.mse_loss(models.vgg(z)[name], models.vgg(content)[name])
+                for name in PRESET.vgg_content_layers
+            ]
+        ).mean()
     if models.arcface is not None:
         losses["identity"] = 1 - F.cosine_similarity(models.arcface(z), models.arcface(content))[0]
     if row.style is not None:
         style = torch.from_numpy(row.style / np.float32(127.5) - 1).permute(2, 0, 1)[None]
         losses["style_cls"] = F.mse_loss(seen.cls, models.dino(style).cls)
         losses["style_pixels"] = F.mse_loss(z, style)
+        losses["vgg_gram"] = torch.stack(
+            [
+                F.mse_loss(gram(models.vgg, name, z), gram(models.vgg, name, style)) / 4
+                for name in PRESET.vgg_gram_layers
+            ]
+        ).mean()
     if row.prompt is not None:
         shares = []
         for m, clip in enumerate(models.clips):
@@ -179,6 +215,50 @@ def test_no_row_reaches_another(models: Models, scene: Scene) -> None:
         assert torch.equal(ours[[0, 2]], theirs[[0, 2]]), name
         assert not torch.equal(ours[1], theirs[1]), name
     assert torch.equal(before.denoised.x0[[0, 2]], after.denoised.x0[[0, 2]])
+
+
+def test_a_loss_without_a_weight_in_the_preset_is_not_computed(
+    models: Models, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("style_pixels_loss", "range_loss", "structure_loss", "divergence_loss"):
+        loss = getattr(guidance, name)
+
+        def counted(*given: Tensor, name: str = name, loss: Any = loss) -> Tensor:
+            calls.append(name)
+            return loss(*given)
+
+        monkeypatch.setattr(guidance, name, counted)
+    for weight, silent in [
+        ("weight_style_pixels", {"style_pixels_loss"}),
+        ("weight_range", {"range_loss"}),
+        ("weight_structure", {"structure_loss"}),
+    ]:
+        calls.clear()
+        seen = scene.guide(models, dataclasses.replace(PRESET, **{weight: 0.0}))
+        everything = {"style_pixels_loss", "range_loss", "structure_loss", "divergence_loss"}
+        assert set(calls) == everything - silent
+        column = WEIGHTED.index(weight.removeprefix("weight_"))
+        assert seen.losses[:, column].isnan().all() and seen.push.isfinite().all()
+
+
+def test_dino_does_not_look_where_only_vgg_counts(models: Models, scene: Scene) -> None:
+    # The class token that the next step compares with stays as it was.
+    looks: list[int] = []
+    assert models.dino is not None
+    handle = models.dino.register_forward_hook(lambda *_: looks.append(1))
+    without = dataclasses.replace(PRESET, **{f"weight_{name}": 0.0 for name in SEEN_BY_DINO})
+    seen = scene.guide(models, without)
+    handle.remove()
+    assert not looks and torch.equal(seen.cls, scene.previous_cls)
+    columns = [WEIGHTED.index(name) for name in SEEN_BY_DINO]
+    assert seen.losses[:, columns].isnan().all()
+    blind = dataclasses.replace(models, dino=None)
+    for name in ("push", "losses"):
+        ours, theirs = (
+            getattr(g, name).nan_to_num(nan=-1e9) for g in (seen, scene.guide(blind, without))
+        )
+        assert torch.equal(ours, theirs), "loaded or not"
 
 
 def test_no_weight_no_push(models: Models, scene: Scene) -> None:

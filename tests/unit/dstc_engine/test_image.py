@@ -192,8 +192,58 @@ def test_a_picture_of_the_right_size_is_left_alone() -> None:
     for mode in ("crop", "pad"):
         assert np.array_equal(image.fit(pixels, 16, mode), pixels)
         assert np.array_equal(image.unpad(pixels, 16, 16), pixels)
-    mask = np.zeros((10, 30), np.uint8)
-    assert image.fit(mask, 16).shape == image.fit(mask, 16, "pad").shape == (16, 16)
+    mask = 255 * (pixels[..., 0] > 128).astype(np.uint8)
+    assert np.array_equal(image.fit_mask(mask, 16), mask)
+
+
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.integers(8, 64),
+    st.sampled_from(["crop", "pad"]),
+    st.integers(0, 1000),
+)
+@settings(deadline=None, derandomize=True, database=None, max_examples=150)
+def test_a_fitted_mask_is_grey_only_where_an_edge_runs_through_a_pixel(
+    height: int, width: int, size: int, mode: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    mask = np.full((height, width), 255, np.uint8)
+    top, left = rng.integers(height), rng.integers(width)
+    mask[top : top + int(rng.integers(1, height + 1)), left:] = 0
+    fitted = image.fit_mask(mask, size, mode)
+    assert fitted.shape == (size, size) and fitted.dtype == np.uint8
+    inner = image.unpad(fitted, height, width) if mode == "pad" else fitted
+    # The part of the mask that each pixel covers, from the definition of both ways to fit.
+    rows, columns = inner.shape
+    scale = min(height, width) / size if mode == "crop" else None
+    down = scale or height / rows
+    right = scale or width / columns
+    skip_y, skip_x = (height - rows * down) / 2, (width - columns * right) / 2
+    for y in range(rows):
+        for x in range(columns):
+            # A pixel whose part is all black or all white, a hair's breadth around it included.
+            low_y, high_y = skip_y + y * down - 1e-3, skip_y + (y + 1) * down + 1e-3
+            low_x, high_x = skip_x + x * right - 1e-3, skip_x + (x + 1) * right + 1e-3
+            part = mask[
+                max(0, int(np.floor(low_y))) : int(np.ceil(high_y)),
+                max(0, int(np.floor(low_x))) : int(np.ceil(high_x)),
+            ]
+            if (part == 0).all():
+                assert inner[y, x] == 0, "black must stay untouched"
+            if (part == 255).all():
+                assert inner[y, x] == 255
+    if mode == "pad":
+        assert int((fitted == 255).sum()) == size * size - inner.size + int((inner == 255).sum())
+
+
+def test_a_pixel_on_an_edge_of_a_mask_has_the_edges_share() -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 26:] = 255
+    fitted = image.fit_mask(mask, 16)
+    assert fitted[5].tolist() == [0] * 6 + [128] + [255] * 9
+    lanczos = image.fit(mask[..., None].repeat(3, axis=2), 16)[5, :, 0]
+    assert lanczos[:6].any(), "what a filter that rings would touch"
 
 
 # -- tensors and bytes ---------------------------------------------------------------------------

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from dstc_engine.errors import PresetError
-from dstc_engine.preset_fields import FIELDS
+from dstc_engine.preset_fields import FIELDS, VGG_LAYERS
 from dstc_engine.presets import IMAGENET256_TEXT, PRESETS, TINY64, Preset, get_preset, with_fields
 from dstc_engine.schedule import Schedule
 from dstc_engine.weights.registry import weights_of
+
+LAYERS = f"one or more of {', '.join(VGG_LAYERS)}, each once"
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -206,6 +208,11 @@ def test_fields_are_read_by_their_type(field: str, text: str, value: object) -> 
         ("crop_flip", "1.5", "a finite number, 0 to 1"),
         ("direction_target", "inf", "a finite number"),
         ("fit", "squash", "crop or pad"),
+        ("vgg_size", "0", "1 or more"),
+        ("vgg_content_layers", "", LAYERS),
+        ("vgg_gram_layers", "relu1_1,conv2_1", LAYERS),
+        ("vgg_gram_layers", "relu1_1,relu1_3", LAYERS),
+        ("vgg_gram_layers", "relu1_1,relu1_1", LAYERS),
     ],
 )
 def test_values_that_do_not_fit(field: str, text: str, expected: str) -> None:
@@ -246,6 +253,13 @@ def test_whole_numbers_are_numbers_too() -> None:
 def test_fields_that_cannot_be_set(field: str) -> None:
     with pytest.raises(PresetError, match=f"unknown preset field '{field}'.*skip.*weight_clip"):
         with_fields(IMAGENET256_TEXT, {field: "1"})
+
+
+def test_a_loss_guides_when_it_has_a_weight() -> None:
+    assert IMAGENET256_TEXT.guides("clip") and not IMAGENET256_TEXT.guides("identity")
+    assert not IMAGENET256_TEXT.guides("vgg_content", "vgg_gram")
+    varied = with_fields(IMAGENET256_TEXT, {"weight_vgg_gram": "2", "weight_clip": "0"})
+    assert varied.guides("vgg_content", "vgg_gram") and not varied.guides("clip")
 
 
 def test_a_field_that_is_nearly_right() -> None:

@@ -114,12 +114,14 @@ def test_a_range_that_is_not_computed_restarts_nothing() -> None:
 
 def test_weights_by_mode() -> None:
     def of(request: TranslationRequest) -> dict[str, float]:
-        return Slot(request, 59, math.nan).weights(IMAGENET256_TEXT)
+        return Slot(request, 59, math.nan).weights(preset)
 
+    preset = dataclasses.replace(IMAGENET256_TEXT, weight_vgg_content=30, weight_vgg_gram=40)
     structure = {"structure": 1000, "contrast": 200, "divergence": 100, "range": 200, "identity": 0}
+    structure["vgg_content"] = 30
     style, no_style = (
-        {"style_cls": 2000, "style_pixels": 3000},
-        {"style_cls": 0, "style_pixels": 0},
+        {"style_cls": 2000, "style_pixels": 3000, "vgg_gram": 40},
+        {"style_cls": 0, "style_pixels": 0, "vgg_gram": 0},
     )
     assert of(TEXT) == structure | no_style | {"clip": 2000}
     assert of(IMAGE) == structure | style | {"clip": 0}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dstc_engine.crops import CropRange
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
+from dstc_engine.encoders.vgg import Vgg
 from dstc_engine.engine import Engine, translate
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
@@ -109,6 +110,17 @@ def make_clip(seed: int = 3, width: int = 16) -> Clip:
     return Clip(network, tokenize, SIZE, MEAN, STD).eval()
 
 
+def make_vgg(*layers: str, seed: int = 5) -> Vgg:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = Vgg(SIZE, layers)
+        # Default initial weights let activations die out from layer to layer.
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+    return network.eval()
+
+
 def make_models(**changes: Any) -> Models:
     parts: dict[str, Any] = dict(
         unet=make_unet(), dino=Dino(make_vit(), SIZE, -1, MEAN, STD), clips=(make_clip(),)
@@ -122,6 +134,13 @@ def picture(seed: int, height: int = SIZE, width: int = SIZE) -> Picture:
     blocks = rng.integers(40, 216, (height // 4 + 1, width // 4 + 1, 3))
     smooth = blocks.repeat(4, axis=0).repeat(4, axis=1)[:height, :width]
     return (smooth + rng.integers(-20, 21, (height, width, 3))).astype(np.uint8)
+
+
+def half_mask() -> Picture:
+    """White on the left."""
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[:, : SIZE // 2] = 255
+    return mask
 
 
 def request(kind: str, seed: int = 0, name: str = "", **changes: Any) -> TranslationRequest:

@@ -73,6 +73,22 @@ def test_dry_run_says_the_plan_and_writes_nothing(
     assert not output.exists()
 
 
+def test_missing_weights_name_the_command_before_anything_starts(
+    capsys: pytest.CaptureFixture[str],
+    write_manifest: Write,
+    good_rows: Callable[[int], dict[str, list[Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DSTC_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    arguments = [str(write_manifest(good_rows(1))), str(tmp_path / "run")]
+    code, _, err = call(capsys, "translate", *arguments, "--preset", "imagenet256-text")
+    assert code == 2 and err.count("\n") == 1
+    assert err.startswith("error: preset 'imagenet256-text': no weights adm-imagenet256, ")
+    assert "dstc weights fetch --preset imagenet256-text" in err
+
+
 @pytest.mark.parametrize("module", ["jobs.cli", "jobs.translate", "jobs.store.results"])
 def test_the_driver_and_the_reading_workers_import_no_torch(module: str) -> None:
     # Seconds at the start of every process that only reads, writes or waits.

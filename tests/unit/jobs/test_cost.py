@@ -3,12 +3,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dstc_engine.losses import SEEN_BY_DINO
 from dstc_engine.models import load_models
 from dstc_engine.presets import FFHQ256_TEXT, IMAGENET256_IMAGE, IMAGENET256_TEXT, TINY64
 from dstc_engine.schedule import NoiseSchedule
@@ -102,6 +104,39 @@ def test_hours_follow_from_the_assumed_or_given_rate() -> None:
     given = estimate(TINY64, 1000, "cuda", "bf16", tflops=320)
     assert given.device_hours == pytest.approx(assumed.device_hours / 2)
     assert "given 320" in given.basis
+
+
+def test_samples_cost_their_steps_and_share_what_is_encoded() -> None:
+    cost = cost_of(TINY64)
+    found = estimate(TINY64, 10, "cpu", samples=4)
+    assert found.flops_per_row == 4 * cost.steps * cost.step + cost.conditions
+    assert f"({4 * cost.steps} guided steps)" in found.basis
+    assert estimate(TINY64, 10, "cpu", samples=1).flops_per_row == cost.row
+
+
+def test_networks_that_no_loss_looks_through_are_not_counted() -> None:
+    blind = {f"weight_{name}": 0.0 for name in SEEN_BY_DINO}
+    whole = cost_of(TINY64, with_prompt=False)
+    without = cost_of(dataclasses.replace(TINY64, **blind), with_prompt=False)  # type: ignore[arg-type]
+    dino = forward_and_backward(load_models(TINY64).dino, torch.randn(1, 3, 64, 64))
+    assert whole.step - without.step == pytest.approx(dino, rel=0.02)
+    silent = cost_of(dataclasses.replace(TINY64, weight_clip=0.0))
+    assert silent.step == whole.step and silent.text == 0
+
+
+def test_vgg_is_counted_as_deep_as_it_is_read() -> None:
+    base = cost_of(TINY64)
+
+    def share(**fields: Any) -> float:
+        """Multiply-adds of one pass, forward, in a step."""
+        return (cost_of(dataclasses.replace(TINY64, vgg_size=224, **fields)).step - base.step) / 4
+
+    # 19.5 G multiply-adds are commonly given for the convolutions of VGG-19 at 224 px.
+    deepest = share(weight_vgg_content=1.0, vgg_content_layers=("relu5_4",))
+    assert deepest == pytest.approx(19.5e9, rel=0.02)
+    first = share(weight_vgg_content=1.0, vgg_content_layers=("relu1_1",))
+    assert first == pytest.approx(224 * 224 * 27 * 64, rel=0.02)
+    assert first < share(weight_vgg_gram=1.0) < deepest
 
 
 def test_a_measured_speed_goes_before_an_assumed_one() -> None:

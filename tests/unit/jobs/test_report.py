@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import io
 import json
@@ -21,7 +22,7 @@ from PIL import Image
 from dstc_engine.errors import UserError
 from dstc_engine.request import StepLosses
 from jobs.report import MAX_CARDS, write_report
-from jobs.store.results import Outcome, result_table, write_part
+from jobs.store.results import Outcome, Sample, result_table, write_part
 from jobs.store.run_folder import RunFolder
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\" onmouseover=\"alert(2)"
@@ -252,6 +253,32 @@ def test_inputs_are_fitted_so_that_they_line_up_with_the_result(make_run: MakeRu
         with Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))) as picture:
             assert picture.size == (64, 64)
         assert "small" in image["class"], "64 pixels are enlarged pixel by pixel"
+
+
+def test_samples_of_a_row_are_shown(make_run: MakeRun) -> None:
+    output = make_run()
+    run = RunFolder(str(output))
+    # One is missing; of fourteen, three are not shown.
+    for number in range(1, 15):
+        if number != 2:
+            path = output / run.sample_name("one", number)
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (64, 64), (number, 0, 0)).save(path)
+    row = _row("one", "in/a.png", prompt="fox & hound")
+    losses = [StepLosses(0, "sample", {"structure": 0.5, "total": 0.5})]
+    samples = [
+        Sample(number, run.sample_name("one", number), "ab", 100 + number, 1, 0, 1.0, 8, losses)
+        for number in range(1, 15)
+    ]
+    done = dataclasses.replace(_done(run, "one"), samples=samples)
+    write_part(run, 0, result_table(_table([row]), [done]))
+    page = _page(output)
+    shown = [image["alt"] for image in page.all("img") if image["alt"].startswith("sample")]
+    assert shown == [f"sample {n} of one, seed {100 + n}" for n in range(1, 12) if n != 2]
+    labels = [span["aria-label"] for span in page.all("span", "broken")]
+    assert labels[0] == "sample 2: there is no such file"
+    assert "3 more in samples/." in page.text
+    assert page.cards["one"] == "done"
 
 
 def test_pictures_that_cannot_be_read_are_said(make_run: MakeRun) -> None:

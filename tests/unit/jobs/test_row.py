@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from jobs.row import Failed, Rejected, Row, check_id, check_row, derive_seed, load_request
+from jobs.picture_cache import PictureCache
+from jobs.row import (
+    Failed,
+    Rejected,
+    Row,
+    check_id,
+    check_row,
+    derive_sample_seed,
+    derive_seed,
+    load_request,
+)
 
 GOOD = {"id": "a/b-1.x", "content": "c.png", "style": None, "prompt": "a dog"}
 
@@ -70,6 +80,12 @@ def test_derived_seeds_never_change() -> None:
     assert derive_seed(1, "cat") != derive_seed(0, "cat") != derive_seed(0, "dog")
 
 
+def test_seeds_of_samples_never_change_either() -> None:
+    assert derive_sample_seed(8534018142825387843, 1) == 4999349398019823108
+    seeds = [derive_sample_seed(seed, sample) for seed in (0, 1, 2**63 - 1) for sample in (1, 2, 3)]
+    assert len(set(seeds)) == 9 and all(0 <= seed < 2**63 for seed in seeds)
+
+
 def row(**change: Any) -> Row:
     values = {"style": None, "prompt": "x", "source_prompt": None, "mask": None, **change}
     return Row(id="r", content=values.pop("content", "c.png"), seed=1, **values)
@@ -84,6 +100,35 @@ def test_pictures_are_read_relative_to_the_folder(tmp_path: Path) -> None:
     assert request.content.shape == (4, 5, 3) and request.style is not None
     assert request.mask is not None
     assert request.mask[0].tolist() == [0, 0, 0, 255, 255]
+
+
+def test_rows_share_pictures_by_column_and_where_they_lie(tmp_path: Path) -> None:
+    for name in ("a/x.png", "b/x.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (5, 4), "red" if name[0] == "a" else "blue").save(tmp_path / name)
+    fetched: list[str] = []
+
+    def read(uri: str) -> bytes:
+        fetched.append(str(Path(uri).relative_to(tmp_path)))
+        return Path(uri).read_bytes()
+
+    caches = {"style": PictureCache(1 << 20)}
+    for folder in ("a", "b", "a"):
+        for _ in range(2):
+            found = load_request(
+                row(content="x.png", style="x.png"), str(tmp_path / folder), read, caches
+            )
+            assert found.style is not None and np.array_equal(found.style, found.content)
+    # Each content, and a style of each folder.
+    assert sorted(fetched) == ["a/x.png"] * 5 + ["b/x.png"] * 3
+
+
+def test_a_picture_that_could_not_be_read_is_read_again(tmp_path: Path) -> None:
+    caches = {"content": PictureCache(1 << 20)}
+    with pytest.raises(Rejected, match="content c.png: there is no such file"):
+        load_request(row(), str(tmp_path), caches=caches)
+    Image.new("RGB", (5, 4), "red").save(tmp_path / "c.png")
+    assert load_request(row(), str(tmp_path), caches=caches).content.shape == (4, 5, 3)
 
 
 @pytest.mark.parametrize(

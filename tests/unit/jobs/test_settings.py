@@ -45,8 +45,30 @@ def test_credentials_in_urls_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slots", "rows", "expected"), [(8, 16, 2), (8, 8, 3), (4, 64, 2), (64, 16, 9)]
+    ("slots", "rows", "samples", "expected"),
+    [(8, 16, 1, 2), (8, 8, 1, 3), (4, 64, 1, 2), (64, 16, 1, 9), (64, 16, 4, 3), (64, 16, 32, 2)],
 )
-def test_small_shards_come_in_greater_numbers(slots: int, rows: int, expected: int) -> None:
-    settings = make_settings(manifest="m", output="o", slots=slots, rows_per_shard=rows)
+def test_small_shards_come_in_greater_numbers(
+    slots: int, rows: int, samples: int, expected: int
+) -> None:
+    settings = make_settings(
+        manifest="m", output="o", slots=slots, rows_per_shard=rows, samples_per_row=samples
+    )
     assert settings.shards_at_once == expected
+
+
+def test_descriptions_of_weights_become_absolute(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes = {"prior": "own/prior.yaml", "dino": "dino-vits8", "clips": "a.json, clip-rn50"}
+    found = make_settings(manifest="m", output="o", set=changes).set
+    assert found == {
+        "prior": str(tmp_path / "own/prior.yaml"),
+        "dino": "dino-vits8",
+        "clips": f"{tmp_path / 'a.json'},clip-rn50",
+    }
+    url = "s3://bucket/prior.yaml"
+    assert make_settings(manifest="m", output="o", set={"prior": url}).set == {"prior": url}
+    with pytest.raises(StorageError, match="credentials"):
+        make_settings(manifest="m", output="o", set={"prior": "s3://me:secret@bucket/p.json"})

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from dstc_engine.errors import WeightsError
 from dstc_engine.fake import FakeEngine
 from dstc_engine.presets import TINY64
 from dstc_engine.request import Translation
@@ -24,54 +24,11 @@ from jobs.engine_thread import Engine
 from jobs.errors import OutputError
 from jobs.row import derive_seed
 from jobs.settings import make_settings
-from jobs.store import storage
-from jobs.store.manifest import SHARD_SCHEMA, ManifestShards, open_manifest, unpack_rows
+from jobs.store import storage, weights_bucket
 from jobs.store.results import read_part, read_rows_so_far, write_part
 from jobs.store.run_folder import RunFolder
-from jobs.translate_shard import ShardTask, TranslateShard
-
-Write = Callable[..., Path]
-Columns = Callable[[int], dict[str, list[Any]]]
-
-
-class Job:
-    """One actor without Ray, and the shards of a manifest."""
-
-    def __init__(self, manifest: Path, output: Path, rows: int, make_engine: Any = None) -> None:
-        settings = make_settings(
-            manifest=str(manifest), output=str(output), rows_per_shard=rows, slots=3, engine="fake"
-        )
-        self.run = RunFolder(str(output))
-        self.task = ShardTask(settings, self.run, "run-1", "ffff")
-        self.actor = TranslateShard(self.task, make_engine=make_engine)
-        plan = open_manifest(str(manifest), rows)
-        source = ManifestShards(plan, range(plan.shards), plan.duplicates())
-        self.shards = [block for task in source.get_read_tasks(1) for block in task()]
-
-    def translate(self, shard: int = 0) -> pa.Table:
-        assert self.shards[shard].schema == SHARD_SCHEMA
-        (record,) = self.actor(self.shards[shard]).to_pylist()
-        assert record["shard"] == shard
-        return unpack_rows(record["rows"])
-
-    def stats(self, shard: int = 0) -> dict[str, Any]:
-        return dict(json.loads(Path(self.run.stats(shard)).read_text()))
-
-
-MakeJob = Callable[..., Job]
-
-
-@pytest.fixture
-def make_job(tmp_path: Path) -> Iterator[MakeJob]:
-    jobs: list[Job] = []
-
-    def make(manifest: Path, rows: int = 100, **options: Any) -> Job:
-        jobs.append(Job(manifest, tmp_path / "run", rows, **options))
-        return jobs[-1]
-
-    yield make
-    for job in jobs:
-        job.actor.close()
+from jobs.translate_shard import ShardTask, make_engine_factory
+from tests.unit.jobs.one_actor import Columns, MakeJob, Write
 
 
 def test_rows_come_back_in_order_with_their_pictures(
@@ -249,11 +206,21 @@ def test_rows_that_ended_before_a_process_died_do_not_run_again(
     monkeypatch.setattr(translate_shard, "SAVE_EVERY_S", 0.0)
     monkeypatch.setattr(progress, "BEAT_EVERY_S", 0.01)
     gate = threading.Event()
+    held: list[Any] = []
 
     class Stuck(FakeEngine):
+        """One row does not move before the gate opens, whichever entered before it."""
+
+        def add(self, request: Any) -> None:
+            if request.id == "row/007" and not gate.is_set():
+                held.append(request)
+            else:
+                super().add(request)
+
         def step(self) -> list[Translation]:
-            if any(request.id == "row/007" for request, _ in self._running):
-                gate.wait(20)
+            time.sleep(0.002)
+            if held and gate.is_set():
+                super().add(held.pop())
             return super().step()
 
     seen: list[str] = []
@@ -268,7 +235,7 @@ def test_rows_that_ended_before_a_process_died_do_not_run_again(
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(dying.translate)
         end = time.monotonic() + 20
-        while not (saved := read_rows_so_far(dying.run, 0)) or saved[0].num_rows < 6:
+        while not (saved := read_rows_so_far(dying.run, 0)) or saved[0].num_rows < 8:
             assert time.monotonic() < end and not call.done()
             time.sleep(0.01)
         rows, places = saved
@@ -298,3 +265,34 @@ def test_storage_that_takes_nothing_any_more_ends_the_job_and_fails_no_row(
     monkeypatch.setattr(storage, "write_bytes", full)
     with pytest.raises(OutputError, match=r"\.png cannot be written: OSError: .*No space left"):
         job.translate()
+
+
+# -- weights ---------------------------------------------------------------------------------------
+
+
+def task_of(tmp_path: Path, preset: str, weights: str | None) -> ShardTask:
+    settings = make_settings(manifest="m.parquet", output=str(tmp_path / "run"), preset=preset)
+    return ShardTask(settings, RunFolder(settings.output), "run-1", "ffff", weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("own", "taken"), [("", "s3://bucket/weights"), ("/mnt/weights", "/mnt/weights")]
+)
+def test_an_actor_takes_the_drivers_bucket_unless_its_node_names_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, taken: str
+) -> None:
+    seen = []
+    monkeypatch.setattr(
+        weights_bucket, "bring", lambda preset: seen.append(os.environ["DSTC_WEIGHTS"])
+    )
+    monkeypatch.setenv("DSTC_WEIGHTS", own)
+    assert make_engine_factory(task_of(tmp_path, "tiny64", "s3://bucket/weights"))
+    assert seen == [taken]
+
+
+def test_an_actor_without_weights_names_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DSTC_WEIGHTS", str(tmp_path / "weights"))
+    with pytest.raises(WeightsError, match="`dstc weights fetch --preset imagenet256-text`"):
+        make_engine_factory(task_of(tmp_path, "imagenet256-text", None))

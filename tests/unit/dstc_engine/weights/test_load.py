@@ -14,9 +14,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dstc_engine.errors import WeightsError
-from dstc_engine.weights import load, registry
+from dstc_engine.weights import architectures, formats, load, places
 from dstc_engine.weights.registry import REGISTRY, Weights, file_sha256
 from tests.unit.dstc_engine import tiny
+
+# Of `tiny.UNET`.
+FLAGS: dict[str, object] = {
+    "image_size": 16,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "channel_mult": "1,1",
+    "attention_resolutions": "8",
+    "num_head_channels": 32,
+    "learn_sigma": True,
+    "resblock_updown": True,
+}
 
 Ship = Callable[[str, nn.Module, dict[str, Any]], Weights]
 
@@ -24,7 +36,7 @@ Ship = Callable[[str, nn.Module, dict[str, Any]], Weights]
 @pytest.fixture
 def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ship:
     """Registers a network as shipped weights that lie in a temporary folder."""
-    monkeypatch.setattr(registry, "_SHIPPED", tmp_path)
+    monkeypatch.setattr(places, "SHIPPED", tmp_path)
 
     def write(name: str, network: nn.Module, told: dict[str, Any]) -> Weights:
         path = tmp_path / f"{name}.safetensors"
@@ -64,7 +76,9 @@ def test_a_shipped_vit(ship: Ship) -> None:
     loaded = load.load_dino("some-vit", 16, -1)
     assert equal_states(loaded.vit, vit) and loaded.layer == 1
     assert loaded.std.flatten().tolist() == [1, 2, 3]
-    with pytest.raises(WeightsError, match="looks at 16 pixels; the preset's dino_size is 32"):
+    with pytest.raises(
+        WeightsError, match="looks at 16 pixels; the preset's dino_size is 32, expected 16$"
+    ):
         load.load_dino("some-vit", 32, -1)
 
 
@@ -93,7 +107,7 @@ def test_a_prior_from_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("DSTC_WEIGHTS", str(tmp_path))
     made = Weights(name="some", file="some.pt", source="there", sha256=None, licence="MIT")
     monkeypatch.setitem(REGISTRY, "some", made)
-    monkeypatch.setitem(load.PUBLISHED_UNETS, "some", tiny.UNET)
+    monkeypatch.setitem(architectures.PUBLISHED_FLAGS, "some", FLAGS)
     loaded = load.load_unet("some", 16)
     assert all(tensor.dtype == torch.float32 for tensor in loaded.state_dict().values())
     torch.testing.assert_close(
@@ -128,10 +142,10 @@ def test_tensors_that_do_not_fit_are_named(change: dict[str, Tensor | None], tol
 def test_files_that_are_no_weights(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=f"{name}: not readable as weights"):
-        load.read_state(tmp_path / name)
+        formats.read_tensors(tmp_path / name)
 
 
 def test_pickles_that_hold_more_than_tensors_are_refused(tmp_path: Path) -> None:
     torch.save({"hook": print}, tmp_path / "some.pt")
     with pytest.raises(WeightsError, match="not readable as weights"):
-        load.read_state(tmp_path / "some.pt")
+        formats.read_tensors(tmp_path / "some.pt")

@@ -13,7 +13,7 @@ import pytest
 
 from dstc_engine.errors import WeightsError
 from dstc_engine.presets import get_preset
-from dstc_engine.weights import registry
+from dstc_engine.weights import places, registry
 from dstc_engine.weights.registry import REGISTRY, Weights, file_sha256, find, verify, weights_of
 
 CONTENT = b"some weights"
@@ -80,6 +80,19 @@ def test_entries_are_whole() -> None:
             assert re.fullmatch("[0-9a-f]{64}", weights.sha256), name
         if weights.source.startswith("https://openaipublic.azureedge.net/clip"):
             assert str(weights.sha256) in weights.source
+        assert weights.kind in ("prior", "vit", "clip", "face", "vgg") and weights.about
+        if weights.is_published:
+            assert weights.upstream and str(weights.url).startswith("https://")
+    files = [weights.file for weights in REGISTRY.values()]
+    assert len(set(files)) == len(files), "two entries would take one file for both"
+
+
+def test_the_folder_of_a_bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DSTC_WEIGHTS", "s3://bucket/weights")
+    monkeypatch.delenv("DSTC_WEIGHTS_CACHE", raising=False)
+    assert registry.weights_folder() == Path.home() / ".cache/dstc/weights"
+    monkeypatch.setenv("DSTC_WEIGHTS_CACHE", str(tmp_path))
+    assert registry.weights_folder() == tmp_path
 
 
 def test_weights_of_a_preset() -> None:
@@ -101,8 +114,8 @@ def code_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     told = {"sha256": hashlib.sha256(CONTENT).hexdigest(), "architecture": {"image_size": 64}}
     (folder / "prior.json").write_text(json.dumps(told))
-    monkeypatch.setattr(registry, "_SHIPPED", folder)
-    monkeypatch.setattr(registry, "_DISTRIBUTION", "dstc-of-this-test")
+    monkeypatch.setattr(places, "SHIPPED", folder)
+    monkeypatch.setattr(places, "DISTRIBUTION", "dstc-of-this-test")
     monkeypatch.setitem(
         REGISTRY, PRIOR, dataclasses.replace(REGISTRY[PRIOR], sha256=told["sha256"])
     )

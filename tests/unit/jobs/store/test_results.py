@@ -12,6 +12,7 @@ from jobs.store.results import (
     RESERVED_COLUMNS,
     Outcome,
     ResultParts,
+    Sample,
     read_part,
     read_rows_so_far,
     result_schema,
@@ -34,7 +35,7 @@ def test_columns_are_those_of_the_manifest_and_of_the_result() -> None:
         table().schema.names
         == (
             "id label status reason error image image_sha256 seed steps restarts "
-            "seconds slots losses"
+            "seconds slots losses samples"
         ).split()
     )
     assert table().schema == result_schema(ROWS.schema)
@@ -48,6 +49,32 @@ def test_every_loss_has_a_float32_field() -> None:
     ((first,), none) = table().column("losses").to_pylist()
     assert first["structure"] == 0.5 and first["clip"] is None
     assert none == []
+
+
+def test_samples_tell_what_the_row_tells_of_its_own_picture() -> None:
+    losses = [StepLosses(0, "sample", {"structure": 0.25})]
+    sample = Sample(1, "samples/1/x.png", "ab", 7, 3, 0, 1.5, 4, losses)
+    outcomes = [Outcome("done", seed=9, samples=[sample]), Outcome("done", seed=4)]
+    rows = result_table(ROWS, outcomes)
+    kind = rows.schema.field("samples").type.value_type
+    of_row = {name: rows.schema.field(name).type for name in rows.schema.names}
+    names = [kind.field(i).name for i in range(kind.num_fields)]
+    assert names[0] == "sample" and set(names[1:]) < set(of_row)
+    assert all(kind.field(name).type == of_row[name] for name in names[1:])
+    (first,), none = rows.column("samples").to_pylist()
+    assert none is None
+    assert first["losses"][0]["structure"] == 0.25
+    del first["losses"]
+    assert first == {
+        "sample": 1,
+        "image": "samples/1/x.png",
+        "image_sha256": "ab",
+        "seed": 7,
+        "steps": 3,
+        "restarts": 0,
+        "seconds": 1.5,
+        "slots": 4,
+    }
 
 
 def test_a_derived_seed_takes_the_place_of_a_null_one() -> None:

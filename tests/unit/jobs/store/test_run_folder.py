@@ -51,6 +51,8 @@ def test_paths() -> None:
     assert run.part(123456) == "s3://bucket/run/results/part-123456.parquet"
     assert run.image("cats/1") == f"s3://bucket/run/{run.image_name('cats/1')}"
     assert run.image_name("cats/1") == "images/5f/cats/1.png"
+    assert run.sample_name("cats/1", 0) == run.image_name("cats/1")
+    assert run.sample_name("cats/1", 12) == "samples/12/5f/cats/1.png"
     assert run.stats(7) == "s3://bucket/run/stats/00007.json"
 
 
@@ -65,6 +67,7 @@ def test_the_same_arguments_continue_the_run(plan: Callable[..., Job]) -> None:
     [
         ({"seed": 4}, "seed: there 0, here 4"),
         ({"set": {"skip": "1"}}, f"preset.skip: there {TINY64.skip}, here 1"),
+        ({"samples_per_row": 3}, "samples_per_row: there 1, here 3"),
         ({"slots": 2}, "engine.slots: there 8, here 2"),
         ({"precision": "bf16"}, 'engine.precision: there "fp32", here "bf16"'),
         ({"engine": "fake"}, 'engine.kind: there "guided", here "fake"'),

@@ -1,0 +1,161 @@
+"""Weights of a user's own, named by the path of a small JSON or YAML file that describes them.
+
+    dstc translate ROWS OUT --preset imagenet256-image --set prior=cats.yaml
+
+    file: cats.pt          # beside the description; default: its own name, .safetensors or .pt
+    flags:                 # as the guided-diffusion repository's commands name them; or else
+      image_size: 256      # `architecture`, the fields of `UNetConfig`, as `dstc train` writes it
+      num_channels: 128
+      ...
+    sha256: ...            # optional; checked where given
+    licence: CC BY 4.0     # optional; recorded with the run
+
+`dstc train` leaves such a description beside what it trained: `--set prior=RUN/prior.json`. Those
+of encoders also tell `mean` and `std`. A URL may stand for the path; what lies behind it is copied
+to `places.local_copy` before networks are loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dstc_engine.errors import WeightsError
+from dstc_engine.schedule import NoiseSchedule
+from dstc_engine.unet_config import UNetConfig
+from dstc_engine.weights import places
+
+if TYPE_CHECKING:
+    from dstc_engine.weights.record import Weights
+
+_ENDINGS = (".json", ".yaml", ".yml")
+_FILE_ENDINGS = (".safetensors", ".pt")
+# The last line: what a training run tells of itself, for people.
+_FIELDS = frozenset(
+    "file sha256 size flags architecture schedule mean std licence about "
+    "training steps seconds pictures metrics data device log".split()
+)
+
+
+def is_description(name: str) -> bool:
+    """Whether a name of weights is the path or URL of a description."""
+    return name.lower().endswith(_ENDINGS)
+
+
+def description_path(name: str) -> Path:
+    """Where a description lies on this machine."""
+    return places.local_copy(name) if "://" in name else Path(name)
+
+
+def open_described(name: str) -> Weights:
+    """The weights behind a description.
+
+    Raises:
+        WeightsError: it is missing, or not a description.
+    """
+    from dstc_engine.weights.record import Weights
+
+    path = description_path(name)
+    told = read_description(path)
+    return Weights(
+        name=name,
+        file=file_of(path, told),
+        source=str(told.get("about", "the user's own")),
+        about=str(told.get("about", "")),
+        sha256=told.get("sha256"),
+        licence=str(told.get("licence", "not told")),
+        described=str(path),
+    )
+
+
+def file_of(path: Path, told: Mapping[str, Any]) -> str:
+    """The file that a description names, relative to it."""
+    if "file" in told:
+        return str(told["file"])
+    made = (path.with_suffix(ending) for ending in _FILE_ENDINGS)
+    return next((p for p in made if p.is_file()), path.with_suffix(_FILE_ENDINGS[0])).name
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The fields of a description, checked as far as that needs no network.
+
+    Raises:
+        WeightsError: it is missing, no mapping, or has a field that is unknown or of another kind.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"description {path}: cannot be read ({error})") from error
+    told = _parse(path, text)
+    if not isinstance(told, dict):
+        raise WeightsError(f"description {path}: found {type(told).__name__}; expected fields")
+    for field in told:
+        if field not in _FIELDS:
+            near = difflib.get_close_matches(str(field), _FIELDS, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise WeightsError(
+                f"description {path}: unknown field {field!r}; {hint}expected one of "
+                f"{', '.join(sorted(_FIELDS))}"
+            )
+    for field in ("flags", "architecture", "schedule"):
+        if not isinstance(told.get(field, {}), dict):
+            raise WeightsError(f"description {path}: {field} is {told[field]!r}; expected fields")
+    for field in ("file", "sha256"):
+        if not isinstance(told.get(field, ""), str):
+            raise WeightsError(f"description {path}: {field} is {told[field]!r}; expected text")
+    if ("flags" in told) == ("architecture" in told):
+        raise WeightsError(
+            f"description {path}: expected either flags (of an ADM checkpoint) or architecture"
+        )
+    return told
+
+
+def _parse(path: Path, text: str) -> Any:
+    if path.suffix.lower() == ".json":
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise WeightsError(f"description {path}: not JSON ({error})") from error
+    import yaml  # only where one is met
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise WeightsError(f"description {path}: not YAML ({error})") from error
+
+
+def unet_config_of(told: Mapping[str, Any], place: str) -> UNetConfig:
+    """The shape of a described prior.
+
+    Args:
+        told: the description's fields. place: how errors name it.
+
+    Raises:
+        WeightsError: a setting is missing, unknown, or cannot be built.
+    """
+    try:
+        if "flags" in told:
+            return UNetConfig.from_flags(told["flags"])
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in told["architecture"].items()
+        }
+        return UNetConfig(**fields)
+    except (WeightsError, TypeError) as error:  # TypeError: an unknown or a missing field
+        raise WeightsError(f"{place}: {error}") from error
+
+
+def noise_schedule_of(told: Mapping[str, Any], place: str) -> NoiseSchedule:
+    """What a described prior was trained with; linear over 1000 steps unless it says so.
+
+    Raises:
+        WeightsError: a setting is unknown.
+    """
+    try:
+        if "flags" in told and "schedule" not in told:
+            return NoiseSchedule.from_flags(told["flags"])
+        return NoiseSchedule(**told.get("schedule", {}))
+    except (WeightsError, TypeError) as error:
+        raise WeightsError(f"{place}: {error}") from error

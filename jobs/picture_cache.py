@@ -1,0 +1,75 @@
+"""Pictures that rows share, fetched and decoded once in each actor.
+
+Ten million rows in ten styles would otherwise ask storage ten million times for ten files.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from dstc_engine.request import Picture
+
+
+class PictureCache:
+    """Pictures by URI, those used last, up to so many bytes; may be used from several threads.
+
+    A file that changes while an actor lives is not noticed: a run's inputs are taken as fixed.
+
+    Args:
+        limit: bytes of all pictures together; 0 keeps nothing.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._size = 0
+        self._kept: OrderedDict[str, Picture] = OrderedDict()
+        self._loading: dict[str, Future[Picture]] = {}
+
+    def get(self, uri: str, load: Callable[[], Picture]) -> Picture:
+        """The picture of a URI; not to be written to.
+
+        Where another thread is at it already, its picture is waited for, and so is its error: eight
+        threads that each tried a dead host for a minute would hold up the actor for eight. Whoever
+        comes after the error tries again.
+
+        Args:
+            uri: names it. load: fetches and decodes it; what it raises is raised here.
+        """
+        with self._lock:
+            if uri in self._kept:
+                self._kept.move_to_end(uri)
+                return self._kept[uri]
+            loading = self._loading.get(uri)
+            is_mine = loading is None
+            if loading is None:
+                loading = self._loading[uri] = Future()
+        if is_mine:
+            self._load(uri, load, loading)
+        return loading.result()
+
+    def _load(self, uri: str, load: Callable[[], Picture], loading: Future[Picture]) -> None:
+        try:
+            picture = load()
+        except BaseException as error:
+            with self._lock:
+                del self._loading[uri]
+            loading.set_exception(error)
+            return
+        with self._lock:
+            # Together, or a third thread between the two would load it again.
+            del self._loading[uri]
+            self._keep(uri, picture)
+        loading.set_result(picture)
+
+    def _keep(self, uri: str, picture: Picture) -> None:
+        if picture.nbytes > self._limit:
+            return  # it would push out all others, and itself
+        self._kept[uri] = picture
+        self._size += picture.nbytes
+        while self._size > self._limit:
+            _, dropped = self._kept.popitem(last=False)
+            self._size -= dropped.nbytes
