@@ -38,6 +38,7 @@ from dstc_engine.losses.clip_direction import clip_direction_loss
 from dstc_engine.losses.structure import structure_loss
 from dstc_engine.losses.style import style_cls_loss
 from dstc_engine.models import Models, load_models
+from dstc_engine.noise import RowNoise
 from dstc_engine.precision import PRECISIONS
 from dstc_engine.presets import Preset, get_preset, with_fields
 from dstc_engine.request import Picture, TranslationRequest
@@ -114,7 +115,7 @@ def measure(
     for row in rows:
         if row.id not in found:
             continue
-        to, _ = encode_conditions(models, preset, row, Engine(models, preset, 1)._noise_of(row))
+        to, _ = encode_conditions(models, preset, row, RowNoise.of(row.seed, preset))
         result = image.to_tensor(found[row.id])[None]
         seen = models.dino(result)
         values["structure"].append(float(structure_loss(seen.keys, to.source_similarity)))

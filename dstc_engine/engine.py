@@ -22,7 +22,6 @@ from torch import Tensor
 from dstc_engine import image
 from dstc_engine.colour import match_colours
 from dstc_engine.conditions import Conditions, encode_conditions
-from dstc_engine.crops import CropRange
 from dstc_engine.guidance import Guidance, guide
 from dstc_engine.losses import LOSS_NAMES, WEIGHTED
 from dstc_engine.models import Models
@@ -62,7 +61,7 @@ class Engine:
         schedule = Schedule.respaced(preset.respacing, models.noise_schedule)
         self._first_index = schedule.first_index(preset.skip)
         self._tables = ChainTables(schedule, models.device)
-        self._make_noise = make_noise or self._noise_of
+        self._make_noise = make_noise or (lambda request: RowNoise.of(request.seed, preset))
         self._watch = watch
         self._waiting: deque[TranslationRequest] = deque()
         self._slots: list[Slot | None] = [None] * slots
@@ -252,17 +251,6 @@ class Engine:
             slots=len(self._slots),
             losses=slot.losses,
         )
-
-    def _noise_of(self, request: TranslationRequest) -> Noise:
-        preset = self.preset
-        ranges = CropRange(
-            count=preset.crops,
-            rotation=preset.crop_rotation,
-            scale=preset.crop_scale,
-            ratio=preset.crop_ratio,
-            flip=preset.crop_flip,
-        )
-        return RowNoise(request.seed, preset.image_size, ranges)
 
 
 def finish_picture(x0: Tensor, request: TranslationRequest, preset: Preset) -> Picture:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dstc_engine.crops import CropRange, draw_crops
+from dstc_engine.presets import Preset
 
 # Streams of one seed. All others draw apart from the chain, so that another number of CLIP models,
 # a mask or a class-conditional prior leaves the chain's noise as it is.
@@ -54,6 +55,18 @@ class RowNoise:
         self._crops = _generator(seed, _CROPS)
         self._mask = _generator(seed, _MASK)
         self._classes = _generator(seed, _CLASSES)
+
+    @classmethod
+    def of(cls, seed: int, preset: Preset) -> RowNoise:
+        """The noise of a row of this seed, with the preset's size and crops."""
+        ranges = CropRange(
+            count=preset.crops,
+            rotation=preset.crop_rotation,
+            scale=preset.crop_scale,
+            ratio=preset.crop_ratio,
+            flip=preset.crop_flip,
+        )
+        return cls(seed, preset.image_size, ranges)
 
     def chain(self) -> Tensor:
         return self._normal(self._chain)
