@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from dstc_engine.attention import attend
+from dstc_engine.encoders.prepare import prepare
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,17 +61,8 @@ class Dino(nn.Module):
         return self.features(self.prepare(pictures))
 
     def prepare(self, pictures: Tensor) -> Tensor:
-        """[-1, 1] to the ViT's own size and normalisation.
-
-        No antialiasing: the environment that the published pictures were made in had none.
-        """
-        pictures = (pictures + 1) / 2
-        height, width = pictures.shape[-2:]
-        if min(height, width) != self.size:
-            scale = self.size / min(height, width)
-            target = (round(height * scale), round(width * scale))
-            pictures = F.interpolate(pictures, target, mode="bilinear", align_corners=False)
-        return (pictures - self.mean) / self.std
+        """[-1, 1] to the ViT's own size and normalisation."""
+        return prepare(pictures, self.size, self.mean, self.std)
 
     def features(self, prepared: Tensor) -> DinoFeatures:
         """Features of pictures that went through `prepare`."""
