@@ -156,10 +156,9 @@ def set_data_context(settings: Settings) -> None:
     context.execution_options.preserve_order = False
     # Every row is a block: each shard is handed on, retried and written by itself.
     context.target_max_block_size = 1
-    # The default of 30 minutes kills jobs whose shards simply take longer. Ten minutes a picture is
+    # The default of 30 minutes kills jobs whose shards simply take longer. Ten minutes a row is
     # far beyond any, and a job that stands still for so long does end.
-    pictures = settings.rows_per_shard * settings.samples_per_row
-    context.execution_no_progress_timeout_s = max(3600, 600 * pictures)
+    context.execution_no_progress_timeout_s = max(3600, 600 * settings.rows_per_shard)
     # Rows are our concern; an exception out of a block is a mistake, and dropping it loses rows.
     context.max_errored_blocks = 0
     context.max_consecutive_actor_init_deaths = 3
@@ -235,17 +234,17 @@ def _weights_of(settings: Settings) -> list[Weights]:
     from dstc_engine.weights import fetch, registry
 
     preset = settings.resolved_preset
-    weights_bucket.bring_described(preset)
-    if weights_bucket.bucket() is not None:
-        sums = weights_bucket.sums(preset)  # from descriptions: the files are gigabytes
-    elif _cluster_address(settings):
-        # Known sums are checked by the actors, where the files are needed.
-        sums = {w.name: w.sha256 or fetch.upstream_sum(w) for w in registry.weights_of(preset)}
-    else:
-        # The actors run here: a missing file then shows at once, not after Ray has started.
+    sums = weights_bucket.sums(preset)
+    # Other known sums are checked by the actors, where the files are needed. Here too when the
+    # actors run here: a missing file then shows at once, not after Ray has started.
+    is_here = not _cluster_address(settings)
+    if is_here and weights_bucket.bucket() is None:
         fetch.require(preset)
-        sums = {w.name: fetch.upstream_sum(w) for w in registry.weights_of(preset)}
-    return [dataclasses.replace(w, sha256=sums[w.name]) for w in registry.weights_of(preset)]
+    found = []
+    for weights in registry.weights_of(preset):
+        sha256 = sums.get(weights.name) or (None if is_here else weights.sha256)
+        found.append(dataclasses.replace(weights, sha256=sha256 or fetch.upstream_sum(weights)))
+    return found
 
 
 def _cluster_address(settings: Settings) -> str | None:
@@ -333,7 +332,6 @@ def _expected_cost(plan: Plan, device: str, tflops: float | None) -> Estimate | 
         tflops=tflops,
         measured_seconds_per_row=measured_seconds_per_row(plan.job.run, done) if done else None,
         with_prompt="prompt" in plan.manifest.schema.names,
-        samples=plan.settings.samples_per_row,
     )
 
 

@@ -14,7 +14,6 @@ import json
 import os
 import random
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from pathlib import Path
 import requests
 
 from dstc_engine.errors import WeightsError
-from dstc_engine.weights.folder import locked, writing
+from dstc_engine.weights.folder import check_space, locked, writing
 from dstc_engine.weights.page import confirmed_address
 from dstc_engine.weights.registry import file_sha256
 
@@ -197,7 +196,7 @@ def _complete(part: _Part, sha256: str | None, size: int | None, on_progress: On
     fruitless, furthest = 0, 0
     with requests.Session() as session:
         # A part without a validator may be one of an older file: only a known sum would tell.
-        if not part.told.validator and sha256 is None:
+        if not (part.told.validator or part.told.sha256 or sha256):
             part.remove()
         while not part.is_whole:
             refuse_offline(url)
@@ -243,7 +242,8 @@ def _append(
         if not goes_on:
             part.start(told)
             offset = 0
-        _check_space(part, told.size, offset)
+        if told.size is not None:
+            check_space(part.path.parent, told.size - offset, f"the rest of {url}")
         with part.path.open("ab") as file:
             on_progress(offset, told.size)
             for chunk in _chunks(answer):
@@ -337,17 +337,6 @@ def _is_same(before: _Told, now: _Told, answer: requests.Response, offset: int) 
         and now.validator in (None, before.validator)
         and (now.size == before.size or None in (now.size, before.size))
     )
-
-
-def _check_space(part: _Part, size: int | None, offset: int) -> None:
-    if size is None:
-        return
-    free = shutil.disk_usage(part.path.parent).free
-    if size - offset > free:
-        raise WeightsError(
-            f"weights folder {part.path.parent}: {free:,} bytes are free, and "
-            f"{size - offset:,} are to come; free some, or name another folder by DSTC_WEIGHTS"
-        )
 
 
 def _looks_like_a_page(start: bytes) -> bool:

@@ -23,7 +23,7 @@ from dstc_engine.weights.download import (
     download,
     refuse_offline,
 )
-from dstc_engine.weights.folder import locked, writing
+from dstc_engine.weights.folder import check_space, locked, writing
 from dstc_engine.weights.registry import Weights, file_sha256, weights_folder
 
 
@@ -139,6 +139,8 @@ def _bring(weights: Weights, on_progress: OnProgress) -> Downloaded:
 def _convert(weights: Weights, brought: Downloaded) -> None:
     from dstc_engine.weights.convert import convert  # brings torch
 
+    size = brought.path.stat().st_size
+    check_space(weights_folder(), size, f"{weights.name} converted, beside the file as published,")
     convert(weights, brought.path, weights_folder(), brought.sha256, brought.is_published)
 
 
@@ -151,7 +153,7 @@ def upstream_sum(weights: Weights) -> str:
         WeightsError: the file is missing or another.
     """
     path = registry.verify(weights.name)
-    if state_of(weights) is State.PRESENT:
+    if weights.name in registry.REGISTRY and state_of(weights) is State.PRESENT:
         return str(json.loads(sidecar(weights.name).read_text())["upstream_sha256"])
     return file_sha256(path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -64,3 +65,20 @@ def writing(folder: Path) -> Iterator[None]:
         )
         told = advice.format(other=_OTHER_FOLDER)
         raise WeightsError(f"weights folder {folder}: {reason}; {told}") from error
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Checks for room before gigabytes are written.
+
+    Args:
+        folder: which exists. needed: bytes. what: is to be written, for the message.
+
+    Raises:
+        WeightsError: there is less.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise WeightsError(
+            f"weights folder {folder}: {free:,} bytes are free, and {what} takes {needed:,}; "
+            f"free some, {_OTHER_FOLDER}"
+        )

@@ -490,6 +490,17 @@ def remove(uri: str) -> None:
         with_retries(lambda: filesystem.rm_file(path))
 
 
+def facts_of(uri: str, patience: Patience = PROMPT) -> dict[str, Any]:
+    """What storage says of a file: its size, and whatever else this kind of storage tells.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: storage did not answer until patience ended.
+    """
+    filesystem, path = open_filesystem(uri)
+    return dict(with_retries(lambda: filesystem.info(path), patience))
+
+
 def exists(uri: str) -> bool:
     """Whether there is a file or folder of this name."""
     filesystem, path = open_filesystem(uri)

@@ -203,6 +203,20 @@ def test_threads_that_want_the_same_weights_fetch_and_convert_once(
     assert len(file_host.asked) == 1
 
 
+def test_without_room_to_convert_the_download_is_kept(
+    url: str, file_host: FileHost, small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DSTC_WEIGHTS", str(small_disk.folder))
+    small_disk.resize(100)  # kB; the file has 67
+    register(monkeypatch, url=url)
+    with pytest.raises(WeightsError, match="bytes are free, and some converted.*free some"):
+        fetch("some")
+    assert files(small_disk.folder) == ["some.download.pt"]
+    small_disk.resize(1000)
+    fetch("some")
+    assert files(small_disk.folder) == READY and len(file_host.asked) == 1
+
+
 def test_a_read_only_folder_serves_what_it_has(
     url: str, small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
