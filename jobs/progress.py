@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from jobs.errors import JobError
+from dstc_engine.errors import DstcError
 from jobs.store.ledger import Counts
 
 # An actor says this often that it is there, and counts as gone after three silences.
@@ -43,7 +43,7 @@ class Look:
     workers: int
     workers_seen: int
     starts: int
-    fault: str | None
+    fault: DstcError | None
     occupancy: float | None
 
 
@@ -58,7 +58,7 @@ class RowCount:
         # By worker: when it spoke last, and its busy and all slots since the time before.
         self._workers: dict[str, tuple[float, int, int]] = {}
         self._starts = 0
-        self._fault: str | None = None
+        self._fault: DstcError | None = None
 
     def tell(self, shard: int, rows: int) -> None:
         """So many rows of this shard have ended."""
@@ -72,7 +72,7 @@ class RowCount:
         self.tell(shard, sum(sum(by_reason.values()) for by_reason in counts.values()))
         self._commits.append((shard, counts))
 
-    def blame(self, fault: str) -> None:
+    def blame(self, fault: DstcError) -> None:
         """A worker cannot go on, and the job neither; the first to say so is believed."""
         self._fault = self._fault or fault
 
@@ -131,14 +131,14 @@ def tell(row_count: Any, verb: str, *arguments: Any) -> None:
 
 @contextlib.contextmanager
 def blaming(row_count: Any) -> Iterator[None]:
-    """Tells the count of a `JobError` that leaves the block.
+    """Tells the count of an error of ours that leaves the block, and that ends the job.
 
     Ray hands an exception on without what caused it, so the driver would only hear of Ray's own.
     """
     try:
         yield
-    except JobError as error:
+    except DstcError as error:
         if row_count is not None:
             with contextlib.suppress(Exception):  # of Ray, in many types
-                ray.get(row_count.blame.remote(str(error)), timeout=10)
+                ray.get(row_count.blame.remote(error), timeout=10)
         raise

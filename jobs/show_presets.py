@@ -55,7 +55,7 @@ def _list_all(console: Console) -> None:
             str(preset.image_size),
             str(preset.guided_steps),
             preset.prior,
-            _FOR[preset.name],
+            _FOR.get(preset.name, ""),
         )
     console.print(table)
 

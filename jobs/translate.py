@@ -27,7 +27,7 @@ if __package__ in (None, ""):  # run as a file: the packages lie one folder up
 import ray
 import ray.data
 
-from dstc_engine.errors import DstcError
+from dstc_engine.errors import DstcError, UserError
 from jobs import progress
 from jobs.closing import summarise
 from jobs.errors import JobError, RunFolderError, SettingsError, StorageError
@@ -394,18 +394,14 @@ def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None]) -> No
             results.write_datasink(sink, ray_remote_args={"num_cpus": _IO_CPUS})
     except KeyboardInterrupt:
         if watch is not None and watch.fault:
-            raise JobError(
-                f"{watch.fault}. What is done is kept; the same command continues"
-            ) from None
+            raise _ending(watch.fault) from None
         raise
     except DstcError:
         raise
     except Exception as error:  # Ray wraps and re-raises in a dozen unrelated types
         cause = _own_error_in(error)
         if watch is not None and watch.fault:
-            raise JobError(
-                f"{watch.fault}. What is done is kept; the same command continues"
-            ) from error
+            raise _ending(watch.fault) from error
         if cause is not None:
             raise cause from error
         raise JobError(
@@ -485,6 +481,13 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _ending(fault: DstcError) -> DstcError:
+    """How a run ends for what a worker said of its own end."""
+    if isinstance(fault, UserError):
+        return fault
+    return JobError(f"{fault}. What is done is kept; the same command continues")
 
 
 def _own_error_in(error: BaseException | None) -> DstcError | None:

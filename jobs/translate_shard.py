@@ -155,8 +155,11 @@ class TranslateShard:
         slots = task.settings.slots
         self._metrics = ActorMetrics(task.run_id)
         storage.watch(self._metrics)
+        if make_engine is None:
+            with progress.blaming(row_count):
+                make_engine = make_engine_factory(task)
         self._engine = EngineThread(
-            make_engine or make_engine_factory(task),
+            make_engine,
             slots,
             on_step=self._metrics.step,
             on_rebuild=self._metrics.engine_rebuilt,

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from dstc_engine.errors import DstcError, UserError
+from jobs.errors import JobError
 from jobs.metrics import DriverMetrics
 from jobs.progress import Look
 from jobs.store import storage
@@ -94,7 +96,7 @@ class Watch:
             threading.Thread(target=self._look_on, name="look", daemon=True),
             threading.Thread(target=self._keep, name="keep", daemon=True),
         ]
-        self.fault: str | None = None
+        self.fault: DstcError | None = None
 
     def __enter__(self) -> Watch:
         self._show()
@@ -144,12 +146,15 @@ class Watch:
         while not self._stop.wait(_LOOK_EVERY_S):
             self._look_once()
             self._show()
-            if self._look and self._are_actors_hopeless(self._look):
-                self.fault = (
+            is_hopeless = self._look is not None and self._are_actors_hopeless(self._look)
+            if self._look is not None and is_hopeless:
+                self.fault = JobError(
                     f"{self._look.starts} processes in a row ended while they loaded their "
                     "networks, without an exception: look for memory that is too small, and into "
                     "Ray's worker logs"
                 )
+            # What a person has to mend is told now, not after Ray has tried it some times more.
+            if is_hopeless or isinstance(self.fault, UserError):
                 self._interrupt()
                 return
 

@@ -163,7 +163,7 @@ def _place() -> str:
 
 
 def _record(weights: Weights, state: str) -> dict[str, Any]:
-    fields = ("name", "kind", "about", "file", "source", "url", "size", "sha256")
+    fields = ("name", "kind", "about", "upstream", "file", "source", "url", "size", "sha256")
     record = {field: getattr(weights, field) for field in fields}
     return {
         **record,
@@ -182,7 +182,10 @@ def _print_entry(console: Console, weights: Weights, state: str) -> None:
     console.print(table)
     licence = "; ".join(filter(None, (f"licence {weights.licence}", weights.conditions)))
     sums = "" if weights.sha256 else "no sha256 is published"
-    for text in (weights.about, licence, sums):
+    upstream = (
+        f"{weights.about}; upstream: {weights.upstream}" if weights.upstream else weights.about
+    )
+    for text in (upstream, licence, sums):
         if text:
             console.print(Padding(Text(text, style="dim"), (0, 0, 0, 4)))
     # Left to the terminal to break, so that it can be copied whole.
@@ -209,7 +212,7 @@ def _bring(weights: Weights, keep_original: bool) -> None:
         if fetch.state_of(weights) in (fetch.State.SHIPPED, fetch.State.PRESENT):
             _say(f"{name}: is here, {registry.verify(name)}")
         else:
-            _say(f"{name}: {weights.about}, {_megabytes(weights.size)}")
+            _say(f"{name}: " + ", ".join(filter(None, (weights.about, _megabytes(weights.size)))))
             _say(f"{name}: licence {weights.licence}")
             if weights.conditions:
                 _say(f"{name}: {weights.conditions}")

@@ -19,6 +19,8 @@ from dstc_engine.weights.formats import check_layout, read_tensors, shapes, with
 from dstc_engine.weights.record import Weights
 from dstc_engine.weights.registry import file_sha256
 
+_MODE = 0o644
+
 
 def convert(
     weights: Weights, original: Path, folder: Path, upstream_sha256: str, published: bool
@@ -60,6 +62,7 @@ def convert(
             "size": temporary.stat().st_size,
             "fetched": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}",
         }
+        temporary.chmod(_MODE)  # the library keeps the file to its owner; nodes may share folders
         os.replace(temporary, path)
         # The sidecar last, and whole: what lacks one is no weights.
         temporary.write_text(json.dumps(told, indent=2) + "\n")

@@ -62,6 +62,7 @@ def test_a_face_network_from_its_own_file_to_its_features(
     told = json.loads(path.with_suffix(".json").read_text())
     assert told["upstream_sha256"] == found and told["upstream_published"] is True
     assert told["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.stat().st_mode & 0o777 == 0o644, "readable by the users of other nodes"
     assert told["size"] == path.stat().st_size and told["file"] == "model_ir_se50.pth"
     network = load.load_arcface(record.name, (35, 223, 32, 220))
     assert torch.equal(
