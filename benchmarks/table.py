@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -12,9 +13,18 @@ from pathlib import Path
 def machine() -> str:
     """The processor, the cores this process may use, and the versions that matter."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ray", "torch"))
+    versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return f"{_processor()}, {cores} cores{load}; Python {platform.python_version()}, {versions}"
+
+
+def _versions() -> dict[str, str]:
+    """Of Ray and PyTorch, where they are installed: the engine needs no Ray."""
+    versions = {}
+    for name in ("ray", "torch"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _processor() -> str:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from dstc_engine.attention import attend
+from dstc_engine.encoders.prepare import prepare
+from dstc_engine.errors import PresetError
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,9 @@ class Dino(nn.Module):
     Args:
         vit: timm's VisionTransformer. size: pixels that the shorter side is resized to.
         layer: the block to read, from 0; -1 is the last. mean, std: of the channels, for [0, 1].
+
+    Raises:
+        PresetError: no such block.
     """
 
     mean: Tensor
@@ -52,7 +56,10 @@ class Dino(nn.Module):
         super().__init__()
         self.vit = vit
         self.size = size
-        self.layer = layer % len(vit.blocks)
+        depth = len(vit.blocks)
+        if not -depth <= layer < depth:
+            raise PresetError(f"dino_layer is {layer}; expected -1 to {depth - 1}: {depth} blocks")
+        self.layer = layer % depth
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
@@ -61,17 +68,8 @@ class Dino(nn.Module):
         return self.features(self.prepare(pictures))
 
     def prepare(self, pictures: Tensor) -> Tensor:
-        """[-1, 1] to the ViT's own size and normalisation.
-
-        No antialiasing: the environment that the published pictures were made in had none.
-        """
-        pictures = (pictures + 1) / 2
-        height, width = pictures.shape[-2:]
-        if min(height, width) != self.size:
-            scale = self.size / min(height, width)
-            target = (round(height * scale), round(width * scale))
-            pictures = F.interpolate(pictures, target, mode="bilinear", align_corners=False)
-        return (pictures - self.mean) / self.std
+        """[-1, 1] to the ViT's own size and normalisation."""
+        return prepare(pictures, self.size, self.mean, self.std)
 
     def features(self, prepared: Tensor) -> DinoFeatures:
         """Features of pictures that went through `prepare`."""

@@ -11,8 +11,9 @@ import itertools
 from collections.abc import Collection, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dstc_engine.encoders.prepare import prepare
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # (channels, convolutions) of the five blocks; a pooling that halves the side follows each.
@@ -51,14 +52,8 @@ class Vgg(nn.Module):
         return seen
 
     def prepare(self, pictures: Tensor) -> Tensor:
-        """[-1, 1] to VGG's own size and ImageNet's normalisation; no antialiasing, as for DINO."""
-        pictures = (pictures + 1) / 2
-        height, width = pictures.shape[-2:]
-        if min(height, width) != self.size:
-            scale = self.size / min(height, width)
-            target = (round(height * scale), round(width * scale))
-            pictures = F.interpolate(pictures, target, mode="bilinear", align_corners=False)
-        return (pictures - self.mean) / self.std
+        """[-1, 1] to VGG's own size and ImageNet's normalisation."""
+        return prepare(pictures, self.size, self.mean, self.std)
 
     def channels(self, layer: str) -> int:
         """Of a layer such as "relu4_2"."""

@@ -7,17 +7,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import save
 
 from dstc_engine.errors import WeightsError
 from dstc_engine.presets import get_preset
-from dstc_engine.weights.registry import Weights, weights_of
+from dstc_engine.weights.registry import Weights, find, weights_of
 from jobs.settings import Settings, make_settings
-from jobs.translate import run
+from jobs.translate import OK, run
 from tests.fault_proxy import FaultProxy
-from tests.ray_session import RAY_WARNINGS, ray_session
+from tests.ray_session import RAY_WARNINGS, picture, ray_session, result_rows
 from tests.s3_server import S3
 from tests.some_weights import sum_of
 
@@ -121,3 +123,42 @@ def test_an_actor_whose_file_was_spoilt_on_the_way_says_so(
     s3.put(f"weights/{name}.safetensors", DATA[:-1] + b"?")
     with pytest.raises(WeightsError, match=f"weights/{name}.safetensors: sha256 .*; expected"):
         run(settings)
+
+
+SHORT = {"respacing": "20", "skip": "12", "resample": "1"}
+
+
+def test_a_prior_that_lies_in_storage_makes_the_same_pictures(
+    s3: S3,
+    proxy: FaultProxy,
+    write_manifest: Callable[..., Path],
+    good_rows: Callable[[int], dict[str, list[Any]]],
+    tmp_path: Path,
+) -> None:
+    shipped = find("emoji64-prior").path
+    url = s3.put("priors/mine.json", shipped.with_suffix(".json").read_bytes())
+    s3.put("priors/mine.safetensors", shipped.read_bytes())
+
+    def translate(output: Path, **fields: str) -> list[npt.NDArray[np.uint8]]:
+        settings = make_settings(
+            manifest=str(write_manifest(good_rows(4))),
+            output=str(output),
+            set={**SHORT, **fields},
+            slots=2,
+            rows_per_shard=1,
+            actors=2,
+            device="cpu",
+        )
+        assert run(settings) == OK
+        return [picture(output, row) for row in result_rows(output)]
+
+    ours = translate(tmp_path / "described", prior=url)
+    theirs = translate(tmp_path / "shipped")
+    assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    gets = [
+        asked
+        for asked in proxy.requests
+        if asked.method == "GET" and "mine.safetensors" in asked.path
+    ]
+    pieces = -(-shipped.stat().st_size // (1 << 20))
+    assert len(gets) == pieces, "the two actors have one copy, read in pieces"

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dstc_engine.encoders.dino import Dino
+from dstc_engine.errors import PresetError
 from tests.unit.dstc_engine import tiny
 
 
@@ -28,6 +29,12 @@ def test_features_are_those_of_the_blocks_own_pass(
         features = Dino(vit, 16, layer, tiny.MEAN, tiny.STD).features(x)
     torch.testing.assert_close(features.keys, seen["qkv"].chunk(3, dim=-1)[1])
     torch.testing.assert_close(features.cls, seen["block"][:, 0])
+
+
+@pytest.mark.parametrize("layer", [2, 40, -3])
+def test_a_block_that_is_not_there_is_refused(layer: int) -> None:
+    with pytest.raises(PresetError, match=f"dino_layer is {layer}; expected -1 to 1: 2 blocks"):
+        Dino(tiny.make_vit(), 16, layer, tiny.MEAN, tiny.STD)
 
 
 def test_pictures_are_resized_by_the_shorter_side_and_normalised(

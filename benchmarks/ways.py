@@ -1,0 +1,85 @@
+"""The ways to translate that speed benchmarks set side by side, and the rows they do it with."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.official_pattern import OfficialPattern
+from benchmarks.variants import read_rows
+from dstc_engine.engine import Engine, translate
+from dstc_engine.feature_cache import FeatureCache
+from dstc_engine.models import Models, load_models
+from dstc_engine.presets import TINY64
+from dstc_engine.request import Picture, TranslationRequest
+
+DEMO = Path(__file__).resolve().parent.parent / "manifests" / "demo.parquet"
+
+
+def mixed_rows(count: int) -> list[TranslationRequest]:
+    """Rows of the demo, text, image and both in turn, repeated under new ids where there are more.
+
+    A repeated row has another seed, and its pictures are remembered as in a job.
+    """
+    demo = read_rows(DEMO, None)
+    kinds = [
+        [row for row in demo if (row.prompt is not None, row.style is not None) == kind]
+        for kind in ((True, False), (False, True), (True, True))
+    ]
+    in_turn = itertools.cycle(row for group in zip(*kinds, strict=True) for row in group)
+    return [
+        dataclasses.replace(row, id=f"{number:04d}-{row.id}", seed=number)
+        for number, row in zip(range(count), in_turn, strict=False)
+    ]
+
+
+@functools.cache
+def tiny_models(precision: str) -> Models:
+    """The shipped networks, shared by all ways of a precision."""
+    return load_models(TINY64, precision=precision)
+
+
+class Way:
+    """One way to translate with the tiny networks on the CPU.
+
+    Args:
+        precision: of the networks. slots: of the engine; 0 is the official pattern.
+    """
+
+    def __init__(self, precision: str, slots: int) -> None:
+        self.precision, self.slots = precision, slots
+        self._models = tiny_models(precision)
+
+    @property
+    def name(self) -> str:
+        return f"engine, {self.slots} slots" if self.slots else "official pattern"
+
+    def translate(self, rows: Sequence[TranslationRequest]) -> dict[str, Picture]:
+        """Whole chains of these rows, by their ids; nothing is remembered from rows before."""
+        return self._translate(rows, TINY64.skip, TINY64.resample)
+
+    def warm_up(self, rows: Sequence[TranslationRequest]) -> None:
+        """One step of each row: kernels are chosen and memory grows at the first one."""
+        self._translate(rows[: max(1, self.slots)], int(TINY64.respacing) - 1, 1)
+
+    def _translate(
+        self, rows: Sequence[TranslationRequest], skip: int, resample: int
+    ) -> dict[str, Picture]:
+        preset = dataclasses.replace(TINY64, skip=skip, resample=resample)
+        models = self._models
+        # Ways share the networks; one must not find what another has looked at.
+        models.features = FeatureCache(models.features.limit)
+        models.texts = FeatureCache(models.texts.limit)
+        if self.slots:
+            ended = list(translate(Engine(models, preset, self.slots), rows))
+        else:
+            pattern = OfficialPattern(models, preset)
+            ended = [pattern.translate(row) for row in rows]
+        pictures = {}
+        for row in ended:
+            assert row.picture is not None, f"{row.id}: {row.error}"
+            pictures[row.id] = row.picture
+        return pictures

@@ -1,0 +1,112 @@
+"""All cores: the official pattern in one process against one engine per core, as the job runs them.
+
+Called by `benchmarks/engine_speed.py`. PyTorch gives one process all cores by threads; a job's
+actors have one thread each. Processes load their networks and take one step before the clock
+starts; it stops when the last of them ends. Each engine gets as many rows as it has slots, times
+`waves`: more only makes the run longer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+
+from benchmarks.table import print_table
+from benchmarks.ways import Way, mixed_rows
+
+
+def run_worker(arguments: argparse.Namespace) -> None:
+    """A process of its own: waits for a line on stdin, prints one when its rows have ended."""
+    torch.set_num_threads(arguments.threads)
+    rows = mixed_rows(arguments.start + arguments.rows)[arguments.start :]
+    way = Way(arguments.precision, arguments.slots)
+    way.warm_up(rows)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    way.translate(rows)
+    print("done", flush=True)
+
+
+def measure(precision: str, slots: int, processes: int, threads: int, rows: int) -> float:
+    """Pictures per second of so many processes at once.
+
+    Args:
+        slots: of each engine; 0 is the official pattern. rows: of each process.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "benchmarks.whole_machine", precision]
+    workers = [
+        subprocess.Popen(
+            [*command, *map(str, (slots, threads, number * rows, rows))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for number in range(processes)
+    ]
+    try:
+        for worker in workers:
+            assert worker.stdout is not None and worker.stdout.readline().strip() == "ready"
+        started = time.perf_counter()
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        for worker in workers:
+            assert worker.stdout is not None and worker.stdout.readline().strip() == "done"
+        seconds = time.perf_counter() - started
+    finally:
+        for worker in workers:
+            worker.communicate()
+    return processes * rows / seconds
+
+
+def print_whole_machine(rows: int, slots: int, rounds: int) -> None:
+    """Measures both ways in both precisions in turn, and prints the table.
+
+    Args:
+        rows: of the official pattern, and at least of all engines together. slots: of each engine.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert cores is not None
+    waves = -(-rows // (cores * slots))
+    cases = [
+        (precision, *how)
+        for precision in ("fp32", "bf16")
+        for how in ((0, 1, cores, rows), (slots, cores, 1, waves * slots))
+    ]
+    rates: list[list[float]] = [[] for _ in cases]
+    for number in range(rounds):
+        for case, found in zip(cases, rates, strict=True):
+            found.append(measure(*case))
+        told = ", ".join(f"{found[-1]:.3f}" for found in rates)
+        print(f"whole machine, round {number}: pictures/s {told}", file=sys.stderr, flush=True)
+    table = []
+    for (precision, of_each, processes, threads, _), found in zip(cases, rates, strict=True):
+        times = [mine / official for mine, official in zip(found, rates[0], strict=True)]
+        table.append(
+            [
+                f"engine, {of_each} slots" if of_each else "official pattern",
+                precision,
+                f"{processes} x {threads}",
+                f"{statistics.median(found):.3f}",
+                f"{statistics.median(times):.2f}",
+            ]
+        )
+    columns = ["whole machine", "precision", "processes x threads", "pictures/s", "times official"]
+    print_table(columns, table)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="A process of benchmarks.engine_speed.")
+    parser.add_argument("precision")
+    for name in ("slots", "threads", "start", "rows"):
+        parser.add_argument(name, type=int)
+    run_worker(parser.parse_args())
