@@ -1,7 +1,7 @@
 """How full the slots of the real engine are when rows are of unequal length.
 
 Called by `benchmarks/engine_speed.py --occupancy`. The tiny networks, with a range limit that some
-of the demo's rows exceed: they restart up to three times and take up to four times as many steps as
+of the demo's rows exceed: they restart, up to three times, and take up to twice as many steps as
 their neighbours. Shards of twice as many rows as slots, two at a time, are handed to the job's
 engine thread as its actors do. (`benchmarks/occupancy.py` compares other sizes of shards.)
 
