@@ -37,7 +37,7 @@ test: check
 slow: $(STAMP)
 	$(BIN)/python -m pytest tests/slow -m slow
 
-# The engine against the authors' evaluation pattern, on the CPU: 6 minutes on two cores.
+# The engine against the authors' evaluation pattern, one CPU thread: 5 minutes.
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.engine_speed --quick
 
