@@ -33,7 +33,7 @@ check: $(STAMP)
 test: check
 	$(BIN)/python -m pytest tests/parity tests/integration tests/chaos
 
-# The presets at full size with random weights: 8 minutes on two cores, 19 GiB of memory.
+# The presets at full size with random weights: a quarter of an hour on two cores, 19 GiB of memory.
 slow: $(STAMP)
 	$(BIN)/python -m pytest tests/slow -m slow
 
