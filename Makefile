@@ -33,11 +33,11 @@ check: $(STAMP)
 test: check
 	$(BIN)/python -m pytest tests/parity tests/integration tests/chaos
 
-# The presets at full size with random weights: 8 minutes on two cores, 19 GiB of memory.
+# The presets at full size with random weights: a quarter of an hour on two cores, 19 GiB of memory.
 slow: $(STAMP)
 	$(BIN)/python -m pytest tests/slow -m slow
 
-# The engine against the authors' evaluation pattern, on the CPU: 6 minutes on two cores.
+# The engine against the authors' evaluation pattern, one CPU thread: 5 minutes.
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.engine_speed --quick
 

@@ -105,13 +105,15 @@ def main() -> None:
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--rounds", type=int, default=3, help="medians are over these (3)")
     parser.add_argument("--machine-slots", type=int, default=8, help="of each process (8)")
-    parser.add_argument("--no-machine", action="store_true", help="leave the whole machine out")
-    parser.add_argument("--quick", action="store_true", help="6 rows, 1 and 6 slots, one round")
+    parser.add_argument("--part", choices=("one-thread", "whole-machine"), help="only this (both)")
+    parser.add_argument(
+        "--quick", action="store_true", help="6 rows, 1 and 6 slots, one round, one thread"
+    )
     parser.add_argument("--occupancy", action="store_true", help="how full slots are, instead")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.rows, arguments.slots, arguments.rounds = 6, [1, 6], 1
-        arguments.machine_slots = 3
+        arguments.part = "one-thread"
     uneven = [slots for slots in arguments.slots if arguments.rows % slots]
     if uneven:
         # The last wave would leave slots empty, and tell of the tail instead of the engine.
@@ -119,8 +121,9 @@ def main() -> None:
     if arguments.occupancy:
         print_occupancy(arguments.quick)
         return
-    print_speed(arguments)
-    if not arguments.no_machine:
+    if arguments.part != "whole-machine":
+        print_speed(arguments)
+    if arguments.part != "one-thread":
         print_whole_machine(arguments.rows, arguments.machine_slots, arguments.rounds)
 
 

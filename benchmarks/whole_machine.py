@@ -2,8 +2,11 @@
 
 Called by `benchmarks/engine_speed.py`. PyTorch gives one process all cores by threads; a job's
 actors have one thread each. Processes load their networks and take one step before the clock
-starts; it stops when the last of them ends. Each engine gets as many rows as it has slots, times
-`waves`: more only makes the run longer.
+starts; it stops when the last of them ends. Each engine gets whole waves of its slots.
+
+Only for a machine without other work. Threads of one process wait for each other after every
+operation: on two cores with a load of 6, one step of the official pattern took 14.5 s with two
+threads and 1.2 s with one.
 """
 
 from __future__ import annotations

@@ -208,8 +208,8 @@ def meta_models(preset: Preset) -> Models:
     from dstc_engine.weights.load import build_dino, wrap_clip
     from dstc_engine.weights.registry import find
 
-    prior, vit = find(preset.prior), find(preset.dino)
-    clips = [find(name) for name in preset.clips] if preset.guides("clip") else []
+    prior, vit = find(preset.prior, "prior"), find(preset.dino, "vit")
+    clips = [find(name, "clip") for name in preset.clips] if preset.guides("clip") else []
     with torch.device("meta"):
         return Models(
             unet=build_unet(prior),

@@ -95,6 +95,7 @@ def make_engine_factory(task: ShardTask) -> Callable[[int], Engine]:
 
     Raises:
         WeightsError: weights are missing or not those named.
+        PresetError: the preset asks for what these networks cannot do.
         JobError: the bucket of weights does not answer.
     """
     settings, preset = task.settings, task.settings.resolved_preset
@@ -119,6 +120,9 @@ def make_engine_factory(task: ShardTask) -> Callable[[int], Engine]:
     weights_bucket.bring(preset)
     require(preset)
     models = load_models(preset, device=task.device, precision=settings.precision)
+    # What these networks cannot do (a class or a step that the prior lacks) ends the job here;
+    # found out in the engine's thread, it would fail row after row.
+    GuidedEngine(models, preset, slots=1)
 
     def make_engine(slots: int) -> Engine:
         # In the engine's thread: OpenMP keeps this number for each thread.

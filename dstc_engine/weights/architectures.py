@@ -6,7 +6,8 @@ classes give; on "meta" that takes no memory and tells every tensor's name and s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import open_clip
@@ -19,6 +20,7 @@ from torch import nn
 
 from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.encoders.vgg import Vgg
+from dstc_engine.errors import WeightsError
 from dstc_engine.preset_fields import VGG_LAYERS
 from dstc_engine.schedule import NoiseSchedule
 from dstc_engine.unet import UNet, UNetConfig
@@ -92,9 +94,14 @@ def is_rotary(weights: Weights) -> bool:
 
 
 def build_vit(weights: Weights) -> nn.Module:
-    """A ViT without a head, at the size it was trained with: timm's class, its Eva for DINOv3."""
+    """A ViT without a head, at the size it was trained with: timm's class, its Eva for DINOv3.
+
+    Raises:
+        WeightsError: its description asks for what cannot be built.
+    """
     if not weights.is_published:
-        return VisionTransformer(**weights.description()["architecture"], num_classes=0)
+        with _refusing(weights):
+            return VisionTransformer(**weights.description()["architecture"], num_classes=0)
     name = weights.upstream.partition(".")[0]
     return timm.create_model(name, num_classes=0, img_size=vit_size(weights))
 
@@ -103,8 +110,9 @@ def clip_sizes(weights: Weights) -> dict[str, Any]:
     """embed_dim, vision_cfg, text_cfg, quick_gelu of a CLIP model, as open_clip names them."""
     if weights.is_published:
         found = open_clip.get_model_config(weights.upstream.partition("/")[0])
-        return {"quick_gelu": False, **found}
-    return dict(weights.description()["architecture"])
+    else:
+        found = weights.description()["architecture"]
+    return {"quick_gelu": False, **found}
 
 
 def clip_normalisation(weights: Weights) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -117,14 +125,28 @@ def clip_normalisation(weights: Weights) -> tuple[tuple[float, ...], tuple[float
 
 
 def build_clip(weights: Weights) -> open_clip.CLIP:
-    """A CLIP model."""
+    """A CLIP model.
+
+    Raises:
+        WeightsError: its description asks for what cannot be built.
+    """
     sizes = clip_sizes(weights)
-    return open_clip.CLIP(
-        sizes["embed_dim"],
-        vision_cfg=open_clip.CLIPVisionCfg(**sizes["vision_cfg"]),
-        text_cfg=open_clip.CLIPTextCfg(**sizes["text_cfg"]),
-        quick_gelu=sizes["quick_gelu"],
-    )
+    with _refusing(weights):
+        return open_clip.CLIP(
+            sizes["embed_dim"],
+            vision_cfg=open_clip.CLIPVisionCfg(**sizes["vision_cfg"]),
+            text_cfg=open_clip.CLIPTextCfg(**sizes["text_cfg"]),
+            quick_gelu=sizes["quick_gelu"],
+        )
+
+
+@contextlib.contextmanager
+def _refusing(weights: Weights) -> Iterator[None]:
+    """Says whose sizes they are that timm or open_clip cannot build from."""
+    try:
+        yield
+    except (TypeError, ValueError, AssertionError, ZeroDivisionError, RuntimeError) as error:
+        raise WeightsError(f"weights {weights.name!r}: cannot be built: {error}") from error
 
 
 _BUILDERS: dict[str, Callable[[Weights], nn.Module]] = {

@@ -11,8 +11,9 @@
     licence: CC BY 4.0     # optional; recorded with the run
 
 `dstc train` leaves such a description beside what it trained: `--set prior=RUN/prior.json`. Those
-of encoders also tell `mean` and `std`. A URL may stand for the path; what lies behind it is copied
-to `places.local_copy` before networks are loaded.
+of encoders have the `architecture` that timm's VisionTransformer or open_clip's CLIP takes, and
+`mean` and `std` of the channels, for [0, 1]. A URL may stand for the path; what lies behind it is
+copied to `places.local_copy` before networks are loaded.
 """
 
 from __future__ import annotations
@@ -62,12 +63,14 @@ def open_described(name: str) -> Weights:
     told = read_description(path)
     return Weights(
         name=name,
+        kind=kind_of(told),
         file=file_of(path, told),
         source=str(told.get("about", "the user's own")),
         about=str(told.get("about", "")),
         sha256=told.get("sha256"),
         licence=str(told.get("licence", "not told")),
         described=str(path),
+        settings=settings_of(told),
     )
 
 
@@ -110,7 +113,49 @@ def read_description(path: Path) -> dict[str, Any]:
         raise WeightsError(
             f"description {path}: expected either flags (of an ADM checkpoint) or architecture"
         )
+    if kind_of(told) != "prior":
+        _check_encoder(path, told)
     return told
+
+
+def kind_of(told: Mapping[str, Any]) -> str:
+    """What is described, "prior", "vit" or "clip": only their sizes bear these names."""
+    sizes = told.get("architecture", {})
+    if "vision_cfg" in sizes or "text_cfg" in sizes:
+        return "clip"
+    return "vit" if "img_size" in sizes else "prior"
+
+
+def _check_encoder(path: Path, told: Mapping[str, Any]) -> None:
+    def need(place: str, found: Any, fields: str) -> None:
+        if not isinstance(found, dict):
+            raise WeightsError(f"description {path}: {place} is {found!r}; expected fields")
+        if missing := [field for field in fields.split() if field not in found]:
+            raise WeightsError(f"description {path}: {place} lacks {', '.join(missing)}")
+
+    sizes = told["architecture"]
+    if kind_of(told) == "vit":
+        need("architecture", sizes, "img_size patch_size embed_dim depth num_heads")
+    else:
+        need("architecture", sizes, "embed_dim vision_cfg text_cfg")
+        need("vision_cfg", sizes["vision_cfg"], "image_size")
+        need("text_cfg", sizes["text_cfg"], "context_length")
+    for field in ("mean", "std"):
+        channels = told.get(field)
+        if not (
+            isinstance(channels, list)
+            and len(channels) == 3
+            and all(isinstance(value, int | float) for value in channels)
+        ):
+            raise WeightsError(
+                f"description {path}: {field} is {channels!r}; expected three numbers"
+            )
+
+
+def settings_of(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a description decides pictures, besides the file it names."""
+    decisive = ("flags", "architecture", "schedule", "mean", "std")
+    return {field: told[field] for field in decisive if field in told}
 
 
 def _parse(path: Path, text: str) -> Any:
@@ -143,7 +188,7 @@ def unet_config_of(told: Mapping[str, Any], place: str) -> UNetConfig:
             k: tuple(v) if isinstance(v, list) else v for k, v in told["architecture"].items()
         }
         return UNetConfig(**fields)
-    except (WeightsError, TypeError) as error:  # TypeError: an unknown or a missing field
+    except (WeightsError, TypeError, ValueError) as error:  # a field is unknown, missing, no number
         raise WeightsError(f"{place}: {error}") from error
 
 

@@ -37,10 +37,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _unwrapped(path: Path, found: Any) -> dict[str, Tensor]:
-    for wrapper in _WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
-            break
+    if isinstance(found, Mapping):
+        inside = [name for name in _WRAPPERS if isinstance(found.get(name), Mapping)]
+        if len(inside) > 1:  # trained and averaged weights, say: another picture each
+            raise WeightsError(
+                f"{path}: holds several networks, {', '.join(inside)}; expected one: save it alone"
+            )
+        found = found[inside[0]] if inside else found
     if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
         shown = type(found).__name__
         if isinstance(found, Mapping):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Weights:
         unread: patterns of tensor names that only the published file has, and that are left out.
         shipped: it comes with this package.
         described: path of the description of weights of the user's own, see `described`.
+        settings: what of that description decides pictures, besides the file.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Weights:
     unread: tuple[str, ...] = ()
     shipped: bool = False
     described: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def is_published(self) -> bool:

@@ -74,16 +74,27 @@ REGISTRY: dict[str, Weights] = {
 }
 
 
-def find(name: str) -> Weights:
+def find(name: str, kind: str = "") -> Weights:
     """The weights of this name, or those that a description of this path or URL describes.
 
+    Args:
+        kind: that they must be of, see `Weights`; any by default.
+
     Raises:
-        WeightsError: there are none; the message lists those there are.
+        WeightsError: there are none, or they are of another kind; the message lists those there
+            are.
     """
-    if name in REGISTRY:
-        return REGISTRY[name]
-    if described.is_description(name):
-        return described.open_described(name)
+    found = REGISTRY.get(name)
+    if found is None and described.is_description(name):
+        found = described.open_described(name)
+    if found is not None:
+        if kind and found.kind and found.kind != kind:
+            others = ", ".join(w.name for w in REGISTRY.values() if w.kind == kind)
+            raise WeightsError(
+                f"weights {name!r} are of kind {found.kind}; expected {kind}: {others}, or the "
+                "path of a description"
+            )
+        return found
     near = difflib.get_close_matches(name, REGISTRY, 1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise WeightsError(
@@ -96,9 +107,9 @@ def weights_of(preset: Preset) -> list[Weights]:
     """The weights that a preset looks through, in a fixed order.
 
     Raises:
-        WeightsError: the preset names weights that are not registered.
+        WeightsError: the preset names weights that are not registered, or of another kind.
     """
-    return [find(name) for name in names_of(preset)]
+    return [find(name, kind) for name, kind in _networks_of(preset)]
 
 
 def names_of(preset: Preset) -> list[str]:
@@ -106,16 +117,20 @@ def names_of(preset: Preset) -> list[str]:
 
     A network that none of its losses' weights asks for is not among them.
     """
-    names = [preset.prior]
+    return [name for name, _ in _networks_of(preset)]
+
+
+def _networks_of(preset: Preset) -> list[tuple[str, str]]:
+    networks = [(preset.prior, "prior")]
     if preset.guides(*SEEN_BY_DINO):
-        names.append(preset.dino)
+        networks.append((preset.dino, "vit"))
     if preset.guides("clip"):
-        names += preset.clips
+        networks += [(name, "clip") for name in preset.clips]
     if preset.guides("identity"):
-        names.append(preset.arcface)
+        networks.append((preset.arcface, "face"))
     if preset.guides(*SEEN_BY_VGG):
-        names.append(preset.vgg)
-    return names
+        networks.append((preset.vgg, "vgg"))
+    return networks
 
 
 def verify(name: str) -> Path:

@@ -162,10 +162,13 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
     Args:
         settings: of the run.
         manifest: planned.
-        weights: records with name, source, sha256, licence and size.
+        weights: records of the networks' weights.
     """
     preset = dataclasses.asdict(settings.resolved_preset)
-    sums = {record.name: record.sha256 for record in weights}
+    decisive: dict[str, Any] = {"weights": {record.name: record.sha256 for record in weights}}
+    # Of weights of the user's own, what their descriptions say decides pictures, too.
+    if described := {record.name: record.settings for record in weights if record.settings}:
+        decisive["described"] = described
     engine = {
         "kind": settings.engine,
         "slots": settings.slots,
@@ -176,7 +179,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
         {
             "preset": preset,
             "seed": settings.seed,
-            "weights": sums,
+            **decisive,
             "manifest": files,
             "rows_per_shard": settings.rows_per_shard,
             "samples_per_row": settings.samples_per_row,
@@ -191,7 +194,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
         run_id=run_id,
         identity=identity,
         fingerprint=fingerprint,
-        picture_fingerprint=_digest(_plain({"preset": preset, "weights": sums, "engine": engine})),
+        picture_fingerprint=_digest(_plain({"preset": preset, **decisive, "engine": engine})),
         limits=limits,
         record=_plain(
             {

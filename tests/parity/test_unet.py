@@ -19,6 +19,8 @@ from dstc_engine.request import TranslationRequest
 from dstc_engine.sampling import ChainTables, posterior_mean, read_denoiser
 from dstc_engine.schedule import Schedule
 from dstc_engine.unet import UNet, UNetConfig
+from dstc_engine.weights.architectures import layout
+from dstc_engine.weights.registry import find
 from tests.parity.conftest import FORWARD, GRADIENT, relative_error
 
 
@@ -96,3 +98,14 @@ def test_layouts_of_published_checkpoints(layouts: dict[str, Any]) -> None:
             network = UNet(UNetConfig.from_flags(layouts[name]["config"]))
         ours = {tensor: list(shape) for tensor, shape in network.layout()}
         assert ours == layouts[name]["tensors"], name
+
+
+def test_registered_priors_have_the_published_layouts(layouts: dict[str, Any]) -> None:
+    """The flags that the registry's names stand for, and not only those of the goldens."""
+    for name, checkpoint in (
+        ("adm-imagenet256", "256x256_diffusion_uncond"),
+        ("adm-imagenet512", "512x512_diffusion"),
+        ("adm-ffhq256", "ffhq_10m"),
+    ):
+        ours = {tensor: list(shape) for tensor, shape in layout(find(name)).items()}
+        assert ours == layouts[checkpoint]["tensors"], name

@@ -12,9 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dstc_engine.losses import SEEN_BY_DINO
 from dstc_engine.models import load_models
-from dstc_engine.presets import FFHQ256_TEXT, IMAGENET256_IMAGE, IMAGENET256_TEXT, TINY64
+from dstc_engine.presets import (
+    FFHQ256_TEXT,
+    IMAGENET256_IMAGE,
+    IMAGENET256_TEXT,
+    TINY64,
+    with_fields,
+)
 from dstc_engine.schedule import NoiseSchedule
 from dstc_engine.unet import UNet
+from dstc_engine.weights.registry import find
 from jobs import cost
 from jobs.cost import (
     ASSUMED_TFLOPS,
@@ -91,6 +98,15 @@ def test_a_prior_with_classes_and_another_schedule_is_counted(
     fine = dataclasses.replace(TINY64, respacing="2000", skip=1978)
     counted = cost.cost_of.__wrapped__(fine)
     assert (counted.step, counted.steps) == (plain.step, 21 + TINY64.resample)
+
+
+def test_networks_of_a_users_own_are_counted_by_their_descriptions(tmp_path: Path) -> None:
+    """Without their files, which may lie elsewhere: the same numbers as the shipped ones."""
+    names = {"prior": TINY64.prior, "dino": TINY64.dino, "clips": TINY64.clips[0]}
+    for field, name in names.items():
+        (tmp_path / f"{field}.json").write_text(json.dumps(find(name).description()))
+    own = with_fields(TINY64, {field: str(tmp_path / f"{field}.json") for field in names})
+    assert cost_of(own) == cost_of(TINY64)
 
 
 def test_hours_follow_from_the_assumed_or_given_rate() -> None:

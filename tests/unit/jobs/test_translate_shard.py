@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from dstc_engine.errors import WeightsError
+from dstc_engine.errors import PresetError, WeightsError
 from dstc_engine.fake import FakeEngine
 from dstc_engine.presets import TINY64
 from dstc_engine.request import Translation
@@ -288,6 +289,13 @@ def test_an_actor_takes_the_drivers_bucket_unless_its_node_names_a_place(
     monkeypatch.setenv("DSTC_WEIGHTS", own)
     assert make_engine_factory(task_of(tmp_path, "tiny64", "s3://bucket/weights"))
     assert seen == [taken]
+
+
+def test_what_the_networks_cannot_do_ends_the_actor_and_not_its_rows(tmp_path: Path) -> None:
+    task = task_of(tmp_path, "tiny64", None)
+    changed = task.settings.model_copy(update={"set": {"prior_class": "3"}})
+    with pytest.raises(PresetError, match="prior_class is 3"):
+        make_engine_factory(replace(task, settings=changed))
 
 
 def test_an_actor_without_weights_names_the_command(

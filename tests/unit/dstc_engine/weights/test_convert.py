@@ -18,7 +18,7 @@ from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.errors import WeightsError
 from dstc_engine.weights import load
 from dstc_engine.weights.architectures import layout
-from dstc_engine.weights.convert import convert
+from dstc_engine.weights.convert import _each_its_own, convert
 from dstc_engine.weights.record import Weights
 from dstc_engine.weights.registry import REGISTRY, find, verify
 from tests.unit.dstc_engine import tiny
@@ -100,6 +100,16 @@ def test_the_precision_of_the_file_is_kept(
     network = load.load_dino("dino-vits16", 224, -1)
     assert {p.dtype for p in network.vit.parameters()} == {torch.float32}
     assert torch.equal(network.vit.cls_token, half["cls_token"].float())
+
+
+def test_tensors_that_share_memory_are_parted_and_others_are_not_copied() -> None:
+    whole = torch.arange(6.0)
+    state = {"whole": whole, "view": whole[:3], "turned": torch.arange(6.0).reshape(2, 3).T}
+    own = _each_its_own(state)
+    assert own["whole"] is whole, "the largest prior is 2.2 GB"
+    assert all(torch.equal(own[name], tensor) for name, tensor in state.items())
+    assert all(tensor.is_contiguous() for tensor in own.values())
+    assert own["view"].untyped_storage().data_ptr() != whole.untyped_storage().data_ptr()
 
 
 @pytest.fixture

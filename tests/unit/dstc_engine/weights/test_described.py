@@ -132,6 +132,71 @@ def test_what_is_no_description(told: Any, expected: str, adm: Path) -> None:
     assert "cats.yaml" in str(caught.value)
 
 
+ENCODER: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.2] * 3}
+CLIP_SIZES: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": tiny.CLIP_VISION,
+    "text_cfg": tiny.CLIP_TEXT,
+}
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (ENCODER | {"architecture": {"img_size": 16}}, "architecture lacks patch_size, embed_dim"),
+        (ENCODER | {"architecture": {"vision_cfg": {}}}, "architecture lacks embed_dim, text_cfg"),
+        (
+            ENCODER | {"architecture": CLIP_SIZES | {"vision_cfg": {}}},
+            "vision_cfg lacks image_size",
+        ),
+        (
+            ENCODER | {"architecture": CLIP_SIZES | {"text_cfg": 3}},
+            "text_cfg is 3; expected fields",
+        ),
+        ({"architecture": tiny.VIT}, "mean is None; expected three numbers"),
+        (ENCODER | {"architecture": tiny.VIT, "std": [1, 2]}, r"std is \[1, 2\]; expected three"),
+        (ENCODER | {"architecture": tiny.VIT | {"num_heads": 5}}, "cannot be built: "),
+        (ENCODER | {"architecture": tiny.VIT | {"deep": 5}}, "cannot be built: .*'deep'"),
+        (
+            ENCODER | {"architecture": CLIP_SIZES | {"text_cfg": {"context_length": 8, "wide": 3}}},
+            "cannot be built: .*'wide'",
+        ),
+        ({"flags": FLAGS}, "are of kind prior; expected (vit|clip): emoji64"),
+    ],
+)
+def test_what_describes_no_encoder(told: Any, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "encoder.json"
+    path.write_text(json.dumps(told))
+    (tmp_path / "encoder.safetensors").write_bytes(b"not looked at before")
+    is_clip = "vision_cfg" in told.get("architecture", {})
+    with pytest.raises(WeightsError, match=expected) as caught:
+        if is_clip:
+            load.load_clip(str(path))
+        else:
+            load.load_dino(str(path), 16, -1)
+    assert "encoder.json" in str(caught.value)
+
+
+def test_a_described_clip(tmp_path: Path) -> None:
+    clip = tiny.make_clip()
+    save_file(clip.model.state_dict(), tmp_path / "clip.safetensors")
+    (tmp_path / "clip.json").write_text(json.dumps(ENCODER | {"architecture": CLIP_SIZES}))
+    loaded = load.load_clip(str(tmp_path / "clip.json")).eval()
+    picture = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        ours, theirs = loaded.model.encode_image(picture), clip.model.encode_image(picture)
+    assert torch.equal(ours, theirs)
+    assert loaded.mean.flatten().tolist() == [0.5] * 3
+
+
+def test_what_decides_pictures_is_told_with_the_weights(adm: Path) -> None:
+    told = {"flags": FLAGS, "licence": "CC BY 4.0", "about": "cats"}
+    adm.write_text(yaml.safe_dump(told))
+    assert find(str(adm)).settings == {"flags": FLAGS}
+    adm.write_text(yaml.safe_dump(told | {"schedule": {"kind": "linear"}}))
+    assert find(str(adm)).settings == {"flags": FLAGS, "schedule": {"kind": "linear"}}
+
+
 @pytest.mark.parametrize(("ending", "told"), [("json", "not JSON"), ("yaml", "not YAML")])
 def test_text_that_cannot_be_read(ending: str, told: str, tmp_path: Path) -> None:
     path = tmp_path / f"cats.{ending}"

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dstc_engine.errors import WeightsError
@@ -143,6 +145,103 @@ def test_files_that_are_no_weights(name: str, content: bytes, tmp_path: Path) ->
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=f"{name}: not readable as weights"):
         formats.read_tensors(tmp_path / name)
+
+
+def test_a_state_dict_may_be_wrapped(tmp_path: Path) -> None:
+    torch.save({"state_dict": small_state(), "epoch": 3}, tmp_path / "some.pt")
+    assert formats.read_tensors(tmp_path / "some.pt").keys() == {"weight", "bias"}
+
+
+def test_a_file_of_several_networks_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": small_state(), "model_ema": small_state()}, tmp_path / "some.pt")
+    with pytest.raises(WeightsError, match="holds several networks, model, model_ema; expected"):
+        formats.read_tensors(tmp_path / "some.pt")
+
+
+# -- networks from the meta device: what no file holds is computed ---------------------------------
+
+
+def test_a_clip_gets_its_causal_mask(ship: Ship) -> None:
+    clip = tiny.make_clip()
+    architecture = {
+        "embed_dim": 16,
+        "vision_cfg": tiny.CLIP_VISION,
+        "text_cfg": tiny.CLIP_TEXT,
+    }
+    told = {"architecture": architecture, "mean": tiny.MEAN, "std": tiny.STD}
+    ship("some-clip", clip.model, told)
+    loaded = load.load_clip("some-clip").model
+    assert not any(t.is_meta for t in [*loaded.parameters(), *loaded.buffers()])
+    assert torch.equal(loaded.attn_mask, clip.model.attn_mask)
+    tokens = tiny.tokenize(["a fox", "an owl"])
+    with torch.no_grad():
+        assert torch.equal(loaded.encode_text(tokens), clip.model.encode_text(tokens))
+
+
+def test_a_dinov3_gets_its_angles() -> None:
+    def build() -> Any:
+        sizes: dict[str, Any] = dict(depth=2, embed_dim=24, num_heads=2, num_classes=0)
+        return timm.create_model("vit_small_patch16_dinov3", img_size=32, **sizes)
+
+    real = build().eval()
+    tiny.awaken(real, 3)
+    with torch.device("meta"):
+        network = build().eval()
+    load.load_strictly(network, real.state_dict(), Path("some.safetensors"))
+    assert not any(t.is_meta for t in [*network.parameters(), *network.buffers()])
+    for network_ in (network, real):  # another size of pictures takes the same angles
+        network_.set_input_size(img_size=(48, 48))
+    picture = torch.rand(1, 3, 48, 48)
+    with torch.no_grad():
+        assert torch.equal(network.forward_features(picture), real.forward_features(picture))
+
+
+# -- published ViTs look at other sizes, too -------------------------------------------------------
+
+
+@pytest.fixture
+def small_vit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VisionTransformer:
+    """DINO ViT-S/16 in the registry and the folder, shrunken in timm's own table of sizes."""
+    sizes: dict[str, Any] = dict(depth=2, embed_dim=24, num_heads=2)
+    real = timm.create_model
+
+    def create(name: str, **options: Any) -> Any:
+        return real(name, **(options | sizes))
+
+    monkeypatch.setattr(timm, "create_model", create)
+    monkeypatch.setenv("DSTC_WEIGHTS", str(tmp_path))
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
+        vit: VisionTransformer = create("vit_small_patch16_224", num_classes=0)
+    with torch.no_grad():
+        vit.pos_embed.normal_(generator=torch.Generator().manual_seed(8))
+    torch.save(vit.state_dict(), tmp_path / "dino_deitsmall16_pretrain.pth")
+    return vit.eval()
+
+
+def test_positions_are_resampled_as_timm_does(small_vit: VisionTransformer) -> None:
+    dino = load.load_dino("dino-vits16", 112, -1).eval()
+    assert dino.size == 112 and dino.vit.pos_embed.shape == (1, 1 + 7 * 7, 24)
+    picture = torch.rand(1, 3, 112, 112)
+    small_vit.set_input_size(img_size=(112, 112))
+    seen: list[Tensor] = []
+    small_vit.blocks[-1].register_forward_hook(lambda m, i, out: seen.append(out))
+    with torch.no_grad():
+        small_vit.forward_features(picture)
+        features = dino.features(picture)
+    assert features.keys.shape == (1, 1 + 7 * 7, 24)
+    torch.testing.assert_close(features.cls, seen[0][:, 0], rtol=1e-5, atol=1e-5)
+
+
+def test_the_trained_size_keeps_its_positions(small_vit: VisionTransformer) -> None:
+    dino = load.load_dino("dino-vits16", 224, -1)
+    assert torch.equal(dino.vit.pos_embed, small_vit.pos_embed)
+
+
+def test_a_size_between_patches_is_refused(small_vit: VisionTransformer) -> None:
+    told = "looks at 224 pixels; .* is 230, expected 224, or another multiple of 16"
+    with pytest.raises(WeightsError, match=told):
+        load.load_dino("dino-vits16", 230, -1)
 
 
 def test_pickles_that_hold_more_than_tensors_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dstc_engine.errors import WeightsError
-from dstc_engine.presets import get_preset
+from dstc_engine.presets import get_preset, with_fields
 from dstc_engine.weights import places, registry
 from dstc_engine.weights.registry import REGISTRY, Weights, file_sha256, find, verify, weights_of
 
@@ -71,6 +71,26 @@ def test_the_default_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_name_lists_those_there_are() -> None:
     with pytest.raises(WeightsError, match="unknown weights 'dino-vitb9'.*dino-vitb8.*clip-rn50"):
         find("dino-vitb9")
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "told"),
+    [
+        ("prior", "dino-vitb8", "'dino-vitb8' are of kind vit; expected prior: emoji64-prior, adm"),
+        (
+            "dino",
+            "clip-rn50",
+            "'clip-rn50' are of kind clip; expected vit: emoji64-vit, dino-vits8",
+        ),
+        ("clips", "adm-ffhq256", "'adm-ffhq256' are of kind prior; expected clip: emoji64-clip"),
+        ("arcface", "vgg19", "'vgg19' are of kind vgg; expected face: arcface-ir-se50, or"),
+        ("vgg", "emoji64-vit", "'emoji64-vit' are of kind vit; expected vgg: vgg19, or"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(field: str, name: str, told: str) -> None:
+    changes = {field: name, "weight_identity": "1", "weight_vgg_gram": "1"}
+    with pytest.raises(WeightsError, match=told):
+        weights_of(with_fields(get_preset("tiny64"), changes))
 
 
 def test_entries_are_whole() -> None:

@@ -29,18 +29,19 @@ Write = Callable[..., Path]
 class Weights:
     name: str
     sha256: str
+    settings: dict[str, Any]
 
 
 @pytest.fixture
 def plan(tmp_path: Path, write_manifest: Write) -> Callable[..., Job]:
-    def make(rows: int = 10, weights: str = "aa", **values: Any) -> Job:
+    def make(rows: int = 10, weights: str = "aa", described: Any = None, **values: Any) -> Job:
         ids = [str(number) for number in range(rows)]
         path = write_manifest({"id": ids, "content": ids, "prompt": ids})
         settings = make_settings(
             manifest=str(path), output=str(tmp_path / "run"), rows_per_shard=4, **values
         )
         manifest = open_manifest(settings.manifest, 4, limit=settings.limit)
-        return plan_job(settings, manifest, [Weights("prior", weights)])
+        return plan_job(settings, manifest, [Weights("prior", weights, described or {})])
 
     return make
 
@@ -72,6 +73,10 @@ def test_the_same_arguments_continue_the_run(plan: Callable[..., Job]) -> None:
         ({"precision": "bf16"}, 'engine.precision: there "fp32", here "bf16"'),
         ({"engine": "fake"}, 'engine.kind: there "guided", here "fake"'),
         ({"weights": "bb"}, 'weights.prior: there "aa", here "bb"'),
+        (
+            {"described": {"schedule": {"kind": "cosine"}}},
+            "described: there nothing, here",
+        ),
         ({"rows": 11}, "manifest.manifest.parquet.rows: there 10, here 11"),
     ],
 )
