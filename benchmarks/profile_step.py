@@ -13,7 +13,8 @@ phase, `benchmarks/kernel_counts.py` how operations and bytes are counted. Three
 - the roofline: bytes of all kernels and of the products alone, FLOP per byte of these, and the
   floor: the longer of the time the FLOP take at the matrix rate and the time the products' bytes
   take at the memory's bandwidth. `times floor` is what is left to gain there;
-- what a row costs once, and the picture in all.
+- what a row costs once, and the picture in all: `texts` are prompts that no row had before,
+  `conditions` what the networks say of its pictures.
 
 Phases are measured with a wait for the device at each border; the line under the first table tells
 how much longer that makes a step.
@@ -77,6 +78,7 @@ def profile(
     engine = Engine(models, preset, slots, make_noise=watched_noise(phases, preset))
     for row in rows[:slots]:
         engine.add(row)
+    texts = _seconds_of_texts(models, rows[:slots])
     watched: list[dict[str, float]] = []
     plain: list[float] = []
     with watching(models, preset, phases):
@@ -101,8 +103,23 @@ def profile(
         phases={n: statistics.median(found.get(n, 0.0) for found in watched) for n in names},
         counted=counted,
         step=statistics.median(plain),
-        once={"conditions": entering["conditions"] / slots, **_images(preset, rows[0])},
+        once={
+            "texts": texts,
+            "conditions": entering["conditions"] / slots,
+            **_images(preset, rows[0]),
+        },
     )
+
+
+def _seconds_of_texts(models: Models, rows: list[TranslationRequest]) -> float:
+    """To embed what no row before has asked for, over all these rows; remembered from then on."""
+    started = time.perf_counter()
+    for row in rows:
+        for text in filter(None, (row.prompt, row.source_prompt)):
+            for clip in models.clips:
+                models.embed_text(clip, text)
+    synchronize(models.device)
+    return (time.perf_counter() - started) / len(rows)
 
 
 def _images(preset: Preset, row: TranslationRequest) -> dict[str, float]:

@@ -92,6 +92,8 @@ def test_it_runs_as_a_script_without_ray_and_the_job(tmp_path: Path) -> None:
     assert "GiB a slot" not in ended.stdout
 
 
+# PyTorch's own, of a crop's gradient that its capture looks at.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_networks_are_a_copy_that_says_the_same() -> None:
     # Without code generation, which takes minutes: what is asked is that graphs are captured.
     models = tiny.make_models()
