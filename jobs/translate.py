@@ -278,7 +278,7 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
     lease = Lease(plan.job.run.lease, storage.redact(plan.job.run.uri))
     try:
         if plan.pending:
-            with end_on_sigterm():
+            with end_on_signals():
                 _take(lease)
                 interrupt = _interrupter()
                 with lease.kept(on_lost=interrupt):
@@ -347,21 +347,26 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def end_on_sigterm() -> Iterator[None]:
+def end_on_signals() -> Iterator[None]:
     """SIGTERM ends the block as Ctrl-C would: what is at hand is kept, and Ray is shut down.
 
     Ray sets a handler of its own when it starts, which ends the process on the spot; so this one is
-    set again by each `_listen`.
+    set again by each `_listen`. SIGINT gets Python's own: this driver sends itself one when a run
+    cannot go on (`_interrupter`), and must hear it also where Ray Train left its handler behind, or
+    where a script started it in the background, with SIGINT ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _listen()
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if handler is not None:  # of a library in C, which Python cannot set again
+                signal.signal(number, handler)
 
 
 def _listen() -> None:
