@@ -111,8 +111,8 @@ def print_work() -> None:
         work.append(counted["all"].flops / 2e9 / len(rows))
     official, engine = work
     print(
-        f"\nA picture takes {official:.0f} G multiply-adds in the official pattern, {engine:.0f} in the "
-        f"engine: {official / engine:.2f} times as many."
+        f"\nA picture takes {official:.0f} G multiply-adds in the official pattern, "
+        f"{engine:.0f} in the engine: {official / engine:.2f} times as many."
     )
 
 
