@@ -37,9 +37,13 @@ test: check
 slow: $(STAMP)
 	$(BIN)/python -m pytest tests/slow -m slow
 
-# The engine against the authors' evaluation pattern, one CPU thread: 5 minutes.
+# On the CPU, one thread: the engine against the authors' evaluation pattern, how full its slots are,
+# and where a step's time goes. About 10 minutes.
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.engine_speed --quick
+	$(BIN)/python -m benchmarks.engine_speed --occupancy --quick
+	$(BIN)/python -m benchmarks.profile_step
+	$(BIN)/python -m benchmarks.profile_step --precision bf16
 
 clean:
 	rm -rf $(VENV) $(DEMO_OUTPUT) build *.egg-info

@@ -9,7 +9,8 @@ the engine with 1 to 16 slots, in fp32 and bf16, whole chains of the same rows, 
 picture and by both in turn. Ways take turns after every few rows, so that noise of a shared machine
 falls on all of them. `times official` compares with the official pattern in fp32 by the clock, `by
 CPU` by the CPU time of the process, which neighbours on the machine disturb less. `PSNR` is to its
-pictures, the lowest of all rows, in dB. Then the whole machine (`benchmarks/whole_machine.py`).
+pictures, the lowest of all rows, in dB. A line tells how many multiply-adds both spend on the same
+pictures. Then the whole machine (`benchmarks/whole_machine.py`).
 
 `--occupancy` instead tells how full the slots of the engine are where rows restart, and so are of
 unequal length (`benchmarks/real_occupancy.py`).
@@ -26,6 +27,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from benchmarks.kernel_counts import counting
 from benchmarks.real_occupancy import print_occupancy
 from benchmarks.table import print_table
 from benchmarks.variants import psnr
@@ -99,6 +101,21 @@ def print_speed(arguments: argparse.Namespace) -> None:
     print_table(columns, table)
 
 
+def print_work() -> None:
+    """Counts the operations of whole chains, one row of each kind, both ways."""
+    rows = mixed_rows(3)
+    work = []
+    for way in (Way("fp32", 0), Way("fp32", len(rows))):
+        with counting() as counted:
+            way.translate(rows)
+        work.append(counted["all"].flops / 2e9 / len(rows))
+    official, engine = work
+    print(
+        f"\nA picture takes {official:.0f} G multiply-adds in the official pattern, "
+        f"{engine:.0f} in the engine: {official / engine:.2f} times as many."
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=16, help="whole waves of all slots (16)")
@@ -123,6 +140,7 @@ def main() -> None:
         return
     if arguments.part != "whole-machine":
         print_speed(arguments)
+        print_work()
     if arguments.part != "one-thread":
         print_whole_machine(arguments.rows, arguments.machine_slots, arguments.rounds)
 
