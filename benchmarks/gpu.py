@@ -40,8 +40,6 @@ from benchmarks.device_rates import bandwidth, matrix_rate
 from benchmarks.gpu_ways import (
     EngineWay,
     OfficialWay,
-    compile_models,
-    fit_memory,
     flops_of_step,
     peak_memory,
     seconds_of_conditions,
@@ -49,12 +47,12 @@ from benchmarks.gpu_ways import (
 )
 from benchmarks.random_networks import kind_of, prepared, random_models
 from benchmarks.table import machine, print_table
+from dstc_engine.compiled import MODES, compiled
+from dstc_engine.fit_slots import SHARE, MemoryLine
 from dstc_engine.presets import PRESETS, get_preset
 
 _GIB = 2**30
 _OUT_OF_MEMORY = "out of memory"
-# Of a card's memory; the rest is for the context, kernels and fragments.
-_USABLE = 0.9
 
 
 def measure(
@@ -92,10 +90,9 @@ def measure(
     for slots in arguments.slots:
         start("engine", slots, EngineWay(models, preset, slots, kind))
     if arguments.compile != "no":
-        mode = None if arguments.compile == "default" else arguments.compile
-        compiled = compile_models(models, mode=mode)
+        made = compiled(models, arguments.compile)
         for slots in arguments.slots:
-            start("engine, compiled", slots, EngineWay(compiled, preset, slots, kind))
+            start("engine, compiled", slots, EngineWay(models, preset, slots, kind, made))
     for _, way in running:
         _forget_warm_up(way)
     for number in range(arguments.rounds):
@@ -204,20 +201,21 @@ def memory_lines(records: Sequence[dict[str, Any]], capacity: int) -> list[dict[
             groups.setdefault(key, []).append(record)
     lines = []
     for (preset, precision, way), group in groups.items():
-        slots = [record["slots"] for record in group]
-        if len(set(slots)) < 2:
+        peaks = {record["slots"]: record["memory"] for record in group}
+        if len(peaks) < 2:
             continue
-        fixed, each, missed = fit_memory(slots, [record["memory"] for record in group])
+        line = MemoryLine.through(peaks)
+        missed = max(abs(line.fixed + line.each * s - p) / p for s, p in peaks.items())
         lines.append(
             {
                 "preset": preset,
                 "precision": precision,
                 "way": way,
                 "weights": group[0]["weights"],
-                "fixed": fixed,
-                "per_slot": each,
+                "fixed": line.fixed,
+                "per_slot": line.each,
                 "worst_miss": missed,
-                "slots_that_fit": int((_USABLE * capacity - fixed) / each) if each > 0 else None,
+                "slots_that_fit": line.slots_in(SHARE * capacity) if line.each > 0 else None,
             }
         )
     return lines
@@ -263,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="turns; medians are over all (3)")
     parser.add_argument(
         "--compile",
-        choices=["no", "default", "reduce-overhead", "max-autotune-no-cudagraphs"],
+        choices=MODES,
         default="default",
         help="mode of torch.compile, or no compiled engine (default)",
     )

@@ -5,14 +5,12 @@ S slots. Nothing here needs a GPU; on a CPU memory is not measured.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.device_rates import synchronize
@@ -28,36 +26,27 @@ from dstc_engine.presets import Preset
 from dstc_engine.request import TranslationRequest
 from dstc_engine.schedule import Schedule
 
-# Each network sees a few shapes: all slots, and one row when conditions are encoded, with and
-# without a gradient. Past its limit PyTorch would go on without compiling, and say nothing.
-_COMPILED_SHAPES = 64
-
-
-def compile_models(models: Models, backend: str = "inductor", mode: str | None = None) -> Models:
-    """A copy whose networks are compiled at their first use, for the shapes that they then see."""
-    from torch._dynamo import config
-
-    config.recompile_limit = max(config.recompile_limit, _COMPILED_SHAPES)
-    made = copy.deepcopy(models)
-    towers = [clip.model.visual for clip in made.clips]
-    for network in (made.unet, made.dino, *towers, made.arcface, made.vgg):
-        if network is not None:
-            network.compile(dynamic=False, backend=backend, mode=mode)
-    return made
-
 
 class EngineWay:
     """The engine with all slots busy.
 
     Args:
         models, preset: of a chain that is longer than what is measured. slots: S. kind: of rows.
+        compiled: as the engine takes it.
     """
 
-    def __init__(self, models: Models, preset: Preset, slots: int, kind: str) -> None:
+    def __init__(
+        self,
+        models: Models,
+        preset: Preset,
+        slots: int,
+        kind: str,
+        compiled: Models | None = None,
+    ) -> None:
         self.models, self.preset, self.slots = models, preset, slots
         self.seconds: list[float] = []
         self.failed = 0
-        self._engine = Engine(models, preset, slots)
+        self._engine = Engine(models, preset, slots, compiled=compiled)
         self._rows = _endless(kind, preset.image_size)
 
     def step(self) -> float:
@@ -187,16 +176,3 @@ def weight_bytes(models: Models) -> int:
         for tensor in (*network.parameters(), *network.buffers())
     }
     return sum(tensors.values())
-
-
-def fit_memory(slots: Sequence[int], peaks: Sequence[int]) -> tuple[float, float, float]:
-    """The line through peaks by slots: bytes at none, bytes of each, and the worst miss as a share.
-
-    Raises:
-        ValueError: fewer than two slot counts.
-    """
-    if len(set(slots)) < 2:
-        raise ValueError(f"slots are {list(slots)}; expected two different ones at least")
-    each, fixed = np.polyfit(np.asarray(slots, float), np.asarray(peaks, float), 1)
-    missed = [abs(fixed + each * s - p) / p for s, p in zip(slots, peaks, strict=True)]
-    return float(fixed), float(each), max(missed)

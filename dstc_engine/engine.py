@@ -41,7 +41,8 @@ class Engine:
     Args:
         models: the preset's networks. preset: how. slots: S, rows in flight at once.
         make_noise: the randomness of a row; by default drawn from its seed.
-        watch: called after each guided step with x_{t-1} and the x0 estimate, both (S, 3, H, W),
+        compiled: the same networks compiled (`compiled.compiled`), which steps then go through.
+        watch: called after each step with x_{t-1} and the x0 estimate, both (S, 3, H, W),
             before any going back; to look on, not to change.
 
     Raises:
@@ -55,8 +56,10 @@ class Engine:
         slots: int,
         make_noise: Callable[[TranslationRequest], Noise] | None = None,
         watch: Callable[[Tensor, Tensor], None] | None = None,
+        compiled: Models | None = None,
     ) -> None:
         self.models = models
+        self._stepping = compiled or models
         self.preset = preset
         self._classes = classes_of(models.unet.config, preset)
         self._guides_every_step = preset.guides_every_step
@@ -189,11 +192,11 @@ class Engine:
             classes=None if classes is None else upload(classes, device),
         )
         if self._guides_every_step:
-            return guide(self.models, self.preset, **vars(step))
+            return guide(self._stepping, self.preset, **vars(step))
         busy = [s for s, slot in enumerate(self._slots) if slot]
         guided = [s for s in busy if of_rows[s]]
         plain = [s for s in busy if not of_rows[s]]
-        guidance = guide_some(self.models, self.preset, step, guided, plain)
+        guidance = guide_some(self._stepping, self.preset, step, guided, plain)
         scales = [slot.push_scale(self.preset) if slot else 0.0 for slot in self._slots]
         guidance.push.mul_(upload(torch.tensor(scales), device)[:, None, None, None])
         return guidance

@@ -5,6 +5,7 @@ DstcError
     ├── PresetError      unknown preset, unknown field, or a value out of its range
     ├── WeightsError     weights missing, of another layout, or not those the registry names
     ├── PictureError     bytes that are no picture we can read
+    ├── DeviceMemoryError  a device that cannot hold even one slot
     └── RequestError     a request without style and prompt, or with pictures of a wrong form
 """
 
@@ -27,6 +28,10 @@ class WeightsError(UserError):
 
 class PictureError(UserError):
     """Bytes that are not a picture we can read."""
+
+
+class DeviceMemoryError(UserError):
+    """A device whose memory does not hold one slot."""
 
 
 class RequestError(UserError):

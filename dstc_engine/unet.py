@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dstc_engine.attention import attend
 from dstc_engine.unet_config import GROUPS, UNetConfig
@@ -178,11 +179,17 @@ class UNet(nn.Module):
 
     Args:
         config: its shape.
+
+    Attributes:
+        checkpointing: keep the activations between stages alone, and compute those within anew
+            when the gradient needs them (Chen et al. 2016): the same numbers, memory of a few
+            stages instead of all, and a second pass forward.
     """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpointing = False
         base, embedding = config.channels, 4 * config.channels
         widths, attended = config.widths, config.attended
 
@@ -266,12 +273,22 @@ class UNet(nn.Module):
             embedding = embedding + self.label_emb(classes)
         skips: list[Tensor] = []
         for stage in self.input_blocks:
-            x = stage(x, embedding)
+            x = self._through(stage, x, embedding)
             skips.append(x)
-        x = self.middle_block(x, embedding)
+        x = self._through(self.middle_block, x, embedding)
         for stage in self.output_blocks:
-            x = stage(torch.cat([x, skips.pop()], dim=1), embedding)
+            x = self._through(stage, torch.cat([x, skips.pop()], dim=1), embedding)
         return self.out(x)
+
+    def _through(self, stage: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled() and x.requires_grad:
+            # Nothing here draws random numbers in eval mode, so none need to be drawn again.
+            again: Tensor = checkpoint(
+                stage, x, embedding, use_reentrant=False, preserve_rng_state=False
+            )
+            return again
+        through: Tensor = stage(x, embedding)
+        return through
 
     def layout(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Name and shape of every tensor, in the order of the state dict."""

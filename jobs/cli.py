@@ -35,6 +35,12 @@ class _Precision(StrEnum):
     fp16 = "fp16"
 
 
+class _Compile(StrEnum):
+    no = "no"
+    default = "default"
+    autotuned = "max-autotune-no-cudagraphs"
+
+
 class _Device(StrEnum):
     auto = "auto"
     cpu = "cpu"
@@ -74,11 +80,28 @@ def translate(
         int, typer.Option(help="Seeds rows that bring no seed.", rich_help_panel=_HOW)
     ] = 0,
     slots: Annotated[
-        int, typer.Option(help="Pictures an actor translates at once.", rich_help_panel=_HOW)
-    ] = 8,
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help="Pictures an actor translates at once; auto: as many as a GPU holds.",
+            rich_help_panel=_HOW,
+        ),
+    ] = "8",
     precision: Annotated[
         _Precision, typer.Option(help="Of the networks.", rich_help_panel=_HOW)
     ] = _Precision.fp32,
+    compile_: Annotated[
+        _Compile,
+        typer.Option("--compile", help="Compile the networks; for GPUs.", rich_help_panel=_HOW),
+    ] = _Compile.no,
+    checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--checkpointing",
+            help="More slots in the same memory, at a quarter more work.",
+            rich_help_panel=_HOW,
+        ),
+    ] = False,
     samples_per_row: Annotated[
         int, typer.Option(help="Pictures of each row, by other seeds.", rich_help_panel=_WHAT)
     ] = 1,
@@ -140,6 +163,8 @@ def translate(
         actors=actors,
         slots=slots,
         precision=precision.value,
+        compile=compile_.value,
+        checkpointing=checkpointing,
         samples_per_row=samples_per_row,
         rows_per_shard=rows_per_shard,
         limit=limit,

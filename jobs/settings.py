@@ -13,6 +13,9 @@ from jobs.errors import SettingsError
 from jobs.store import storage
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Compile = Literal["no", "default", "max-autotune-no-cudagraphs"]
+# On CPUs more slots than these make nothing faster (docs/performance.md).
+USUAL_SLOTS = 8
 
 
 def _actors(value: object) -> object:
@@ -38,8 +41,12 @@ class Settings(BaseModel):
             a pool that starts with MIN and grows as an autoscaling cluster brings nodes; None is
             one for each GPU, or one for each CPU core, up to 4.
         slots: pictures that one actor translates at once. It decides the shape of every batch, so
-            it is part of what makes a picture reproducible.
+            it is part of what makes a picture reproducible. "auto": see `auto_slots`.
+        auto_slots: the run is to choose `slots` by itself: what it was begun with, else what its
+            GPUs hold (`slots_auto.py`).
         precision: of the networks.
+        compile: mode of torch.compile for the networks, or "no".
+        checkpointing: the prior keeps fewer activations and computes them twice.
         samples_per_row: pictures of each row, with seeds of their own; the first is the one that
             the row has without this option.
         rows_per_shard: rows that are committed, and after a crash done again, together. 16 rows
@@ -63,8 +70,11 @@ class Settings(BaseModel):
     set: dict[str, str] = {}
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     actors: Annotated[str | None, BeforeValidator(_actors)] = None
-    slots: Annotated[int, Field(ge=1, le=1024)] = 8
+    slots: Annotated[int, Field(ge=1, le=1024)] = USUAL_SLOTS
+    auto_slots: bool = False
     precision: Precision = "fp32"
+    compile: Compile = "no"
+    checkpointing: bool = False
     samples_per_row: Annotated[int, Field(ge=1, le=256)] = 1
     rows_per_shard: Annotated[int, Field(ge=1, le=100_000)] = 16
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -122,6 +132,8 @@ def make_settings(**values: object) -> Settings:
         PresetError: no such preset or field.
         StorageError: a URL with credentials inside.
     """
+    if values.get("slots") == "auto":
+        values |= {"slots": USUAL_SLOTS, "auto_slots": True}
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:

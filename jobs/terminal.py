@@ -51,7 +51,10 @@ def print_plan(plan: Plan, expected: Estimate | None, device: str) -> None:
     for field, value in sorted(settings.set.items()):
         table.add_row("", f"{field} = {value}")
     actors = settings.actors or "one for each GPU, or core up to 4"
-    table.add_row("actors", f"{actors}; {settings.slots} slots, {settings.precision}")
+    slots = f"{settings.slots} slots"
+    if settings.auto_slots and device == "cuda":
+        slots = "slots measured at the start, on one GPU of each kind"
+    table.add_row("actors", f"{actors}; {slots}, {settings.precision}")
     for weights in plan.weights:
         table.add_row("weights", f"{weights.name} ({weights.sha256}, {weights.licence})")
     if expected is not None:

@@ -32,6 +32,7 @@ from jobs import progress
 from jobs.closing import summarise
 from jobs.errors import JobError, RunFolderError, SettingsError, StorageError
 from jobs.settings import Settings
+from jobs.slots_auto import with_measured_slots, with_recorded_slots
 from jobs.store import storage, weights_bucket
 from jobs.store.duplicates import Duplicates
 from jobs.store.lease import Lease
@@ -267,6 +268,7 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
         JobError: the job broke; the same command continues it.
     """
     started = time.monotonic()
+    settings = with_recorded_slots(settings)
     try:
         plan = make_plan(settings)
     except OSError as error:
@@ -275,6 +277,9 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
         device = _likely_device(settings)
         print_plan(plan, _expected_cost(plan, device, tflops), device)
         return OK
+    if settings.auto_slots:
+        with end_on_signals():
+            plan = make_plan(_measured(settings))
     lease = Lease(plan.job.run.lease, storage.redact(plan.job.run.uri))
     try:
         if plan.pending:
@@ -335,6 +340,27 @@ def _expected_cost(plan: Plan, device: str, tflops: float | None) -> Estimate | 
     )
 
 
+def _measured(settings: Settings) -> Settings:
+    """The settings with the slots that the GPUs hold; Ray runs for as long as it takes."""
+    with _ray(settings):
+        workers = choose_workers(settings, 1)
+        return with_measured_slots(settings, workers.device, weights_bucket.bucket())
+
+
+@contextlib.contextmanager
+def _ray(settings: Settings) -> Iterator[None]:
+    """Ray for the block: one that runs already, the cluster's, or one of our own."""
+    own_ray = not ray.is_initialized()
+    try:
+        if own_ray:
+            start_ray(_cluster_address(settings))
+            _listen()
+        yield
+    finally:
+        if own_ray:
+            ray.shutdown()
+
+
 def _take(lease: Lease) -> None:
     try:
         lease.take(on_wait=print_waiting)
@@ -385,18 +411,15 @@ def _interrupter() -> Callable[[], None]:
 
 
 def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None]) -> None:
-    own_ray = not ray.is_initialized()
     watch: Watch | None = None
     try:
-        if own_ray:
-            start_ray(_cluster_address(plan.settings))
-            _listen()
-        workers = choose_workers(plan.settings, len(plan.pending))
-        row_count = progress.start_row_count()
-        results, sink = build_pipeline(plan, workers, row_count)
-        watch = Watch(plan, workers, row_count, lease, interrupt)
-        with watch, ProgressLine(plan.manifest.rows, watch):
-            results.write_datasink(sink, ray_remote_args={"num_cpus": _IO_CPUS})
+        with _ray(plan.settings):
+            workers = choose_workers(plan.settings, len(plan.pending))
+            row_count = progress.start_row_count()
+            results, sink = build_pipeline(plan, workers, row_count)
+            watch = Watch(plan, workers, row_count, lease, interrupt)
+            with watch, ProgressLine(plan.manifest.rows, watch):
+                results.write_datasink(sink, ray_remote_args={"num_cpus": _IO_CPUS})
     except KeyboardInterrupt:
         if watch is not None and watch.fault:
             raise _ending(watch.fault) from None
@@ -413,9 +436,6 @@ def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None]) -> No
             f"the job broke: {storage.redact(_last_line(error))}. What is done is kept; the same "
             "command continues"
         ) from error
-    finally:
-        if own_ray:
-            ray.shutdown()
 
 
 def start_ray(address: str | None, **options: Any) -> None:

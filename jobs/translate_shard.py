@@ -13,7 +13,6 @@ word, as on a spot node, costs little more than the rows in its slots.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import itertools
 import logging
 import os
@@ -33,13 +32,14 @@ import pyarrow as pa
 from dstc_engine.request import Translation, TranslationRequest
 from jobs import progress
 from jobs.attempts import Attempt
+from jobs.engine_factory import make_engine_factory
 from jobs.engine_thread import Engine, EngineThread, Occupancy
 from jobs.errors import OutputError
 from jobs.metrics import ActorMetrics
 from jobs.picture_cache import PictureCache
 from jobs.row import Failed, Rejected, Row, check_row, derive_sample_seed, load_request
 from jobs.settings import Settings
-from jobs.store import storage, weights_bucket
+from jobs.store import storage
 from jobs.store.manifest import pack_rows, unpack_rows
 from jobs.store.results import (
     DONE,
@@ -88,51 +88,6 @@ class ShardTask:
     device: str = "cpu"
     cpu_threads: int = 0
     weights: str | None = None
-
-
-def make_engine_factory(task: ShardTask) -> Callable[[int], Engine]:
-    """Loads the networks once, and returns what builds an engine of so many slots around them.
-
-    Raises:
-        WeightsError: weights are missing or not those named.
-        PresetError: the preset asks for what these networks cannot do.
-        JobError: the bucket of weights does not answer.
-    """
-    settings, preset = task.settings, task.settings.resolved_preset
-    # Imported here and below: the driver needs this class, and not the seconds torch takes to come.
-    if settings.engine == "fake":
-        from dstc_engine.fake import FakeEngine
-
-        return lambda slots: FakeEngine(preset, slots, step_seconds=settings.fake_step_seconds)
-    if settings.engine != "guided":
-        module, _, name = settings.engine.partition(":")
-        made: Callable[[int], Engine] = getattr(importlib.import_module(module), name)(settings)
-        return made
-
-    import torch
-
-    from dstc_engine.engine import Engine as GuidedEngine
-    from dstc_engine.models import load_models
-    from dstc_engine.weights.fetch import require
-
-    if task.weights and not os.environ.get("DSTC_WEIGHTS"):
-        os.environ["DSTC_WEIGHTS"] = task.weights
-    weights_bucket.bring(preset)
-    require(preset)
-    models = load_models(preset, device=task.device, precision=settings.precision)
-    # What these networks cannot do (a class or a step that the prior lacks) ends the job here;
-    # found out in the engine's thread, it would fail row after row.
-    GuidedEngine(models, preset, slots=1)
-
-    def make_engine(slots: int) -> Engine:
-        # In the engine's thread: OpenMP keeps this number for each thread.
-        if task.device == "cpu" and task.cpu_threads:
-            torch.set_num_threads(task.cpu_threads)
-        if task.device == "cuda":
-            torch.cuda.empty_cache()  # what an engine before this one held
-        return GuidedEngine(models, preset, slots)
-
-    return make_engine
 
 
 class TranslateShard:

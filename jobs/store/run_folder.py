@@ -173,6 +173,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
         "kind": settings.engine,
         "slots": settings.slots,
         "precision": settings.precision,
+        "compile": settings.compile,
     }
     files = {str(file.pop("name")): file for file in manifest.identity()}
     identity = _plain(
@@ -202,7 +203,9 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
                 "run_id": run_id,
                 "created": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}",
                 "fingerprint": fingerprint,
-                "settings": settings.model_dump(exclude={"address", "retry", "limit", "device"}),
+                "settings": settings.model_dump(
+                    exclude={"address", "retry", "limit", "device", "auto_slots"}
+                ),
                 "preset": preset,
                 "weights": [dataclasses.asdict(record) for record in weights],
                 "manifest": {
@@ -260,6 +263,15 @@ def existing_job(planned: Job) -> Job | None:
         )
     all_limits = tuple(dict.fromkeys([*limits, *planned.limits]))
     return dataclasses.replace(planned, run_id=run_id, limits=all_limits, record=record)
+
+
+def recorded_slots(output: str) -> int | None:
+    """The slots that the run in a folder was begun with; None without a run that tells."""
+    try:
+        record = json.loads(storage.read_bytes(RunFolder(output).job))
+        return int(record["identity"]["engine"]["slots"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # `existing_job` says what is wrong with the folder, if anything is
 
 
 def open_or_create(planned: Job) -> Job:

@@ -173,6 +173,17 @@ def test_limit_then_the_rest_and_pictures_depend_on_their_row_alone(
         run(settings_of(manifest, output, set={"skip": "2"}))
 
 
+def test_auto_slots_are_settled_once_for_a_run(tmp_path: Path, good_rows: Columns) -> None:
+    manifest, output = tmp_path / "manifest.parquet", tmp_path / "run"
+    pq.write_table(pa.table(good_rows(6)), manifest)
+    assert run(settings_of(manifest, output, slots="auto", limit=2)) == OK
+    assert json.loads((output / "job.json").read_text())["identity"]["engine"]["slots"] == 8
+    with pytest.raises(RunFolderError, match="engine.slots: there 8, here 3"):
+        run(settings_of(manifest, output))
+    assert run(settings_of(manifest, output, slots="auto")) == OK
+    assert {row["slots"] for row in result_rows(output)} == {8}
+
+
 def test_several_pictures_of_each_row(tmp_path: Path, good_rows: Columns) -> None:
     manifest = tmp_path / "manifest.parquet"
     pq.write_table(pa.table(good_rows(9)), manifest)

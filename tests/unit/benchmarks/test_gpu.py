@@ -9,24 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch._dynamo.utils import counters
 
 from benchmarks import gpu, gpu_ways
 from benchmarks.gpu_ways import (
     EngineWay,
     OfficialWay,
-    compile_models,
-    fit_memory,
     steps_by_gate,
     weight_bytes,
 )
 from benchmarks.random_networks import prepared, random_models
 from dstc_engine.models import Models
 from dstc_engine.presets import IMAGENET256_IMAGE, IMAGENET256_TEXT, Preset
-from tests.unit.dstc_engine import tiny
 
 ROOT = Path(__file__).resolve().parents[3]
 _RUN = """
@@ -92,23 +87,6 @@ def test_it_runs_as_a_script_without_ray_and_the_job(tmp_path: Path) -> None:
     assert "GiB a slot" not in ended.stdout
 
 
-# PyTorch's own, of a crop's gradient that its capture looks at.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_compiled_networks_are_a_copy_that_says_the_same() -> None:
-    # Without code generation, which takes minutes: what is asked is that graphs are captured.
-    models = tiny.make_models()
-    compiled = compile_models(models, backend="aot_eager")
-    row = tiny.request("both", 1)
-    graphs = counters["stats"]["unique_graphs"]
-    (ours,), (theirs,) = (
-        tiny.run(m, [row], tiny.PRESET, slots=1).values() for m in (compiled, models)
-    )
-    assert counters["stats"]["unique_graphs"] - graphs >= 3 and not counters["graph_break"]
-    assert ours.picture is not None and theirs.picture is not None
-    assert np.abs(ours.picture.astype(int) - theirs.picture).max() <= 2
-    assert models.unet._compiled_call_impl is None and compiled.unet._compiled_call_impl is not None
-
-
 def test_a_picture_costs_its_chain_and_its_conditions(preset: Preset, models: Models) -> None:
     way = EngineWay(models, preset, 2, "text")
     way.run(1)
@@ -144,13 +122,6 @@ def test_weights_are_counted_once_and_half_ones_take_less(preset: Preset, models
     twice = Models(models.unet, models.dino, (models.clips[0], models.clips[0]))
     once = Models(models.unet, models.dino, models.clips[:1])
     assert weight_bytes(twice) == weight_bytes(once)
-
-
-def test_memory_is_a_line_by_slots() -> None:
-    fixed, each, missed = fit_memory([1, 2, 4], [1300, 1600, 2200])
-    assert (fixed, each, missed) == pytest.approx((1000, 300, 0.0))
-    with pytest.raises(ValueError, match=r"slots are \[4, 4\]"):
-        fit_memory([4, 4], [1, 2])
 
 
 def way(how: str, slots: int, **fields: Any) -> dict[str, Any]:

@@ -227,3 +227,33 @@ def test_names_of_convolutions_that_resize() -> None:
     names = {name for name, _ in network.layout()}
     assert {"input_blocks.2.0.op.weight", "input_blocks.2.0.op.bias"} <= names
     assert {"output_blocks.1.2.conv.weight", "output_blocks.1.2.conv.bias"} <= names
+
+
+def test_checkpointing_keeps_every_bit_and_fewer_activations(generator: torch.Generator) -> None:
+    unet = tiny.make_unet().requires_grad_(False)
+    x = torch.randn(2, 3, 16, 16, generator=generator)
+    times = torch.tensor([10.0, 900.0])
+    found = {}
+    for checkpointing in (False, True):
+        unet.checkpointing = checkpointing
+        looks: list[int] = []
+        handle = unet.middle_block.register_forward_pre_hook(lambda *_, seen=looks: seen.append(1))
+        kept = [0]
+
+        def keep(tensor: Tensor, kept: list[int] = kept) -> Tensor:
+            kept[0] += tensor.nbytes
+            return tensor
+
+        given = x.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = unet(given, times)
+            stored = kept[0]
+            (gradient,) = torch.autograd.grad(output.square().sum(), given)
+        handle.remove()
+        assert len(looks) == 1 + checkpointing
+        found[checkpointing] = output.detach(), gradient, stored
+        with torch.no_grad():
+            assert torch.equal(unet(x, times), output)
+    assert torch.equal(found[True][0], found[False][0])
+    assert torch.equal(found[True][1], found[False][1])
+    assert found[True][2] < found[False][2] / 2

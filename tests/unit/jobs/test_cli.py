@@ -34,7 +34,7 @@ def test_help(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
         (["--set", "nosuch=1"], "error: unknown preset field 'nosuch'"),
         (["--set", "skip=50"], "error: preset 'tiny64': skip is 50; expected 0-49 for 50 steps"),
         (["--engine", "guided", "--set", "prior=nosuch"], "error: unknown weights 'nosuch'"),
-        (["--slots", "0"], "error: --slots: found 0"),
+        (["--slots", "0"], "error: --slots: found '0'"),
         ([], "error: manifest file m.parquet, column 'content': not found"),
     ],
 )

@@ -1,0 +1,91 @@
+"""Networks that PyTorch compiles for the shapes of a step (torch.compile).
+
+Pointwise work (norms, activations, scale and shift, casts) is fused into few kernels. Products and
+convolutions stay those of the libraries. The first step of an engine compiles, for minutes at full
+size. CUDA graphs are left out: at S slots a step of the full-size presets takes so long that the
+CPU is always ahead of the GPU, and a graph's outputs are overwritten when it runs again, which
+several groups of rows do within one step.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from dstc_engine.encoders.clip import Clip
+from dstc_engine.errors import PresetError
+from dstc_engine.models import Models
+
+MODES = ("no", "default", "max-autotune-no-cudagraphs")
+
+# All slots, half of them after memory ended, a group of guided rows and one of plain ones: a few
+# shapes for each network. Past its limit PyTorch would go on without compiling, and say nothing.
+_COMPILED_SHAPES = 64
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def compiled(models: Models, mode: str = "default", backend: str = "inductor") -> Models:
+    """The same networks, compiled when a step first uses them.
+
+    Weights and what is remembered of pictures are shared with `models`, which stay as they are:
+    conditions are encoded by those, one row at a time, and would compile every network once more.
+    On a GPU weights of convolutions are laid out channels last, which tensor cores want.
+
+    Args:
+        mode: of MODES but "no". backend: of torch.compile.
+
+    Raises:
+        PresetError: nothing can be compiled here, for want of a C++ compiler or Triton.
+    """
+    from torch._dynamo import config
+
+    config.recompile_limit = max(config.recompile_limit, _COMPILED_SHAPES)
+    options = {"mode": None if mode == "default" else mode, "backend": backend, "dynamic": False}
+    _try_out(models.device, mode, backend)
+
+    def made(network: Network) -> Network:
+        twin = _twin(network)
+        twin.compile(**options)
+        if models.device.type == "cuda":
+            twin.to(memory_format=torch.channels_last)
+        return twin
+
+    def made_clip(clip: Clip) -> Clip:
+        twin = _twin(clip)
+        twin.model = _twin(clip.model)
+        twin.model.visual = made(clip.model.visual)
+        return twin
+
+    found = copy.copy(models)
+    found.unet = made(models.unet)
+    found.dino = made(models.dino) if models.dino is not None else None
+    found.clips = tuple(made_clip(clip) for clip in models.clips)
+    found.arcface = made(models.arcface) if models.arcface is not None else None
+    found.vgg = made(models.vgg) if models.vgg is not None else None
+    return found
+
+
+def _twin(network: Network) -> Network:
+    """Another module around the same parameters, buffers and parts."""
+    twin = copy.copy(network)
+    twin._modules = dict(network._modules)
+    return twin
+
+
+def _try_out(device: torch.device, mode: str, backend: str) -> None:
+    # Found out in the engine's first step, it would fail row after row.
+    try:
+        torch.compile(lambda x: (x * 2 + 1).relu(), dynamic=False, backend=backend)(
+            torch.ones(8, device=device)
+        )
+    except Exception as error:  # compilers fail in a dozen unrelated types
+        told = " ".join(str(error).split("\n")[:2])
+        needs = "Triton" if device.type == "cuda" else "a C++ compiler"
+        raise PresetError(
+            f"compile is {mode!r}, and nothing can be compiled here ({type(error).__name__}: "
+            f"{told}); expected {needs}, or 'no'"
+        ) from error

@@ -1,0 +1,86 @@
+"""`--slots auto`: as many slots as the GPUs of this run hold, measured once.
+
+The slot count decides the shape of every batch and with it the last bits of pictures, so all actors
+of a run have the same, and it is part of what the run is: whoever continues a run takes the number
+that it was begun with, and measures nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+
+from jobs.errors import JobError
+from jobs.settings import Settings
+from jobs.store.run_folder import recorded_slots
+
+# Ray names the kind of a node's cards by a resource, of which a trace picks such a node.
+_KIND = "accelerator_type:"
+_TRACE = 0.001
+
+
+def with_recorded_slots(settings: Settings) -> Settings:
+    """The settings with the slots of the run in the output folder, where there is one."""
+    if not settings.auto_slots:
+        return settings
+    slots = recorded_slots(settings.output)
+    return settings if slots is None else _with(settings, slots)
+
+
+def with_measured_slots(settings: Settings, device: str, weights: str | None) -> Settings:
+    """The settings with the fewest slots that any kind of card in the cluster holds.
+
+    Ray is running. On CPUs nothing is measured: `USUAL_SLOTS`.
+
+    Args:
+        device: "cuda" or "cpu". weights: the bucket that the driver takes weights from.
+
+    Raises:
+        DeviceMemoryError: a card does not hold one slot.
+        UserError: the networks cannot be loaded.
+    """
+    if device != "cuda":
+        return _with(settings, settings.slots)
+    measure = ray.remote(num_cpus=0, num_gpus=1, max_calls=1)(_measure)
+    kinds = kinds_of_cards(ray.nodes())  # type: ignore[no-untyped-call]
+    asked = [
+        measure.options(resources={kind: _TRACE} if kind else None).remote(settings, weights)
+        for kind in kinds or [""]
+    ]
+    found = ray.get(asked)
+    slots = [slots for slots in found if isinstance(slots, int)]
+    if len(slots) < len(found):
+        raise next(error for error in found if isinstance(error, Exception))
+    if not slots:
+        raise JobError("--slots auto: no GPU answered")
+    return _with(settings, min(slots))
+
+
+def kinds_of_cards(nodes: list[dict[str, Any]]) -> list[str]:
+    """The resource that names each kind of GPU among living nodes; of unnamed kinds none."""
+    kinds = set()
+    for node in nodes:
+        if node["Alive"] and node["Resources"].get("GPU"):
+            kinds |= {name for name in node["Resources"] if name.startswith(_KIND)}
+    return sorted(kinds)
+
+
+def _with(settings: Settings, slots: int) -> Settings:
+    return settings.model_copy(update={"slots": slots, "auto_slots": False})
+
+
+def _measure(settings: Settings, weights: str | None) -> int | Exception:
+    """On a GPU: its slots. An error is returned, since Ray would wrap one that is raised."""
+    from dstc_engine.errors import DstcError
+    from dstc_engine.fit_slots import slots_that_fit
+    from jobs.engine_factory import load_networks
+
+    try:
+        if weights and not os.environ.get("DSTC_WEIGHTS"):
+            os.environ["DSTC_WEIGHTS"] = weights
+        models, compiled = load_networks(settings, "cuda")
+        return slots_that_fit(models, settings.resolved_preset, compiled)
+    except DstcError as error:
+        return error
