@@ -98,7 +98,7 @@ def translate(
         bool,
         typer.Option(
             "--checkpointing",
-            help="More slots in the same memory, at a quarter more work.",
+            help="More slots in the same memory, at up to half more work.",
             rich_help_panel=_HOW,
         ),
     ] = False,

@@ -1,0 +1,101 @@
+"""The emoji benchmark in one command.
+
+    dstc emoji build data
+    python -m benchmarks.emoji data/emoji-64.parquet --work emoji-benchmark
+
+Translates rows of the test split (benchmarks/emoji/rows.py) by our method, with each of its parts
+left out (ways.py), and by methods that need no training (baselines.py), and prints one table for
+each task (measures.py), means over rows with 95 % bootstrap intervals. Pictures stay in --work: a
+second call makes those that are missing. `--split val` is for choosing; test is for reporting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from benchmarks.emoji.baselines import BASELINES
+from benchmarks.emoji.measures import MEASURES, Array, interval, measure
+from benchmarks.emoji.pictures import read_pictures, translate_missing
+from benchmarks.emoji.rows import TASKS, BenchmarkRow, benchmark_rows
+from benchmarks.emoji.style_classifier import StyleClassifier
+from benchmarks.emoji.ways import ABLATIONS, WHOLE
+from benchmarks.table import print_table
+from dstc_engine import image
+from dstc_engine.models import load_models
+from dstc_engine.presets import get_preset, with_fields
+from dstc_engine.training.captions import STYLE_PHRASES
+
+
+def fit_classifier(drawings: Sequence[dict[str, Any]]) -> StyleClassifier:
+    """On the train split; tells how often it is right on val."""
+    sets = {}
+    for split in ("train", "val"):
+        chosen = [d for d in drawings if d["split"] == split and d["style"] in STYLE_PHRASES]
+        pictures = [image.decode(d["png"]) for d in chosen]
+        sets[split] = pictures, [d["style"] for d in chosen]
+    classifier = StyleClassifier(*sets["train"])
+    pictures, styles = sets["val"]
+    right = np.mean([a == b for a, b in zip(classifier.predict(pictures), styles, strict=True)])
+    print(f"The style classifier is right on {right:.1%} of the val pictures.")
+    return classifier
+
+
+def print_task(task: str, rows: Sequence[BenchmarkRow], found: dict[str, dict[str, Array]]) -> None:
+    """One table: a line for each way."""
+    here = np.array([row.task == task for row in rows])
+    table = []
+    for way, values in found.items():
+        line = [way]
+        for name in MEASURES:
+            mean, low, high = interval(values[name][here])
+            digits = {"structure": 4, "PSNR": 1}.get(name, 2)
+            told = f"{mean:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+            line.append("" if np.isnan(mean) else told)
+        table.append(line)
+    print_table([f"{task}, {here.sum()} rows", *MEASURES], table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="Parquet of `dstc emoji build`")
+    parser.add_argument("--work", type=Path, required=True, help="where pictures are kept")
+    parser.add_argument("--rows", type=int, default=24, help="of each of the four tasks (24)")
+    parser.add_argument("--split", choices=("test", "val"), default="test")
+    parser.add_argument("--ways", nargs="+", choices=list(ABLATIONS), default=list(ABLATIONS))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--json", type=Path, help="where all values are written")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    drawings = pq.read_table(arguments.data).to_pylist()
+    rows = benchmark_rows(drawings, arguments.rows, arguments.split)
+    preset = with_fields(get_preset("tiny64"), dict(text.split("=", 1) for text in arguments.set))
+    models = load_models(preset, precision=arguments.precision)
+    ways = {way: ABLATIONS[way] for way in arguments.ways}
+    translate_missing(models, preset, ways, rows, arguments.work, arguments.slots)
+    classifier = fit_classifier(drawings)
+    dino = load_models(preset).dino
+    assert dino is not None
+    found = {
+        way: measure(rows, read_pictures(way, rows, arguments.work), classifier, dino)
+        for way in [*BASELINES, *sorted(ways, key=lambda way: way != WHOLE)]
+    }
+    for task in TASKS:
+        print_task(task, rows, found)
+    if arguments.json:
+        values = {w: {n: v.tolist() for n, v in of.items()} for w, of in found.items()}
+        told = {"rows": [row.request.id for row in rows], "ways": values}
+        arguments.json.write_text(json.dumps(told) + "\n")
+
+
+if __name__ == "__main__":
+    main()
