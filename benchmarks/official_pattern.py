@@ -108,7 +108,9 @@ class OfficialPattern:
             table = self._at(slot.index)
             if move is Move.RESTART:
                 x, previous = add_noise(to.source, self._normal(noise), table), to.source
-            classes = draw_classes([noise], self._classes, preset.prior_class, self.models.device)
+            classes = draw_classes([noise], self._classes, preset.prior_class)
+            if classes is not None:
+                classes = classes.to(self.models.device)
             push, losses, previous = self._guide(x, table, classes, slot, to, previous, noise)
             denoised = self._denoise(x, table, classes)
             drawn = self._normal(noise)

@@ -63,6 +63,16 @@ class Conditions:
             else:
                 mine[slot] = new[0]
 
+    def rows(self, index: Tensor) -> Conditions:
+        """Those of some slots, (G,) int64, as a table of G."""
+        tables: dict[str, Any] = {}
+        for field in fields(self):
+            mine = getattr(self, field.name)
+            tables[field.name] = (
+                tuple(table[index] for table in mine) if isinstance(mine, tuple) else mine[index]
+            )
+        return Conditions(**tables)
+
     def empty(self, slots: int) -> Conditions:
         """A table of zeros for this many slots, shaped like this row's."""
 

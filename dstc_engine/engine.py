@@ -10,7 +10,6 @@ the same arithmetic whoever its neighbours are, and lets a GPU compile or captur
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,12 +25,14 @@ from dstc_engine.guidance import Guidance, guide
 from dstc_engine.losses import LOSS_NAMES, WEIGHTED
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
+from dstc_engine.partial_guidance import StepRows, guide_some
 from dstc_engine.presets import Preset
 from dstc_engine.prior_class import classes_of, draw_classes
 from dstc_engine.request import Picture, Translation, TranslationRequest
 from dstc_engine.sampling import ChainTables, StepTable, add_noise, ddim_step, ddpm_step, go_back
 from dstc_engine.schedule import Schedule
 from dstc_engine.slots import Move, Slot
+from dstc_engine.transfer import upload
 
 
 class Engine:
@@ -58,6 +59,7 @@ class Engine:
         self.models = models
         self.preset = preset
         self._classes = classes_of(models.unet.config, preset)
+        self._guides_every_step = preset.guides_every_step
         schedule = Schedule.respaced(preset.respacing, models.noise_schedule)
         self._first_index = schedule.first_index(preset.skip)
         self._tables = ChainTables(schedule, models.device)
@@ -105,12 +107,12 @@ class Engine:
 
     @torch.no_grad()
     def step(self) -> list[Translation]:
-        """Refills free slots, takes one guided step with all rows; returns the rows that ended."""
+        """Refills free slots, takes one step with all rows; returns the rows that ended."""
         untouched = self._refill()
         if not any(self._slots) or self._conditions is None:
             return untouched
-        index = torch.tensor([s.index if s else 0 for s in self._slots], device=self._x.device)
-        table = self._tables.at(index)
+        index = torch.tensor([s.index if s else 0 for s in self._slots])
+        table = self._tables.at(upload(index, self._x.device))
         guidance = self._guide(table, self._conditions)
         noise = self._draw(lambda n: n.chain())
         if self.preset.sampler == "ddim":
@@ -160,30 +162,44 @@ class Engine:
 
     def _noised_source(self, s: int, noise: Tensor, index: int) -> Tensor:
         assert self._conditions is not None
-        table = self._tables.at(torch.tensor([index], device=self._x.device))
-        return add_noise(self._conditions.source[s : s + 1], noise.to(self._x)[None], table)[0]
+        table = self._tables.at(upload(torch.tensor([index]), self._x.device))
+        drawn = upload(noise[None], self._x.device)
+        return add_noise(self._conditions.source[s : s + 1], drawn, table)[0]
 
     def _guide(self, table: StepTable, to: Conditions) -> Guidance:
-        of_rows = [slot.weights(self.preset) if slot else {} for slot in self._slots]
+        of_rows = [
+            slot.weights(self.preset) if slot and self._is_guided(slot) else {}
+            for slot in self._slots
+        ]
         weights = [[row.get(name, 0.0) for name in WEIGHTED] for row in of_rows]
         crops = [
             self._draw_crops(s) if row.get("clip") else self._blank_crops()
             for s, row in enumerate(of_rows)
         ]
-        fixed = self.preset.prior_class
-        classes = draw_classes(self._noises, self._classes, fixed, self._x.device)
-        return guide(
-            self.models,
-            self.preset,
-            self._x,
-            table,
-            to,
-            self._previous_cls,
-            torch.stack(crops, dim=1).to(self._x.device),
-            torch.tensor(weights, device=self._x.device),
-            {name for row in of_rows for name, weight in row.items() if weight},
-            classes,
+        classes = draw_classes(self._noises, self._classes, self.preset.prior_class)
+        device = self._x.device
+        step = StepRows(
+            x=self._x,
+            table=table,
+            to=to,
+            previous_cls=self._previous_cls,
+            crops=upload(torch.stack(crops, dim=1), device),
+            weights=upload(torch.tensor(weights), device),
+            wanted={n: [s for s, row in enumerate(of_rows) if row.get(n)] for n in WEIGHTED},
+            classes=None if classes is None else upload(classes, device),
         )
+        if self._guides_every_step:
+            return guide(self.models, self.preset, **vars(step))
+        busy = [s for s, slot in enumerate(self._slots) if slot]
+        guided = [s for s in busy if of_rows[s]]
+        plain = [s for s in busy if not of_rows[s]]
+        guidance = guide_some(self.models, self.preset, step, guided, plain)
+        scales = [slot.push_scale(self.preset) if slot else 0.0 for slot in self._slots]
+        guidance.push.mul_(upload(torch.tensor(scales), device)[:, None, None, None])
+        return guidance
+
+    def _is_guided(self, slot: Slot) -> bool:
+        return self._guides_every_step or self.preset.guides_at(slot.index)
 
     def _draw_crops(self, s: int) -> Tensor:
         noise = self._noises[s]
@@ -196,7 +212,7 @@ class Engine:
     def _draw(self, draw: Callable[[Noise], Tensor]) -> Tensor:
         """(S, 3, H, W): a draw of each busy row, zeros elsewhere."""
         drawn = [draw(n) if n is not None else torch.zeros(self._x.shape[1:]) for n in self._noises]
-        return torch.stack(drawn).to(self._x)
+        return upload(torch.stack(drawn), self._x.device)
 
     def _move_on(self, told: list[list[float]], x0: Tensor, table: StepTable) -> list[Translation]:
         ended = []
@@ -204,9 +220,8 @@ class Engine:
             if slot is None:
                 continue
             losses = dict(zip(LOSS_NAMES, told[s][:-1], strict=True))
-            if not told[s][-1]:
-                losses["total"] = float("nan")
-            move = slot.advance(losses, self.preset)
+            is_guided, is_finite = self._is_guided(slot), bool(told[s][-1])
+            move = slot.advance(losses if is_guided else None, self.preset, is_finite)
             if move in (Move.FINISH, Move.FAIL):
                 ended.append(self._leave(s, slot, x0[s], failed=move is Move.FAIL))
             elif move is Move.RESTART:
@@ -221,10 +236,8 @@ class Engine:
     def _go_back(self, s: int, table: StepTable) -> None:
         noise = self._noises[s]
         assert noise is not None
-        row = dataclasses.replace(
-            table, **{f.name: getattr(table, f.name)[s : s + 1] for f in dataclasses.fields(table)}
-        )
-        self._x[s] = go_back(self._x[s : s + 1], noise.chain().to(self._x)[None], row)[0]
+        drawn = upload(noise.chain()[None], self._x.device)
+        self._x[s] = go_back(self._x[s : s + 1], drawn, table.rows(slice(s, s + 1)))[0]
 
     def _keep_outside_mask(self, s: int, slot: Slot) -> None:
         noise, to = self._noises[s], self._conditions
@@ -237,14 +250,13 @@ class Engine:
         # A NaN left in a free slot would stay in it; zeros keep the batch's arithmetic finite.
         self._x[s] = 0
         self._previous_cls[s] = 0
-        last = slot.losses[-1]
         return Translation(
             id=slot.request.id,
             seed=slot.request.seed,
             status="failed" if failed else "done",
             picture=None if failed else finish_picture(x0, slot.request, self.preset),
             reason="non_finite" if failed else None,
-            error=f"losses or picture not finite at index {last.index}" if failed else None,
+            error=f"losses or picture not finite at index {slot.index}" if failed else None,
             steps=slot.steps,
             restarts=slot.restarts,
             seconds=time.monotonic() - slot.entered,

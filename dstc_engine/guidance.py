@@ -10,7 +10,7 @@ Only one network's activations are alive at a time, besides the UNet's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,10 @@ from torch import Tensor
 
 from dstc_engine.conditions import Conditions
 from dstc_engine.crops import apply_crops
+from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.encoders.dino import DinoFeatures
+from dstc_engine.encoders.vgg import Vgg
+from dstc_engine.gather import RowGroup, group_size, row_groups
 from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG, WEIGHTED
 from dstc_engine.losses.clip_direction import clip_direction_loss
 from dstc_engine.losses.contrast import contrast_loss
@@ -80,28 +83,38 @@ def guide(
     previous_cls: Tensor,
     crops: Tensor,
     weights: Tensor,
-    wanted: Collection[str] | None = None,
+    wanted: Mapping[str, Sequence[int]] | None = None,
     classes: Tensor | None = None,
+    group: int | None = None,
 ) -> Guidance:
     """Looks at x_t through every network that some row needs.
 
-    Losses of DINO, `style_pixels` and `range` are computed where the preset gives them a weight.
-    The others, which cost a network each, where a row does: CLIP is for rows with a prompt.
+    Losses of DINO, `style_pixels` and `range` are computed for all rows where the preset gives them
+    a weight. The others, which cost a network each, are computed for the rows that need them, a few
+    rows at a time: CLIP is for rows with a prompt.
 
     Args:
         x: (S, 3, H, W) at the times of `table`. to: what the rows are translated towards.
         previous_cls: (S, D) of each row's previous guided step.
         crops: (M, S, N, 2, 3) crop maps for each of M CLIP models.
         weights: (S, L) in the order of WEIGHTED; zero takes a loss out for a row.
-        wanted: losses that some row needs; None reads it off `weights`, which makes a GPU wait.
+        wanted: the rows that need a loss, by its name; None reads them off `weights`, which makes a
+            GPU wait.
         classes: (S,) int64, what a class-conditional prior is shown; None for the others.
+        group: rows that look through such a network at a time; None: as the table's size has it.
     """
     if wanted is None:
-        columns = (weights != 0).any(dim=0).tolist()
-        wanted = [name for name, column in zip(WEIGHTED, columns, strict=True) if column]
+        needs = zip(WEIGHTED, weights.T.tolist(), strict=True)
+        wanted = {name: [s for s, w in enumerate(column) if w] for name, column in needs}
+
+    def groups(*losses: str) -> list[RowGroup]:
+        rows = sorted({s for name in losses for s in wanted.get(name, ())})
+        return row_groups(rows, group or group_size(len(x)), x.device)
+
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        with models.autocast():
+        # Held fixed, the predicted noise lets the gradient through to x_t without the UNet.
+        with models.autocast(), torch.set_grad_enabled(preset.guidance_space == "xt"):
             output = models.unet(x, table.time, classes)
         denoised = read_denoiser(output, x, table)
         mix = table.noise * denoised.x0 + (1 - table.noise) * x
@@ -121,23 +134,15 @@ def guide(
             tally.add("z", {"style_pixels": style_pixels_loss(tally.leaves["z"], to.style)})
         if preset.guides("range"):
             tally.add("x0", {"range": range_loss(tally.leaves["x0"])})
-        if "clip" in wanted:
-            for clip, maps, target in zip(models.clips, crops, to.clip_targets, strict=True):
-                with models.autocast():
-                    seen_crops = clip.embed_crops(apply_crops(tally.leaves["mix"], maps, clip.size))
-                embedded = seen_crops.reshape(len(x), -1, seen_crops.shape[-1])
-                share = clip_direction_loss(embedded, target) / len(models.clips)
-                tally.add("mix", {"clip": share})
-        if models.arcface is not None and "identity" in wanted:
-            with models.autocast():
-                face = models.arcface(tally.leaves["z"])
-            tally.add("z", {"identity": identity_loss(face.float(), to.source_face)})
-        looks = {name: loss for name, loss in VGG_LOSSES.items() if name in wanted}
-        if models.vgg is not None and looks:
-            with models.autocast():
-                layers = models.vgg(tally.leaves["z"])
-            layers = {name: features.float() for name, features in layers.items()}
-            tally.add("z", {name: loss(layers, to, preset) for name, loss in looks.items()})
+        for rows in groups("clip"):
+            _look_with_clips(models, to, crops, rows, tally)
+        if models.arcface is not None:
+            for rows in groups("identity"):
+                _look_at_faces(models, models.arcface, to, rows, tally)
+        looks = {name: loss for name, loss in VGG_LOSSES.items() if wanted.get(name)}
+        if models.vgg is not None:
+            for rows in groups(*looks):
+                _look_with_vgg(models, models.vgg, preset, to, looks, rows, tally)
     (gradient,) = torch.autograd.grad(list(views.values()), x, tally.gradients())
     return Guidance(
         denoised=Denoised(
@@ -147,6 +152,46 @@ def guide(
         losses=tally.losses(),
         cls=cls,
     )
+
+
+def _look_with_clips(
+    models: Models, to: Conditions, crops: Tensor, rows: RowGroup, tally: _Tally
+) -> None:
+    for clip, maps, target in zip(models.clips, crops, to.clip_targets, strict=True):
+        seen_by = tally.look("mix", rows)
+        with models.autocast():
+            embedded = clip.embed_crops(apply_crops(seen_by, maps[rows.index], clip.size))
+        embedded = embedded.reshape(len(seen_by), -1, embedded.shape[-1])
+        share = clip_direction_loss(embedded, target[rows.index]) / len(models.clips)
+        tally.add("mix", {"clip": share}, seen_by, rows)
+
+
+def _look_at_faces(
+    models: Models, arcface: ArcFace, to: Conditions, rows: RowGroup, tally: _Tally
+) -> None:
+    seen_by = tally.look("z", rows)
+    with models.autocast():
+        face = arcface(seen_by)
+    loss = identity_loss(face.float(), to.source_face[rows.index])
+    tally.add("z", {"identity": loss}, seen_by, rows)
+
+
+def _look_with_vgg(
+    models: Models,
+    vgg: Vgg,
+    preset: Preset,
+    to: Conditions,
+    losses: Mapping[str, Callable[[dict[str, Tensor], Conditions, Preset], Tensor]],
+    rows: RowGroup,
+    tally: _Tally,
+) -> None:
+    seen_by = tally.look("z", rows)
+    with models.autocast():
+        layers = vgg(seen_by)
+    layers = {name: features.float() for name, features in layers.items()}
+    target = to.rows(rows.index)
+    found = {name: loss(layers, target, preset) for name, loss in losses.items()}
+    tally.add("z", found, seen_by, rows)
 
 
 class _Tally:
@@ -163,16 +208,39 @@ class _Tally:
         self._values = torch.zeros_like(weights)
         self._seen = [False] * len(WEIGHTED)
 
-    def add(self, view: str, losses: dict[str, Tensor]) -> None:
-        """Counts losses (S,) that were computed from a leaf; frees what they were computed with."""
+    def look(self, view: str, rows: RowGroup) -> Tensor:
+        """(G, 3, H, W) of a view, a leaf of its own."""
+        return self.leaves[view].detach()[rows.index].requires_grad_()
+
+    def add(
+        self,
+        view: str,
+        losses: dict[str, Tensor],
+        seen_by: Tensor | None = None,
+        rows: RowGroup | None = None,
+    ) -> None:
+        """Counts losses that were computed from a leaf; frees what they were computed with.
+
+        Args:
+            losses: (S,) each, or (G,) with `rows`.
+            seen_by: the leaf that `look` gave for `rows`; None is that of all rows.
+        """
+        leaf = self.leaves[view] if seen_by is None else seen_by
+        weights = self._weights if rows is None else self._weights[rows.index]
         total = torch.zeros(())
         for name, loss in losses.items():
             column = WEIGHTED.index(name)
-            self._values[:, column] += loss.detach()
             self._seen[column] = True
-            total = total.to(loss) + (self._weights[:, column] * loss).sum()
-        (gradient,) = torch.autograd.grad(total, self.leaves[view])
-        self._gradients[view] += gradient
+            if rows is None:
+                self._values[:, column] += loss.detach()
+            else:
+                self._values[:, column].index_add_(0, rows.rows, loss.detach()[: rows.count])
+            total = total.to(loss) + (weights[:, column] * loss).sum()
+        (gradient,) = torch.autograd.grad(total, leaf)
+        if rows is None:
+            self._gradients[view] += gradient
+        else:  # what repeats of a row would push is not counted
+            self._gradients[view].index_add_(0, rows.rows, gradient[: rows.count])
 
     def gradients(self) -> list[Tensor]:
         """One (S, 3, H, W) per view, in the order of `views`."""
@@ -180,7 +248,10 @@ class _Tally:
 
     def losses(self) -> Tensor:
         """(S, L + 1) as `Guidance.losses` has them."""
-        counted = (self._weights != 0) & torch.tensor(self._seen, device=self._weights.device)
+        counted = self._weights != 0
+        for column, seen in enumerate(self._seen):
+            if not seen:
+                counted[:, column] = False
         total = torch.where(counted, self._weights * self._values, 0.0).sum(dim=1, keepdim=True)
         values = self._values.masked_fill(~counted, float("nan"))
         return torch.cat([values, total], dim=1)

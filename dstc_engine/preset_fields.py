@@ -113,6 +113,12 @@ FIELDS: dict[str, Field] = {
     "sampler": _either("ddpm, or ddim with eta 0", "ddpm", "ddim"),
     "resample": _whole("guided steps at the first index", 1),
     "noise_mix": _switch("losses see a mix of x0 and x_t instead of x0"),
+    "guidance_every": _whole("guided: every so many steps; the push then counts as often", 1),
+    "guidance_lowest": _whole("no guidance below this index", 0),
+    "guidance_highest": _whole("no guidance above this index; -1: no limit", -1),
+    "guidance_space": _either(
+        "xt, or x0: the gradient spares the way back through the prior", "xt", "x0"
+    ),
     "range_restart": _switch("start again when the range loss is too high"),
     "range_restart_limit": _number("how high: the weighted range loss, below the first index", 0),
     "max_restarts": _whole("restarts of a row at most", 0),

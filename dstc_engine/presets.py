@@ -44,8 +44,14 @@ class Preset:
     Chain (method section 2; steps are indices of the respaced schedule):
         respacing: "N", "a,b,c" or "ddimN". skip: S - skip - 1 is the first index. sampler: "ddpm"
         or "ddim". resample: guided steps at the first index, at least 1. noise_mix: losses see
-        z = f x0 + (1 - f) x_t. range_restart, range_restart_limit, max_restarts: start again when
+        z = f x0 + (1 - f) x_t. guidance_*: leave guidance or a part of it out, for speed (Speed,
+        below). range_restart, range_restart_limit, max_restarts: start again when
         the weighted range loss is above the limit, at most that often.
+
+    Speed, at the price of other pictures (docs/performance.md): guidance_every: guided is every so
+    many steps below the first index, and its push counts as often. guidance_lowest,
+    guidance_highest: guided is from the one index to the other. guidance_space: "x0" takes the
+    predicted noise as given, so that no gradient goes back through the prior; "xt" is the method.
 
     Loss weights (method section 3): weight_*. divergence_gate: divergence counts above this index.
     identity_crop: top, bottom, left, right of the face, in pixels of a 256-px portrait.
@@ -83,6 +89,10 @@ class Preset:
     sampler: str = "ddpm"
     resample: int = 10
     noise_mix: bool = False
+    guidance_every: int = 1
+    guidance_lowest: int = 0
+    guidance_highest: int = -1
+    guidance_space: str = "xt"
     range_restart: bool = False
     range_restart_limit: float = 0.01
     max_restarts: int = 3
@@ -128,6 +138,9 @@ class Preset:
         steps = self._respaced_steps
         if self.skip >= steps:
             raise self._refusal("skip", f"0-{steps - 1} for {steps} steps")
+        if self.guided_steps == 0:
+            limits = f"0-{self.first_index}, and no higher than guidance_highest"
+            raise self._refusal("guidance_lowest", f"{limits}: some step must be guided")
 
     def guides(self, *losses: str) -> bool:
         """Whether any of these losses, by their names in `losses.LOSS_NAMES`, has a weight."""
@@ -142,9 +155,31 @@ class Preset:
         return sum(read_respacing(self.respacing)[1])
 
     @property
+    def first_index(self) -> int:
+        """Where a chain starts: S - skip - 1."""
+        return self._respaced_steps - self.skip - 1
+
+    @property
+    def steps(self) -> int:
+        """Steps of a row that never restarts: S - skip - 1 + resample."""
+        return self.first_index + self.resample
+
+    @property
+    def guides_every_step(self) -> bool:
+        """Whether no field leaves guidance out of a step."""
+        return all(map(self.guides_at, range(self.first_index + 1)))
+
+    @property
     def guided_steps(self) -> int:
-        """Guided steps of a row that never restarts: S - skip - 1 + resample."""
-        return self._respaced_steps - self.skip - 1 + self.resample
+        """The steps among `steps` that are guided."""
+        repeats = (self.resample - 1) * self.guides_at(self.first_index)
+        return sum(map(self.guides_at, range(self.first_index + 1))) + repeats
+
+    def guides_at(self, index: int) -> bool:
+        """Whether a row is guided at an index, 0 to first_index."""
+        highest = self.first_index if self.guidance_highest < 0 else self.guidance_highest
+        turn = (self.first_index - index) % self.guidance_every == 0
+        return turn and self.guidance_lowest <= index <= highest
 
 
 # The values of the official README's commands. Both of them have --use_range_restart and

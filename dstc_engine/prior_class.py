@@ -36,7 +36,6 @@ def draw_classes(
     noises: Sequence[Noise | None],
     classes: int | None,
     fixed: int,
-    device: torch.device | str = "cpu",
 ) -> Tensor | None:
     """What the prior is shown in one step, (S,) int64.
 
@@ -44,9 +43,8 @@ def draw_classes(
         noises: of the S slots; an empty one gets class 0, which nobody looks at.
         classes: their number; None gives None and draws nothing.
         fixed: the class of all rows; -1 draws one for each, from its own stream.
-        device: where the result lies.
     """
     if classes is None:
         return None
     drawn = [0 if n is None else fixed if fixed >= 0 else n.prior_class(classes) for n in noises]
-    return torch.tensor(drawn, device=device)
+    return torch.tensor(drawn)

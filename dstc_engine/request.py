@@ -95,7 +95,7 @@ class Translation:
         picture: (H, W, 3) uint8 at the preset's size when done, else None.
         reason: short and countable when failed ("non_finite", "out_of_memory"), else None.
         error: the full text when failed, else None.
-        steps: guided steps taken, those before restarts included.
+        steps: taken, those before restarts and those without guidance included.
         restarts: times the chain was started again by the range loss.
         seconds: from entering a slot to leaving it.
         slots: of the engine that made it; 0 when none did.

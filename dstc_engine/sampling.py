@@ -8,6 +8,7 @@ Equations: method section 1 (Ho et al. 2020 eq. 7; Nichol & Dhariwal 2021 eq. 15
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +84,11 @@ class StepTable:
     log_variance_fixed: Tensor
     back_signal: Tensor
     back_noise: Tensor
+
+    def rows(self, index: Tensor | slice) -> StepTable:
+        """The values of some rows."""
+        fields = dataclasses.fields(self)
+        return StepTable(**{field.name: getattr(self, field.name)[index] for field in fields})
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from dstc_engine.request import StepLosses, TranslationRequest
 
 
 class Move(enum.Enum):
-    """What becomes of a row after a guided step."""
+    """What becomes of a row after a step."""
 
     STEP = "step"  # on to the index below
     GO_BACK = "go_back"  # resampling: to the same index again, with fresh noise
@@ -30,9 +30,10 @@ class Slot:
 
     Attributes:
         request: the row. first_index: where its chain starts. source_clip_loss: of the content.
-        index: of the next guided step. repeat: guided steps done at the first index.
+        index: of the next step. repeat: steps done at the first index.
         previous_clip_loss: unweighted, of the last guided step; NaN without a prompt.
-        steps, restarts: taken so far, over all chains. losses: of the present chain.
+        steps, restarts: taken so far, over all chains, steps without guidance included.
+        losses: of the guided steps of the present chain.
     """
 
     request: TranslationRequest
@@ -72,21 +73,33 @@ class Slot:
             "range": preset.weight_range,
         }
 
-    def advance(self, losses: dict[str, float], preset: Preset) -> Move:
-        """Takes in the losses of the guided step just done, decides, and moves `index`.
+    def push_scale(self, preset: Preset) -> float:
+        """How often the push of this row's next guided step counts: for the steps left out too."""
+        return 1.0 if self.index == self.first_index else float(preset.guidance_every)
+
+    def advance(
+        self, losses: dict[str, float] | None, preset: Preset, is_finite: bool = True
+    ) -> Move:
+        """Takes in what came of the step just done, decides, and moves `index`.
 
         Args:
-            losses: unweighted, by name; NaN where not computed.
+            losses: unweighted, by name, NaN where not computed; None if the step was not guided.
+            is_finite: whether the picture is.
         """
         phase = "resample" if self._is_repeating(preset) else "sample"
         self.steps += 1
-        self.losses.append(StepLosses(self.index, phase, losses))
-        if not math.isfinite(losses["total"]):
+        if losses is not None:
+            if not is_finite:
+                losses = losses | {"total": float("nan")}
+            self.losses.append(StepLosses(self.index, phase, losses))
+            is_finite = math.isfinite(losses["total"])
+        if not is_finite:
             return Move.FAIL
-        if self._is_out_of_range(losses["range"], preset):
-            self._start_again()
-            return Move.RESTART
-        self.previous_clip_loss = losses["clip"]
+        if losses is not None:
+            if self._is_out_of_range(losses["range"], preset):
+                self._start_again()
+                return Move.RESTART
+            self.previous_clip_loss = losses["clip"]
         if self.index == self.first_index:
             self.repeat += 1
             if self.repeat < preset.resample:

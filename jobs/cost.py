@@ -51,6 +51,8 @@ class Cost:
     Attributes:
         steps: guided steps of a row that never restarts.
         step: of one row in one guided step: all networks forward, and backward to the picture.
+        plain_steps, plain_step: the same of steps that the preset leaves without guidance, which
+            ask the prior alone.
         conditions: once per row: its content and style encoded.
         text: once per actor and text: a prompt over all templates; remembered afterwards, and
             therefore not part of `row`.
@@ -60,11 +62,18 @@ class Cost:
     step: int
     conditions: int
     text: int
+    plain_steps: int = 0
+    plain_step: int = 0
+
+    @property
+    def chain(self) -> int:
+        """Of all steps of one picture."""
+        return self.steps * self.step + self.plain_steps * self.plain_step
 
     @property
     def row(self) -> int:
         """Of one row from its slot's beginning to its end."""
-        return self.steps * self.step + self.conditions
+        return self.chain + self.conditions
 
     def hours(self, rows: int, actors: int, tflops: float) -> float:
         """Hours for so many rows on devices of a sustained rate, slots always full."""
@@ -116,7 +125,7 @@ def estimate(
         samples: pictures of a row; what is encoded of its content and style serves all of them.
     """
     cost = cost_of(preset, with_prompt)
-    flops = samples * cost.steps * cost.step + cost.conditions
+    flops = samples * cost.chain + cost.conditions
     if measured_seconds_per_row is not None:
         seconds, rate = measured_seconds_per_row, None
         basis = f"{seconds:.3g} s a row and device, as measured in this run"
@@ -187,12 +196,14 @@ def cost_of(preset: Preset, with_prompt: bool = True) -> Cost:
 
     models = meta_models(preset)
     schedule = Schedule.respaced(preset.respacing, models.noise_schedule)
-    first_index = schedule.first_index(preset.skip)
+    schedule.first_index(preset.skip)
     return Cost(
-        steps=first_index + preset.resample,
+        steps=preset.guided_steps,
         step=_count_step(models, preset, with_prompt),
         conditions=_count_conditions(models, preset, with_prompt),
         text=_count_text(models),
+        plain_steps=preset.steps - preset.guided_steps,
+        plain_step=_count_plain_step(models, preset),
     )
 
 
@@ -286,10 +297,24 @@ def _count_step(models: Models, preset: Preset, with_prompt: bool) -> int:
         crops = torch.empty(len(models.clips), 1, preset.crops, 2, 3)
         weights = torch.empty(1, len(WEIGHTED))
         classes = index if models.unet.config.classes is not None else None
-    wanted = {name for name in WEIGHTED if preset.guides(name)}
-    wanted -= set() if with_prompt else {"clip"}
+    wanted = {name: [0] for name in WEIGHTED if preset.guides(name)}
+    if not with_prompt:
+        wanted.pop("clip", None)
     with counting() as counted:
         guide(models, preset, picture, table, to, cls, crops, weights, wanted, classes)
+    return sum(counted)
+
+
+def _count_plain_step(models: Models, preset: Preset) -> int:
+    """The prior alone, forward."""
+    import torch
+
+    with torch.device("meta"), torch.no_grad(), counting() as counted:
+        picture = torch.empty(1, 3, preset.image_size, preset.image_size)
+        classes = None
+        if models.unet.config.classes is not None:
+            classes = torch.zeros(1, dtype=torch.int64)
+        models.unet(picture, torch.zeros(1), classes)
     return sum(counted)
 
 

@@ -72,7 +72,9 @@ def _show_one(console: Console, name: str, changes: Mapping[str, str]) -> None:
             value = f"{value}  (changed from {before})"
         table.add_row(field, value, about.meaning)
     console.print(table)
-    console.print(f"{preset.guided_steps} guided steps a row that never starts again")
+    plain = preset.steps - preset.guided_steps
+    others = f", and {plain} without guidance" if plain else ""
+    console.print(f"{preset.guided_steps} guided steps a row that never starts again{others}")
 
 
 def _as_text(preset: Preset, field: str) -> str:

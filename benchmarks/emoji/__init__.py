@@ -1,0 +1,1 @@
+"""The emoji benchmark: translations of test subjects, against baselines and with parts left out."""

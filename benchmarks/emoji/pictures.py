@@ -1,0 +1,59 @@
+"""Makes the benchmark's pictures and keeps them in a folder, so that a run cut short goes on.
+
+<work>/<way>/<row id>.png
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.emoji.baselines import BASELINES
+from benchmarks.emoji.rows import BenchmarkRow
+from dstc_engine import image
+from dstc_engine.engine import Engine, translate
+from dstc_engine.models import Models
+from dstc_engine.presets import Preset, with_fields
+from dstc_engine.request import Picture
+
+
+def picture_path(work: Path, way: str, row: BenchmarkRow) -> Path:
+    """Where the picture of a row lies that a way has made."""
+    return work / re.sub(r"\W+", "-", way) / f"{row.request.id}.png"
+
+
+def translate_missing(
+    models: Models,
+    preset: Preset,
+    ways: Mapping[str, Mapping[str, str]],
+    rows: Sequence[BenchmarkRow],
+    work: Path,
+    slots: int,
+) -> None:
+    """Makes the pictures that are not there yet.
+
+    Args:
+        ways: preset fields to change, by the name of the way.
+    """
+    for way, fields in ways.items():
+        missing = [row for row in rows if not picture_path(work, way, row).exists()]
+        by_id = {row.request.id: row for row in missing}
+        engine = Engine(models, with_fields(preset, dict(fields)), slots)
+        for done, ended in enumerate(translate(engine, (row.request for row in missing)), 1):
+            if ended.picture is None:
+                raise RuntimeError(f"{way}, {ended.id}: {ended.error}")
+            path = picture_path(work, way, by_id[ended.id])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image.encode_png(ended.picture))
+            print(f"\r{way}: {done} of {len(missing)}", end="", file=sys.stderr, flush=True)
+        if missing:
+            print(file=sys.stderr)
+
+
+def read_pictures(way: str, rows: Sequence[BenchmarkRow], work: Path) -> list[Picture]:
+    """The pictures of a way or of a baseline, in the order of rows."""
+    if way in BASELINES:
+        return [BASELINES[way](row.request.content, row.style) for row in rows]
+    return [image.decode(picture_path(work, way, row).read_bytes()) for row in rows]

@@ -1,0 +1,18 @@
+"""From the CPU to the device, without waiting for it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def upload(host: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU, on the device.
+
+    From ordinary memory PyTorch waits until a copy to a GPU has ended, and with it all work that
+    was asked for before. Page-locked memory is read by the GPU when its turn comes, and PyTorch
+    gives it to nobody else until then.
+    """
+    if device.type != "cuda":
+        return host.to(device)
+    return host.pin_memory().to(device, non_blocking=True)
