@@ -2,6 +2,7 @@
 
     python -m benchmarks.variants bf16 guidance_every=2 crops=2,clips=emoji64-clip
     python -m benchmarks.variants --manifest rows.parquet --rows 64 bf16
+    python -m benchmarks.variants prior=runs/prior/prior.json
 
 Each variant is a comma-separated list of `bf16`, `fp16` and preset fields. Rows, seeds and slots
 are those of the exact run (fp32, the preset as it is). Per variant, means over rows:
@@ -42,6 +43,7 @@ from dstc_engine.noise import RowNoise
 from dstc_engine.precision import PRECISIONS
 from dstc_engine.presets import Preset, get_preset, with_fields
 from dstc_engine.request import Picture, TranslationRequest
+from dstc_engine.weights.registry import names_of
 
 # Rows that run before the other variant's turn: noise of a shared machine then falls on both.
 _PIECE = 8
@@ -72,6 +74,11 @@ class Variant:
             raise SystemExit(f"variant {text!r}: {unknown[0]!r} is no precision and no KEY=VALUE")
         values = {key: value.replace(";", ",") for key, value in fields.items()}
         return cls(text, with_fields(preset, values), precision)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """What tells its networks from another variant's: the precision, and their names."""
+        return (self.precision, *names_of(self.preset))
 
     def run(self, models: Models, rows: Sequence[TranslationRequest], slots: int) -> None:
         """Translates some rows and notes the time."""
@@ -150,22 +157,19 @@ def main() -> None:
     rows = read_rows(arguments.manifest, arguments.rows)
     exact = Variant("exact", preset, "fp32")
     variants = [Variant.parse(text, preset) for text in arguments.variants]
-    loaded = {
-        (v.precision, v.preset.clips): load_models(v.preset, precision=v.precision)
-        for v in [exact, *variants]
-    }
+    loaded = {v.networks: load_models(v.preset, precision=v.precision) for v in [exact, *variants]}
     # Kernels compile and memory grows at the first step.
     warm = rows[: arguments.slots]
     for variant in [exact, *variants]:
-        engine = Engine(loaded[variant.precision, variant.preset.clips], variant.preset, len(warm))
+        engine = Engine(loaded[variant.networks], variant.preset, len(warm))
         for row in warm:
             engine.add(row)
         engine.step()
     for start in range(0, len(rows), _PIECE):
         for variant in [exact, *variants]:
-            models = loaded[variant.precision, variant.preset.clips]
+            models = loaded[variant.networks]
             variant.run(models, rows[start : start + _PIECE], arguments.slots)
-    judge = loaded["fp32", preset.clips]
+    judge = loaded[exact.networks]
     own = measure(judge, preset, rows, exact.pictures)
     table: list[list[object]] = [["exact", "1.00", "", "", *_means(own, own)]]
     for variant in variants:

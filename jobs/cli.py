@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from dstc_engine.errors import DstcError, UserError
+from jobs.key_values import read_key_values
 from jobs.weights_commands import app as weights
 
 BROKEN, UNUSABLE, STOPPED, TERMINATED = 1, 2, 130, 143
@@ -158,7 +159,7 @@ def translate(
         manifest=manifest,
         output=output,
         preset=preset,
-        set=_key_values(set_ or []),
+        set=read_key_values(set_ or []),
         seed=seed,
         actors=actors,
         slots=slots,
@@ -183,18 +184,6 @@ def translate(
     raise typer.Exit(code)
 
 
-def _key_values(texts: Sequence[str]) -> dict[str, str]:
-    from jobs.errors import SettingsError
-
-    values = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise SettingsError(f"--set: found {text!r}; expected KEY=VALUE")
-        values[key.strip()] = value.strip()
-    return values
-
-
 @app.command()
 def presets(
     name: Annotated[str | None, typer.Argument(help="Show its fields; else list all.")] = None,
@@ -206,7 +195,7 @@ def presets(
     """Lists the presets, or shows what one of them holds."""
     from jobs.show_presets import show_presets
 
-    show_presets(name, _key_values(set_ or []))
+    show_presets(name, read_key_values(set_ or []))
 
 
 @app.command(no_args_is_help=True)

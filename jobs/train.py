@@ -16,7 +16,8 @@ import logging
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,11 +26,15 @@ import typer
 
 from dstc_engine.errors import UserError
 from jobs.errors import JobError
+from jobs.key_values import read_key_values
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from dstc_engine.training.clip import CLIPTraining
     from dstc_engine.training.loop import World
+    from dstc_engine.training.prior import PriorTraining
+    from dstc_engine.training.vit import ViTTraining
 
 COLUMNS = frozenset({"id", "subject", "name", "style", "group", "split", "png", "keywords"})
 
@@ -60,7 +65,11 @@ class TrainingPlan:
             URL that every worker reaches; None is `<out>/ray`.
         workers, device: how many processes, on what.
         minutes: stop after this long (0: never); the same plan continues.
+        initial: weights to start a new run from, see `dstc_engine.training.initial`; every worker
+            must reach them. None: random ones.
         steps, batch: instead of the loop's own; batch counts pictures of all workers together.
+        settings: other settings of the loop as text, see its `PriorTraining`, `ViTTraining` or
+            `CLIPTraining`; `steps` and `batch` go before them.
         config, how: instead of the loop's own sizes and settings, such as a `ViTConfig`.
     """
 
@@ -71,8 +80,10 @@ class TrainingPlan:
     workers: int = 1
     device: Device = Device.auto
     minutes: float = 0.0
+    initial: str | None = None
     steps: int | None = None
     batch: int | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
     config: Any = None
     how: Any = None
 
@@ -85,6 +96,23 @@ _Data = Annotated[str, typer.Option(help="Parquet of `dstc emoji build`; all wor
 _Out = Annotated[str, typer.Option(help="Run folder, new or to continue.")]
 _Storage = Annotated[
     str | None, typer.Option(help="Where several workers keep checkpoints; path or URL.")
+]
+_From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="NAME_OR_FOLDER",
+        help="Start a new run from these weights: a name (`dstc weights list`), a description, or "
+        "the folder of an earlier run.",
+    ),
+]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A setting of the training to change; may be given more than once.",
+    ),
 ]
 _Steps = Annotated[int | None, typer.Option(min=1, help="Length of the whole run.")]
 _Batch = Annotated[int | None, typer.Option(min=1, help="Pictures per step, over all workers.")]
@@ -100,8 +128,10 @@ _Address = Annotated[
 def prior(
     data: _Data,
     out: _Out,
+    initial: _From = None,
     steps: _Steps = None,
     batch: _Batch = None,
+    set_: _Set = None,
     minutes: _Minutes = 0.0,
     workers: _Workers = 1,
     device: _Device = Device.auto,
@@ -111,7 +141,8 @@ def prior(
     """Trains the 64-pixel diffusion prior."""
     plan = TrainingPlan(
         kind=Kind.prior, data=data, out=out, steps=steps, batch=batch, minutes=minutes,
-        workers=workers, device=device, storage=storage,
+        workers=workers, device=device, storage=storage, initial=initial,
+        settings=read_key_values(set_ or []),
     )  # fmt: skip
     typer.echo(train(plan, address))
 
@@ -126,8 +157,10 @@ def encoder(
     data: _Data,
     out: _Out,
     kind: Annotated[_Encoder, typer.Option(help="vit: structure and look; clip: prompts.")],
+    initial: _From = None,
     steps: _Steps = None,
     batch: _Batch = None,
+    set_: _Set = None,
     minutes: _Minutes = 0.0,
     workers: _Workers = 1,
     device: _Device = Device.auto,
@@ -137,7 +170,8 @@ def encoder(
     """Trains one of the 64-pixel networks that guidance looks through."""
     plan = TrainingPlan(
         kind=Kind(kind.value), data=data, out=out, steps=steps, batch=batch, minutes=minutes,
-        workers=workers, device=device, storage=storage,
+        workers=workers, device=device, storage=storage, initial=initial,
+        settings=read_key_values(set_ or []),
     )  # fmt: skip
     typer.echo(train(plan, address))
 
@@ -155,6 +189,7 @@ def train(plan: TrainingPlan, address: str | None = None) -> Path:
         JobError: training broke; the same call continues from the last checkpoint.
     """
     check_data(plan.data)
+    training_of(plan)  # refuses wrong settings before anything starts
     if plan.workers > 1:
         return _train_on_ray(_absolute(plan), address)
     import torch
@@ -191,21 +226,34 @@ def check_data(path: str) -> None:
 
 def run_loop(plan: TrainingPlan, world: World) -> Path:
     """Runs the loop of `plan.kind` in this process, as one worker of `world`."""
-    from dstc_engine.training.clip import CLIPTraining, train_clip
-    from dstc_engine.training.prior import TINY_UNET, PriorTraining, train_prior
-    from dstc_engine.training.vit import ViTTraining, train_vit
+    from dstc_engine.training.clip import train_clip
+    from dstc_engine.training.prior import TINY_UNET, train_prior
+    from dstc_engine.training.vit import train_vit
 
-    given = {"steps": plan.steps, "batch": plan.batch}
-    changes = {name: value for name, value in given.items() if value is not None}
-    data, out, minutes = plan.data, plan.out, plan.minutes
+    data, out, minutes, initial = plan.data, plan.out, plan.minutes, plan.initial
+    how: Any = training_of(plan)
     if plan.kind is Kind.prior:
-        how = replace(plan.how or PriorTraining(), **changes)
-        return train_prior(data, out, plan.config or TINY_UNET, how, minutes, world)
+        return train_prior(data, out, plan.config or TINY_UNET, how, minutes, world, initial)
     if plan.kind is Kind.vit:
-        how = replace(plan.how or ViTTraining(), **changes)
-        return train_vit(data, out, plan.config, how, minutes, world)
-    how = replace(plan.how or CLIPTraining(), **changes)
-    return train_clip(data, out, plan.config, how, minutes, world)
+        return train_vit(data, out, plan.config, how, minutes, world, initial)
+    return train_clip(data, out, plan.config, how, minutes, world, initial)
+
+
+def training_of(plan: TrainingPlan) -> PriorTraining | ViTTraining | CLIPTraining:
+    """The settings of the loop that a plan asks for.
+
+    Raises:
+        UserError: a setting does not exist, or its value does not fit.
+    """
+    from dstc_engine.training.clip import CLIPTraining
+    from dstc_engine.training.prior import PriorTraining
+    from dstc_engine.training.settings import with_settings
+    from dstc_engine.training.vit import ViTTraining
+
+    own = {Kind.prior: PriorTraining, Kind.vit: ViTTraining, Kind.clip: CLIPTraining}
+    how = with_settings(plan.how or own[plan.kind](), plan.settings)
+    given = {"steps": plan.steps, "batch": plan.batch}
+    return replace(how, **{name: value for name, value in given.items() if value is not None})
 
 
 def _absolute(plan: TrainingPlan) -> TrainingPlan:
@@ -215,11 +263,14 @@ def _absolute(plan: TrainingPlan) -> TrainingPlan:
     storage = plan.storage or str(Path(out) / "ray")
     if "://" not in storage:
         storage = str(Path(storage).resolve())
-    return replace(plan, data=data, out=out, storage=storage)
+    initial = plan.initial
+    if initial is not None and Path(initial).exists():
+        initial = str(Path(initial).resolve())
+    return replace(plan, data=data, out=out, storage=storage, initial=initial)
 
 
 def _train_on_ray(plan: TrainingPlan, address: str | None) -> Path:
-    batch = plan.batch or getattr(plan.how, "batch", None) or _default_batch(plan.kind)
+    batch = training_of(plan).batch
     # CLIP fills half of its batch with companions of the other half.
     shared = batch // 2 if plan.kind is Kind.clip else batch
     if shared % plan.workers or (plan.kind is Kind.clip and batch % 2):
@@ -238,15 +289,6 @@ def _train_on_ray(plan: TrainingPlan, address: str | None) -> Path:
     finally:
         if own_ray:
             ray.shutdown()
-
-
-def _default_batch(kind: Kind) -> int:
-    from dstc_engine.training.clip import CLIPTraining
-    from dstc_engine.training.prior import PriorTraining
-    from dstc_engine.training.vit import ViTTraining
-
-    batches = {Kind.prior: PriorTraining.batch, Kind.vit: ViTTraining.batch}
-    return batches.get(kind, CLIPTraining.batch)
 
 
 def _start_ray(address: str | None) -> None:

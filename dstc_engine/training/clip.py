@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from dstc_engine.training.captions import STYLE_PHRASES, caption
 from dstc_engine.training.checkpoint import load_checkpoint, save_checkpoint
+from dstc_engine.training.initial import Initial, load_initial, read_initial
 from dstc_engine.training.loop import Pace, World, learning_rate, shuffled_rows, update_ema
 from dstc_engine.training.pictures import Pictures, load_pictures
 from dstc_engine.training.records import log_metrics, save_weights
@@ -321,6 +322,7 @@ def train_clip(
     how: CLIPTraining | None = None,
     minutes: float = 0,
     world: World | None = None,
+    initial: str | None = None,
 ) -> Path:
     """Trains, or goes on training, the small CLIP; stops at `how.steps` or after `minutes`.
 
@@ -328,12 +330,14 @@ def train_clip(
         data: the indexed Parquet. out: folder for checkpoint.pt, log.csv, samples/,
             clip.safetensors (the averaged weights, float32, open_clip's names) and clip.json
             (sizes, input mean and std, how it was trained, val metrics).
+        initial: weights to start from, see `load_initial`; None: random ones.
 
     Returns:
         The path of the weights.
 
     Raises:
-        UserError: no data there.
+        UserError: no data there, or `initial` is another network or not what the run in `out`
+            started from.
     """
     config, how, world = config or CLIPConfig(), how or CLIPTraining(), world or World()
     folder = Path(out)
@@ -342,11 +346,17 @@ def train_clip(
     subjects, styles = numbered(train.subjects), numbered(train.styles)
     tokenizer = SimpleTokenizer(context_length=config.text_cfg["context_length"])
     torch.manual_seed(how.seed)
-    clip = config.build(how.token_drop).to(world.device)
+    clip = config.build(how.token_drop)
+    state = load_checkpoint(folder / "checkpoint.pt")
+    begun: Initial | None = None
+    if state is not None:
+        begun = read_initial(state, initial, folder)
+    elif initial is not None:
+        begun = load_initial(clip, initial, "clip", asdict(config))
+    clip.to(world.device)
     ema = copy.deepcopy(clip).eval().requires_grad_(False)
     optimizer = _optimizer(clip, how)
     start, spent = 0, 0.0
-    state = load_checkpoint(folder / "checkpoint.pt")
     if state is not None:
         clip.load_state_dict(state["clip"])
         ema.load_state_dict(state["ema"])
@@ -398,12 +408,14 @@ def train_clip(
                     "clip": clip.state_dict(),
                     "ema": ema.state_dict(),
                     "optimizer": optimizer.state_dict(),
+                    "initial": begun and asdict(begun),
                 }
                 save_checkpoint(folder / "checkpoint.pt", checkpoint)
                 record = {
                     "architecture": asdict(config),
                     "mean": MEAN,
                     "std": STD,
+                    "initial": begun and asdict(begun),
                     "training": asdict(how),
                     "steps": step + 1,
                     "seconds": round(spent, 1),

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dstc_engine.errors import UserError
 from dstc_engine.sampling import (
     ChainTables,
     StepTable,
@@ -33,10 +34,13 @@ from dstc_engine.sampling import (
 )
 from dstc_engine.schedule import Schedule
 from dstc_engine.training.checkpoint import load_checkpoint, save_checkpoint
+from dstc_engine.training.initial import Initial, load_initial, read_initial
 from dstc_engine.training.loop import Pace, World, learning_rate, shuffled_rows, update_ema
 from dstc_engine.training.pictures import Pictures, load_pictures
 from dstc_engine.training.sheet import write_sheet
 from dstc_engine.unet import UNet, UNetConfig
+
+TRAINED_TIMES = 1000
 
 TINY_UNET = UNetConfig(
     image_size=64,
@@ -54,7 +58,13 @@ class PriorTraining:
 
     Attributes:
         steps, batch: length, and pictures per step over all workers. peak_rate: of AdamW.
+        warmup: steps over which the rate rises to its peak; it falls by a cosine from there.
         ema: decay of the averaged weights, which are what is shipped.
+        low_noise: share of pictures that are noised to a time below `low_noise_below`, each time
+            equally likely; the others to any time. Guidance starts from a noised picture and never
+            sees the times above its start (tiny64: t = 428), which take more than half of the steps
+            when all times are alike. 0 trains for sampling from pure noise, too.
+        low_noise_below: first time that these are not noised to.
         shift: pictures move by up to this many pixels each way; half of them are flipped.
         bf16: run the network in bfloat16 (1.4 to 1.6 times as fast on an AVX512-BF16 core).
     """
@@ -62,10 +72,21 @@ class PriorTraining:
     steps: int = 6000
     batch: int = 16
     peak_rate: float = 4e-4
+    warmup: int = 200
     ema: float = 0.999
+    low_noise: float = 0.0
+    low_noise_below: int = 600
     shift: int = 2
     seed: int = 0
     bf16: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low_noise <= 1:
+            raise UserError(f"low_noise is {self.low_noise}; expected a share, 0 to 1")
+        if not 1 <= self.low_noise_below <= TRAINED_TIMES:
+            raise UserError(
+                f"low_noise_below is {self.low_noise_below}; expected a time, 1 to {TRAINED_TIMES}"
+            )
 
 
 def augment(pictures: Tensor, shift: int, generator: torch.Generator) -> Tensor:
@@ -78,6 +99,15 @@ def augment(pictures: Tensor, shift: int, generator: torch.Generator) -> Tensor:
     return torch.stack(
         [p[:, y : y + size, x : x + size] for p, (y, x) in zip(padded, moves, strict=True)]
     )
+
+
+def draw_times(count: int, how: PriorTraining, generator: torch.Generator) -> Tensor:
+    """(count,) int64 times to noise pictures to, 0 .. 999: see `PriorTraining.low_noise`."""
+    times = torch.randint(0, TRAINED_TIMES, (count,), generator=generator)
+    if how.low_noise == 0:
+        return times
+    low = torch.randint(0, how.low_noise_below, (count,), generator=generator)
+    return torch.where(torch.rand(count, generator=generator) < how.low_noise, low, times)
 
 
 def prior_loss(output: Tensor, x0: Tensor, x: Tensor, noise: Tensor, table: StepTable) -> Tensor:
@@ -174,27 +204,36 @@ def train_prior(
     how: PriorTraining | None = None,
     minutes: float = 0,
     world: World | None = None,
+    initial: str | None = None,
 ) -> Path:
     """Trains, or goes on training, a prior; stops at `how.steps` or after `minutes`.
 
     Args:
         data: the indexed Parquet. out: folder for checkpoint.pt, log.csv, samples/ and
             prior.safetensors (the averaged weights, float32, under the published names).
+        initial: weights to start from, see `load_initial`; None: random ones.
 
     Returns:
         The path of the weights.
 
     Raises:
-        UserError: no data there.
+        UserError: no data there, or `initial` is another network or not what the run in `out`
+            started from.
     """
     how, world, folder = how or PriorTraining(), world or World(), Path(out)
     train, val = load_pictures(data, "train"), load_pictures(data, "val")
     torch.manual_seed(how.seed)
-    unet = UNet(config).to(world.device)
+    unet = UNet(config)
+    state = load_checkpoint(folder / "checkpoint.pt")
+    begun: Initial | None = None
+    if state is not None:
+        begun = read_initial(state, initial, folder)
+    elif initial is not None:
+        begun = load_initial(unet, initial, "prior", asdict(config))
+    unet.to(world.device)
     ema = copy.deepcopy(unet).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=how.peak_rate, weight_decay=0.01)
     start = 0
-    state = load_checkpoint(folder / "checkpoint.pt")
     if state is not None:
         unet.load_state_dict(state["unet"])
         ema.load_state_dict(state["ema"])
@@ -209,11 +248,11 @@ def train_prior(
         rows = shuffled_rows(len(train), how.batch, step, how.seed, world)
         x0 = augment(train.batch(rows), how.shift, generator).to(world.device)
         noise = torch.randn(x0.shape, generator=generator).to(world.device)
-        times = torch.randint(0, 1000, (len(x0),), generator=generator).to(world.device)
+        times = draw_times(len(x0), how, generator).to(world.device)
         table = tables.at(times)
         x = add_noise(x0, noise, table)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, how.steps, how.peak_rate)
+            group["lr"] = learning_rate(step, how.steps, how.peak_rate, how.warmup)
         with torch.autocast(torch.device(world.device).type, torch.bfloat16, enabled=how.bf16):
             output = model(x, table.time)
         loss = prior_loss(output.float(), x0, x, noise, table).mean()
@@ -228,7 +267,7 @@ def train_prior(
             total, counted = 0.0, 0
             if save and world.rank == 0:
                 metrics |= write_samples(folder, step + 1, ema, val)
-                _save(folder, step + 1, unet, ema, optimizer, how, config, metrics)
+                _save(folder, step + 1, unet, ema, optimizer, how, config, metrics, begun)
             if world.rank == 0:
                 _log(folder / "log.csv", step + 1, metrics)
             if world.report:
@@ -245,6 +284,7 @@ def _save(
     how: PriorTraining,
     config: UNetConfig,
     metrics: dict[str, float],
+    begun: Initial | None,
 ) -> None:
     state: dict[str, Any] = {
         "step": step,
@@ -253,20 +293,26 @@ def _save(
         "optimizer": optimizer.state_dict(),
         "training": asdict(how),
         "config": asdict(config),
+        "initial": begun and asdict(begun),
     }
     save_checkpoint(folder / "checkpoint.pt", state)
     weights = {name: tensor.contiguous().cpu() for name, tensor in ema.state_dict().items()}
     save_file(weights, folder / "prior.safetensors")
-    told = describe(config, how, step, metrics)
+    told = describe(config, how, step, metrics, begun)
     (folder / "prior.json").write_text(json.dumps(told, indent=1) + "\n")
 
 
 def describe(
-    config: UNetConfig, how: PriorTraining, step: int, metrics: dict[str, float]
+    config: UNetConfig,
+    how: PriorTraining,
+    step: int,
+    metrics: dict[str, float],
+    begun: Initial | None = None,
 ) -> dict[str, Any]:
     """What is written beside the weights; the loader reads the architecture from it."""
     return {
         "architecture": asdict(config),
+        "initial": begun and asdict(begun),
         "training": asdict(how),
         "steps": step,
         "pictures": step * how.batch,

@@ -33,6 +33,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dstc_engine.training.checkpoint import load_checkpoint, save_checkpoint
+from dstc_engine.training.initial import Initial, load_initial, read_initial
 from dstc_engine.training.loop import Pace, World, learning_rate, shuffled_rows, update_ema
 from dstc_engine.training.pictures import Pictures, load_pictures
 from dstc_engine.training.records import log_metrics, save_weights
@@ -584,6 +585,7 @@ def train_vit(
     how: ViTTraining | None = None,
     minutes: float = 0,
     world: World | None = None,
+    initial: str | None = None,
 ) -> Path:
     """Trains, or goes on training, the transformer; stops at `how.steps` or after `minutes`.
 
@@ -591,12 +593,15 @@ def train_vit(
         data: the indexed Parquet. out: folder for checkpoint.pt, log.csv, samples/,
             vit.safetensors (the averaged weights, float32, timm's names) and vit.json (sizes, input
             mean and std, how it was trained, val metrics).
+        initial: weights to start from, see `load_initial`; None: random ones. The heads
+            that are thrown away start from random ones either way.
 
     Returns:
         The path of the weights.
 
     Raises:
-        UserError: no data there.
+        UserError: no data there, or `initial` is another network or not what the run in `out`
+            started from.
     """
     config, how, world, folder = (
         config or ViTConfig(),
@@ -607,7 +612,14 @@ def train_vit(
     train, val = load_pictures(data, "train"), load_pictures(data, "val")
     maker, val_drawn = ViewMaker(train, config, how), silhouettes(val.pixels)
     torch.manual_seed(how.seed)
-    network = ViTWithHeads(config, len(set(train.styles))).to(world.device)
+    network = ViTWithHeads(config, len(set(train.styles)))
+    state = load_checkpoint(folder / "checkpoint.pt")
+    begun: Initial | None = None
+    if state is not None:
+        begun = read_initial(state, initial, folder)
+    elif initial is not None:
+        begun = load_initial(network.vit, initial, "vit", asdict(config))
+    network.to(world.device)
     ema = copy.deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(
         [
@@ -617,7 +629,6 @@ def train_vit(
         lr=how.peak_rate,
     )
     start, spent = 0, 0.0
-    state = load_checkpoint(folder / "checkpoint.pt")
     if state is not None:
         network.load_state_dict(state["network"])
         ema.load_state_dict(state["ema"])
@@ -662,12 +673,14 @@ def train_vit(
                     "network": network.state_dict(),
                     "ema": ema.state_dict(),
                     "optimizer": optimizer.state_dict(),
+                    "initial": begun and asdict(begun),
                 }
                 save_checkpoint(folder / "checkpoint.pt", checkpoint)
                 record = {
                     "architecture": asdict(config),
                     "mean": IMAGENET_MEAN,
                     "std": IMAGENET_STD,
+                    "initial": begun and asdict(begun),
                     "training": asdict(how),
                     "steps": step + 1,
                     "seconds": round(spent, 1),

@@ -34,18 +34,24 @@ def _plan(data: str, out: Path, **changes: object) -> TrainingPlan:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_two_workers_train_and_go_on_from_their_checkpoint(data: str, tmp_path: Path) -> None:
-    plan = _plan(data, tmp_path / "run", workers=2)
+def test_two_workers_train_from_given_weights_and_go_on_from_their_checkpoint(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(_plan(data, tmp_path / "begun", steps=2))
+    monkeypatch.chdir(tmp_path)  # workers run elsewhere, and must find it all the same
+    plan = _plan(data, tmp_path / "run", workers=2, initial="begun")
     weights = train(plan)
     record = json.loads((tmp_path / "run" / "vit.json").read_text())
     assert record["steps"] == 4
+    assert record["initial"]["name"] == str(tmp_path / "begun")
     assert all(torch.isfinite(tensor).all() for tensor in load_file(weights).values())
 
     # The same plan, made longer: the steps that are done are not done again.
     assert train(replace(plan, steps=6)) == weights
     with (tmp_path / "run" / "log.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["4", "6"]
-    assert json.loads((tmp_path / "run" / "vit.json").read_text())["steps"] == 6
+    longer = json.loads((tmp_path / "run" / "vit.json").read_text())
+    assert (longer["steps"], longer["initial"]) == (6, record["initial"])
 
 
 def test_one_worker_trains_here_without_ray(data: str, tmp_path: Path) -> None:

@@ -2,11 +2,18 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from dstc_engine.sampling import ChainTables, add_noise
 from dstc_engine.schedule import Schedule
-from dstc_engine.training.prior import augment, prior_loss, variational_bound
+from dstc_engine.training.prior import (
+    PriorTraining,
+    augment,
+    draw_times,
+    prior_loss,
+    variational_bound,
+)
 
 TABLES = ChainTables(Schedule.respaced("1000"), "cpu")
 
@@ -71,3 +78,24 @@ def test_augmented_pictures_move_and_are_padded_with_white() -> None:
     dark = (moved < 0).flatten(1).sum(1)
     assert set(moved.unique().tolist()) == {-1.0, 1.0}
     assert int(dark.min()) == 3 * 6 * 6 and int(dark.max()) == 3 * 8 * 8
+
+
+def test_times_are_all_alike_by_default() -> None:
+    drawn = draw_times(5, PriorTraining(), torch.Generator().manual_seed(0))
+    expected = torch.randint(0, 1000, (5,), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, expected)
+
+
+def test_a_share_of_the_times_is_low() -> None:
+    how = PriorTraining(low_noise=0.8, low_noise_below=500)
+    drawn = draw_times(20000, how, torch.Generator().manual_seed(0))
+    assert int(drawn.min()) == 0 and int(drawn.max()) == 999
+    # Half of the other fifth is low as well.
+    assert float((drawn < 500).float().mean()) == pytest.approx(0.9, abs=0.01)
+    assert float((drawn < 250).float().mean()) == pytest.approx(0.45, abs=0.015)
+
+
+def test_all_times_are_low_if_so_asked() -> None:
+    how = PriorTraining(low_noise=1.0, low_noise_below=3)
+    drawn = draw_times(100, how, torch.Generator().manual_seed(0))
+    assert set(drawn.tolist()) == {0, 1, 2}

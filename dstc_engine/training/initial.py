@@ -1,0 +1,103 @@
+"""Weights that a run starts from, where it does not start from random ones.
+
+A network that knows one domain learns another in a fraction of the steps: fine-tuning. The run is a
+new one all the same, with an optimiser, a learning rate and averaged weights of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dstc_engine.errors import UserError, WeightsError
+from dstc_engine.schedule import NoiseSchedule
+from dstc_engine.weights import architectures
+from dstc_engine.weights.formats import check_layout, shapes
+from dstc_engine.weights.load import read_state
+from dstc_engine.weights.record import Weights
+from dstc_engine.weights.registry import file_sha256, find, verify
+
+
+@dataclass(frozen=True)
+class Initial:
+    """What a run started from, as its checkpoint and its description keep it.
+
+    Attributes:
+        name: as it was given. sha256: of the file.
+    """
+
+    name: str
+    sha256: str
+
+
+def load_initial(network: nn.Module, name: str, kind: str, sizes: Mapping[str, Any]) -> Initial:
+    """Fills a network that is to be trained with weights there are.
+
+    Args:
+        network: of random weights, on the CPU.
+        name: of registered weights, the path of a description, or the folder of an earlier run.
+        kind: "prior", "vit" or "clip". sizes: the network's own, as its description names them.
+
+    Raises:
+        UserError: there are no such weights, or they are those of another network.
+    """
+    described = str(Path(name) / f"{kind}.json") if Path(name).is_dir() else name
+    weights = find(described, kind)
+    path = verify(described)
+    _check_sizes(weights, kind, sizes, name)
+    state = read_state(weights, path)
+    try:
+        check_layout(shapes(state), shapes(network.state_dict()), path)
+    except WeightsError as error:
+        raise UserError(f"cannot start from {name}: it is another network; {error}") from error
+    network.load_state_dict(state)
+    return Initial(name, file_sha256(path))
+
+
+def _check_sizes(weights: Weights, kind: str, sizes: Mapping[str, Any], name: str) -> None:
+    # Tensors alone do not tell: any number of heads fits the same ones.
+    if kind == "prior":
+        schedule = architectures.noise_schedule(weights)
+        if schedule != NoiseSchedule():
+            raise UserError(
+                f"cannot start from {name}: it was trained with {schedule}, expected "
+                f"{NoiseSchedule()}"
+            )
+        told = asdict(architectures.unet_config(weights))
+    elif weights.is_published:
+        return  # their tensors differ from ours in number and shape
+    else:
+        told = weights.description()["architecture"]
+    found, expected = (json.loads(json.dumps(dict(fields))) for fields in (told, sizes))
+    wrong = [
+        f"{field} is {found[field]}, expected {value}"
+        for field, value in expected.items()
+        if field != "dropout" and field in found and found[field] != value
+    ]
+    if wrong:
+        raise UserError(f"cannot start from {name}: it is another network; {'; '.join(wrong)}")
+
+
+def read_initial(state: Mapping[str, Any], name: str | None, folder: Path) -> Initial | None:
+    """What the run of this checkpoint once started from; None for random weights.
+
+    Args:
+        state: the checkpoint. name: what the caller gave to start from; None to just go on.
+
+    Raises:
+        UserError: the run in `folder` started from something else than `name`.
+    """
+    told = state.get("initial")
+    initial = Initial(**told) if told else None
+    if name is not None and name != (initial.name if initial else None):
+        began = f"from {initial.name}" if initial else "from random weights"
+        raise UserError(
+            f"{folder}: the run there started {began}, not from {name}; give another folder for a "
+            "new run, or no weights to start from to continue this one"
+        )
+    return initial
