@@ -201,12 +201,19 @@ def presets(
 @app.command(no_args_is_help=True)
 def report(
     output: Annotated[str, typer.Argument(help="Run folder; path or URL.")],
+    contact_sheet: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.png", help="A printable page of pictures instead."),
+    ] = None,
 ) -> None:
     """Writes one self-contained HTML page about a run."""
-    from jobs.report import write_report
+    from jobs.report import write_contact_sheet, write_report
     from jobs.store import storage
 
-    print(write_report(storage.absolute(output)))
+    if contact_sheet is not None:
+        print(write_contact_sheet(storage.absolute(output), contact_sheet))
+    else:
+        print(write_report(storage.absolute(output)))
 
 
 @app.command(no_args_is_help=True)

@@ -25,6 +25,7 @@ from markupsafe import Markup
 from jobs.errors import RunFolderError, StorageError
 from jobs.reporting import charts
 from jobs.reporting.cards import make_cards
+from jobs.reporting.contact_sheet import MOST_ROWS, contact_sheet
 from jobs.reporting.page import Page
 from jobs.reporting.record import MISSING, Record, read_record
 from jobs.reporting.tally import Tally, count_rows, spread_rows
@@ -59,6 +60,39 @@ def write_report(output: str) -> str:
     except Exception as error:  # drivers raise their own types
         raise StorageError(f"{run.report}: cannot be written: {told(error)}") from error
     return run.report
+
+
+def write_contact_sheet(output: str, path: str) -> str:
+    """Writes one printable PNG with some rows of a run: all of them where they find room.
+
+    Args:
+        output: the run folder. path: of the PNG; a local path or any fsspec URL.
+
+    Returns:
+        The path or URL of the PNG.
+
+    Raises:
+        RunFolderError: the folder holds no run.
+        StorageError: the folder cannot be read, or the PNG not be written.
+    """
+    for place, what in ((output, "output"), (path, "contact sheet")):
+        storage.refuse_credentials(place, what)
+    run = RunFolder(storage.absolute(output).rstrip("/") or "/")
+    job = read_record(run.job, "job.json")
+    shards = run.parts()
+    if not job.values and not shards:
+        raise _no_run(run, job)
+    tally = count_rows(run, shards)
+    rows = spread_rows(run, tally, MOST_ROWS)
+    name = posixpath.basename(run.uri) or run.uri
+    title = f"{name}: {len(rows):,} of {tally.rows:,} rows, preset {job.part('preset').get('name')}"
+    sheet = contact_sheet(title, make_cards(run, job, rows))
+    target = storage.absolute(path)
+    try:
+        storage.write_bytes(target, sheet)
+    except Exception as error:  # drivers raise their own types
+        raise StorageError(f"{target}: cannot be written: {told(error)}") from error
+    return target
 
 
 def render(page: Page) -> str:

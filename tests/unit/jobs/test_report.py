@@ -21,7 +21,7 @@ from PIL import Image
 
 from dstc_engine.errors import UserError
 from dstc_engine.request import StepLosses
-from jobs.report import MAX_CARDS, write_report
+from jobs.report import MAX_CARDS, write_contact_sheet, write_report
 from jobs.store.results import Outcome, Sample, result_table, write_part
 from jobs.store.run_folder import RunFolder
 
@@ -376,3 +376,19 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"found job\.json, which is not readable JSON"):
         write_report(str(tmp_path))
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_contact_sheet_is_written_where_it_is_asked_for(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run()
+    target = tmp_path / "sheet.png"
+    assert write_contact_sheet(str(run), str(target)) == str(target)
+    with Image.open(target) as sheet:
+        assert sheet.format == "PNG" and sheet.size == (1654, 2339)
+        assert len(sheet.getcolors(1 << 20) or []) > 50
+    assert not (run / "report.html").exists()
+    with pytest.raises(UserError, match="expected a run folder"):
+        write_contact_sheet(str(tmp_path / "nothing"), str(target))
+    with pytest.raises(UserError, match="expected a path or URL without|credentials"):
+        write_contact_sheet(str(run), "s3://user:secret@bucket/sheet.png")
