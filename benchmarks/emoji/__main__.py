@@ -22,13 +22,14 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.emoji.baselines import BASELINES
-from benchmarks.emoji.measures import MEASURES, Array, interval, measure
+from benchmarks.emoji.measures import MEASURES, Array, measure
 from benchmarks.emoji.pictures import read_pictures, translate_missing
 from benchmarks.emoji.rows import TASKS, BenchmarkRow, benchmark_rows
 from benchmarks.emoji.style_classifier import StyleClassifier
 from benchmarks.emoji.ways import ABLATIONS, WHOLE
 from benchmarks.table import print_table
 from dstc_engine import image
+from dstc_engine.metrics.bootstrap import interval
 from dstc_engine.models import load_models
 from dstc_engine.presets import get_preset, with_fields
 from dstc_engine.training.captions import STYLE_PHRASES

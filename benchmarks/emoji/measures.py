@@ -11,15 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from benchmarks.emoji.rows import BenchmarkRow
 from benchmarks.emoji.style_classifier import StyleClassifier
-from benchmarks.variants import psnr
 from dstc_engine import image
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.losses.structure import self_similarity, structure_loss
+from dstc_engine.metrics.pixels import psnr, ssim
 from dstc_engine.request import Picture
 
 Array = npt.NDArray[np.float64]
@@ -48,29 +47,6 @@ def overlap(ours: Picture, theirs: Picture) -> float:
     return float((a & b).sum() / union) if union else 1.0
 
 
-def ssim(ours: Picture, theirs: Picture) -> float:
-    """Structural similarity, at most 1, mean over pixels and channels.
-
-    Wang et al. 2004: a Gaussian window of 11 pixels, sigma 1.5, K1 = 0.01, K2 = 0.03; windows that
-    lie within the picture.
-    """
-    x, y = (
-        torch.from_numpy(p.astype(np.float64)).permute(2, 0, 1)[:, None] for p in (ours, theirs)
-    )
-    line = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))
-    line = line / line.sum()
-    window = (line[:, None] * line)[None, None]
-
-    def mean(values: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(values, window)
-
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    mx, my = mean(x), mean(y)
-    vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
-    found = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    return float(found.mean())
-
-
 @torch.no_grad()
 def measure(
     rows: Sequence[BenchmarkRow],
@@ -94,18 +70,6 @@ def measure(
         found["silhouette"].append(shape)
         found["both"].append(float(style == row.target and shape >= KEPT))
         found["structure"].append(float(structure_loss(keys[:1], self_similarity(keys[1:]))))
-        # Equal pictures would make every mean infinite.
-        found["PSNR"].append(min(psnr(picture, truth), 60.0) if truth is not None else np.nan)
+        found["PSNR"].append(psnr(picture, truth) if truth is not None else np.nan)
         found["SSIM"].append(ssim(picture, truth) if truth is not None else np.nan)
     return {name: np.array(values) for name, values in found.items()}
-
-
-def interval(values: Array, draws: int = 1000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean, and the 2.5 and 97.5 % quantiles of means over rows drawn with replacement."""
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return np.nan, np.nan, np.nan
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(len(values), size=(draws, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)

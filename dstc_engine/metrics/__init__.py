@@ -1,0 +1,1 @@
+"""Measures of finished pictures; none of them guides."""
