@@ -217,6 +217,32 @@ def report(
 
 
 @app.command(no_args_is_help=True)
+def evaluate(
+    output: Annotated[str, typer.Argument(help="Run folder, finished or not; path or URL.")],
+    dino: Annotated[
+        str | None, typer.Option(help="ViT that judges (the preset's own), or none.")
+    ] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="CLIP model that judges (the preset's last), or none.")
+    ] = None,
+    truth: Annotated[
+        str | None, typer.Option(help="Column of ground-truth pictures (truth, if there is one).")
+    ] = None,
+    actors: Annotated[int, typer.Option(help="Processes that measure.", min=1)] = 1,
+    device: Annotated[_Device, typer.Option(help="Where the networks live.")] = _Device.auto,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Running Ray cluster [dim](RAY_ADDRESS, else Ray starts here)[/dim]."),
+    ] = None,
+) -> None:
+    """Measures the pictures of a run: metrics/, metrics.json and a table."""
+    from jobs.evaluate import EvaluateOptions
+    from jobs.evaluate import evaluate as measure
+
+    measure(EvaluateOptions(output, dino, clip, truth, actors, device.value, address))
+
+
+@app.command(no_args_is_help=True)
 def status(
     output: Annotated[str, typer.Argument(help="Run folder; path or URL.")],
     watch: Annotated[

@@ -6,7 +6,7 @@ Pictures are (H, W, 3) uint8 of one size. T tokens, D width of the ViT, E width 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor
 from dstc_engine import image
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino, DinoFeatures
+from dstc_engine.feature_cache import FeatureCache
 from dstc_engine.losses.structure import self_similarity, structure_loss
 from dstc_engine.request import Picture
 
@@ -28,6 +29,8 @@ class Judges:
     dino: Dino | None
     clip: Clip | None
     device: torch.device
+    # A text costs 79 passes, and a row asks for its own three times.
+    texts: FeatureCache = field(default_factory=lambda: FeatureCache(16 << 20), repr=False)
 
     @torch.no_grad()
     def measure(
@@ -54,17 +57,22 @@ class Judges:
                 of_style = self._look(self.dino, style)
                 found["style_similarity"] = _cosine(seen.cls[0], of_style.cls[0])
         if self.clip is not None and prompt is not None:
-            ours, text = self._embed(result), self.clip.embed_text(prompt)
+            ours, text = self._embed(result), self._text(prompt)
             found["clip_score"] = _cosine(ours, text)
             if source_prompt is not None:
                 moved = ours - self._embed(content)
-                meant = text - self.clip.embed_text(source_prompt)
+                meant = text - self._text(source_prompt)
                 found["clip_direction"] = _cosine(moved, meant)
         return found
 
     def _look(self, dino: Dino, picture: Picture) -> DinoFeatures:
         features: DinoFeatures = dino(self._tensor(picture))
         return features
+
+    def _text(self, text: str) -> Tensor:
+        clip = self.clip
+        assert clip is not None
+        return self.texts.get(text, lambda: (clip.embed_text(text),))[0]
 
     def _embed(self, picture: Picture) -> Tensor:
         assert self.clip is not None

@@ -1,0 +1,1 @@
+"""`dstc evaluate`, in its parts."""
