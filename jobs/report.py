@@ -4,7 +4,7 @@
     results/*.parquet      -> counts, sample rows   reporting.tally
     pictures, losses       -> cards                 reporting.cards, .thumbnails, .charts
     stats/*.json           -> speed                 reporting.throughput
-    all of it              -> the page              reporting.page, report.html.j2
+    all of it              -> the page              reporting.page, report.html.j2, report.js
 
 Whatever is missing or cannot be read is said on the page. All texts come from users and are escaped
 by the template; URLs lose their queries, which may be signatures.

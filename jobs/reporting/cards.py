@@ -51,6 +51,7 @@ class Card:
         facts: seed, steps and so on. details: URIs and the columns that travelled along.
         plots: the losses that were computed. resampled: steps at the start that repeat the first.
         search: what a search looks through, in lower case.
+        sort_values: what cards are sorted by: seconds, restarts, and each loss at its last step.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Card:
     plots: Sequence[Plot]
     resampled: int
     search: str
+    sort_values: Mapping[str, float]
 
 
 def make_cards(run: RunFolder, job: Record, rows: Sequence[Mapping[str, Any]]) -> list[Card]:
@@ -133,6 +135,7 @@ def _make_card(
         search=" ".join(
             text[name] for name in ("id", "prompt", "source_prompt", "status", "reason", "error")
         ).lower(),
+        sort_values=_sort_values(row, losses),
     )
 
 
@@ -170,6 +173,15 @@ def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     if row.get("seed") is not None:
         facts.append(("seed", str(row["seed"])))
     return facts
+
+
+def _sort_values(row: Mapping[str, Any], losses: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    if not row.get("steps"):  # it never came into a slot: its zeros are not the best
+        return {}
+    values = {name: row.get(name) for name in ("seconds", "restarts")}
+    last = losses[-1] if losses else {}
+    values |= {f"loss {name}": last[name] for name in last if name not in ("index", "phase")}
+    return {name: known for name, value in values.items() if (known := finite(value)) is not None}
 
 
 def _details(row: Mapping[str, Any]) -> list[tuple[str, str]]:

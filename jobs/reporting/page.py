@@ -144,3 +144,13 @@ class Page:
         found = dict.fromkeys([*STATUSES, *(card.status for card in self.cards)])
         counts = [(status, sum(card.status == status for card in self.cards)) for status in found]
         return [(status, count) for status, count in counts if count]
+
+    @property
+    def card_reasons(self) -> list[str]:
+        """Reasons that occur among the cards."""
+        return sorted({card.reason for card in self.cards if card.reason})
+
+    @property
+    def sort_names(self) -> list[str]:
+        """Numbers that some card has, so that cards can be sorted by them."""
+        return list(dict.fromkeys(name for card in self.cards for name in card.sort_values))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jobs.reporting.cards import manifest_folders
+from jobs.reporting.cards import _sort_values, manifest_folders
 from jobs.reporting.record import Record
 
 
@@ -40,3 +40,11 @@ def test_files_and_globs(uri: str, name: str, folder: str) -> None:
 def test_a_partial_record_tells_nothing() -> None:
     assert manifest_folders(Record("job.json", {}))(0) is None
     assert manifest_folders(_job("/data/a.parquet", {}))(0) is None
+
+
+def test_cards_sort_by_the_last_losses_that_are_numbers() -> None:
+    losses = [{"index": 1, "phase": "sample", "clip": 3.0}]
+    losses += [{"index": 0, "phase": "sample", "clip": 0.5, "total": float("nan")}]
+    row = {"steps": 2, "seconds": 1.5, "restarts": 0}
+    assert _sort_values(row, losses) == {"seconds": 1.5, "restarts": 0, "loss clip": 0.5}
+    assert _sort_values({**row, "steps": 0}, []) == {}
