@@ -8,9 +8,7 @@ Run again, it measures what is new. `docs/evaluation.md` says what the numbers m
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +21,7 @@ from jobs.errors import JobError, SettingsError
 from jobs.evaluation.measure_shard import MeasureShard
 from jobs.evaluation.plan import Judging, preset_of, record_of, unmeasured
 from jobs.evaluation.summary import print_summary, summarise
+from jobs.ray_session import own_error_in, running_ray
 from jobs.reporting.record import Record
 from jobs.store import storage
 from jobs.store.results import read_part
@@ -109,9 +108,7 @@ def _expected(job: Record) -> int | None:
 
 
 def _measure(run: RunFolder, judging: Judging, shards: list[int], options: EvaluateOptions) -> None:
-    from jobs.translate import _own_error_in
-
-    with _ray(options.address):
+    with running_ray(options.address or os.environ.get("RAY_ADDRESS")):
         gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
         wants_gpu = options.device == "cuda" or (options.device == "auto" and gpus > 0)
         context = ray.data.DataContext.get_current()
@@ -138,7 +135,7 @@ def _measure(run: RunFolder, judging: Judging, shards: list[int], options: Evalu
         except DstcError:
             raise
         except Exception as error:  # Ray wraps and re-raises in a dozen unrelated types
-            own = _own_error_in(error)
+            own = own_error_in(error)
             if own is not None:
                 raise own from error
             lines = str(error).strip().splitlines() or ["no message"]
@@ -147,17 +144,3 @@ def _measure(run: RunFolder, judging: Judging, shards: list[int], options: Evalu
                 "same command continues"
             ) from error
         assert measured == len(shards), f"{measured} of {len(shards)} shards were measured"
-
-
-@contextlib.contextmanager
-def _ray(address: str | None) -> Iterator[None]:
-    from jobs.translate import start_ray
-
-    own_ray = not ray.is_initialized()
-    try:
-        if own_ray:
-            start_ray(address or os.environ.get("RAY_ADDRESS"))
-        yield
-    finally:
-        if own_ray:
-            ray.shutdown()

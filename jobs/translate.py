@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import os
 import signal
 import sys
@@ -31,6 +30,7 @@ from dstc_engine.errors import DstcError, UserError
 from jobs import progress
 from jobs.closing import summarise
 from jobs.errors import JobError, RunFolderError, SettingsError, StorageError
+from jobs.ray_session import own_error_in, running_ray
 from jobs.settings import Settings
 from jobs.slots_auto import with_measured_slots, with_recorded_slots
 from jobs.store import storage, weights_bucket
@@ -342,23 +342,9 @@ def _expected_cost(plan: Plan, device: str, tflops: float | None) -> Estimate | 
 
 def _measured(settings: Settings) -> Settings:
     """The settings with the slots that the GPUs hold; Ray runs for as long as it takes."""
-    with _ray(settings):
+    with running_ray(_cluster_address(settings), on_start=_listen):
         workers = choose_workers(settings, 1)
         return with_measured_slots(settings, workers.device, weights_bucket.bucket())
-
-
-@contextlib.contextmanager
-def _ray(settings: Settings) -> Iterator[None]:
-    """Ray for the block: one that runs already, the cluster's, or one of our own."""
-    own_ray = not ray.is_initialized()
-    try:
-        if own_ray:
-            start_ray(_cluster_address(settings))
-            _listen()
-        yield
-    finally:
-        if own_ray:
-            ray.shutdown()
 
 
 def _take(lease: Lease) -> None:
@@ -413,7 +399,7 @@ def _interrupter() -> Callable[[], None]:
 def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None]) -> None:
     watch: Watch | None = None
     try:
-        with _ray(plan.settings):
+        with running_ray(_cluster_address(plan.settings), on_start=_listen):
             workers = choose_workers(plan.settings, len(plan.pending))
             row_count = progress.start_row_count()
             results, sink = build_pipeline(plan, workers, row_count)
@@ -427,7 +413,7 @@ def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None]) -> No
     except DstcError:
         raise
     except Exception as error:  # Ray wraps and re-raises in a dozen unrelated types
-        cause = _own_error_in(error)
+        cause = own_error_in(error)
         if watch is not None and watch.fault:
             raise _ending(watch.fault) from error
         if cause is not None:
@@ -435,38 +421,6 @@ def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None]) -> No
         raise JobError(
             f"the job broke: {storage.redact(_last_line(error))}. What is done is kept; the same "
             "command continues"
-        ) from error
-
-
-def start_ray(address: str | None, **options: Any) -> None:
-    """Joins a running cluster, or starts Ray on this machine for this process alone.
-
-    Args:
-        address: of the cluster, or None to start one.
-        options: for `ray.init`.
-
-    Raises:
-        SettingsError: no cluster answers at the address.
-        JobError: Ray does not start here.
-    """
-    # Ray's news of itself would drown ours; its logs stay in its session folder.
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # ours says it in one line
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    options = {"logging_level": logging.ERROR, "log_to_driver": False, **options}
-    if address:
-        try:
-            ray.init(address=address, **options)
-        except ConnectionError as error:
-            raise SettingsError(f"--address {address}: no Ray cluster answers there") from error
-        return
-    try:
-        ray.init(address="local", include_dashboard=False, **options)
-    except Exception as error:  # of no type of its own
-        # Ray gives its daemons 30 seconds, fixed, which a very busy machine exceeds.
-        raise JobError(
-            f"Ray does not start on this machine, which may be too busy: {error}. The same "
-            "command tries again"
         ) from error
 
 
@@ -513,15 +467,6 @@ def _ending(fault: DstcError) -> DstcError:
     if isinstance(fault, UserError):
         return fault
     return JobError(f"{fault}. What is done is kept; the same command continues")
-
-
-def _own_error_in(error: BaseException | None) -> DstcError | None:
-    """An error of ours inside Ray's wrappers, such as weights that a worker lacks."""
-    while error is not None:
-        if isinstance(error, DstcError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None
 
 
 def _told(error: Exception) -> str:

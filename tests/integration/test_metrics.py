@@ -16,8 +16,9 @@ import pytest
 import ray
 
 from jobs.metrics import METRICS
+from jobs.ray_session import start_ray
 from jobs.settings import make_settings
-from jobs.translate import OK, run, start_ray
+from jobs.translate import OK, run
 from tests.ray_session import RAY_WARNINGS, result_rows
 
 pytestmark = RAY_WARNINGS

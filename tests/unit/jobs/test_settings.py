@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from dstc_engine.compiled import MODES
 from dstc_engine.errors import PresetError
 from jobs.errors import SettingsError, StorageError
-from jobs.settings import make_settings
+from jobs.settings import Compile, make_settings
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,7 @@ def test_descriptions_of_weights_become_absolute(
     assert make_settings(manifest="m", output="o", set={"prior": url}).set == {"prior": url}
     with pytest.raises(StorageError, match="credentials"):
         make_settings(manifest="m", output="o", set={"prior": "s3://me:secret@bucket/p.json"})
+
+
+def test_compile_takes_the_modes_of_the_engine() -> None:
+    assert get_args(Compile) == MODES
