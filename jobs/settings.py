@@ -14,7 +14,7 @@ from jobs.store import storage
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Compile = Literal["no", "default", "max-autotune-no-cudagraphs"]
-# On CPUs more slots than these make nothing faster (docs/performance.md).
+# What was measured on CPUs (docs/performance.md), and what a GPU takes unless told otherwise.
 USUAL_SLOTS = 8
 
 
