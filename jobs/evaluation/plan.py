@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from jobs.store import storage
 from jobs.store.run_folder import RunFolder
 
 IDENTITY = b"dstc.evaluation"
+THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,6 @@ class Judging:
     def text(self) -> str:
         """As parts keep it."""
         return json.dumps(asdict(self), sort_keys=True)
-
-    @property
-    def digest(self) -> str:
-        """A short name for it."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
 
 def preset_of(job: Record, run: RunFolder) -> Preset:
@@ -94,19 +91,20 @@ def unmeasured(run: RunFolder, judging: Judging, shards: list[int]) -> list[int]
     the sum over the pictures it saw.
     """
     names = set(storage.list_names(storage.join(run.uri, "metrics")))
-    found = []
-    for shard in shards:
-        if f"part-{shard:05d}.parquet" not in names:
-            found.append(shard)
-            continue
-        table = read_metrics(run, shard)
-        metadata = (table.schema.metadata or {}) if table is not None else {}
-        told = json.loads(metadata.get(IDENTITY, b"{}"))
-        if told.get("judging") != json.loads(judging.text) or told.get("pictures") != pictures_sum(
-            run, shard
-        ):
-            found.append(shard)
-    return found
+
+    def is_measured(shard: int) -> bool:
+        table = read_metrics(run, shard) if f"part-{shard:05d}.parquet" in names else None
+        if table is None:
+            return False
+        told = json.loads((table.schema.metadata or {}).get(IDENTITY, b"{}"))
+        return told == {
+            "judging": json.loads(judging.text),
+            "pictures": pictures_sum(run, shard),
+        }
+
+    with ThreadPoolExecutor(THREADS) as pool:  # storage answers each in tens of milliseconds
+        measured = pool.map(is_measured, shards)
+        return [shard for shard, done in zip(shards, measured, strict=True) if not done]
 
 
 def pictures_sum(run: RunFolder, shard: int) -> str:

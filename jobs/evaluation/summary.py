@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.evaluation.measure_shard import BASELINES, COLUMNS, METRICS
-from jobs.evaluation.plan import Judging, read_metrics
+from jobs.evaluation.plan import THREADS, Judging, read_metrics
 from jobs.store import storage
 from jobs.store.run_folder import RunFolder
 
@@ -34,8 +35,9 @@ def summarise(
     columns: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in COLUMNS}
     statuses: dict[str, int] = {}
     errors = 0
-    for shard in shards:
-        table = read_metrics(run, shard)
+    with ThreadPoolExecutor(THREADS) as pool:
+        tables = pool.map(lambda shard: read_metrics(run, shard), shards)
+    for table in tables:
         if table is None:
             continue
         for status in table["status"].to_pylist():
