@@ -1,10 +1,9 @@
 """Networks that PyTorch compiles for the shapes of a step (torch.compile).
 
 Pointwise work (norms, activations, scale and shift, casts) is fused into few kernels. Products and
-convolutions stay those of the libraries. The first step of an engine compiles, for minutes at full
-size. CUDA graphs are left out: at S slots a step of the full-size presets takes so long that the
-CPU is always ahead of the GPU, and a graph's outputs are overwritten when it runs again, which
-several groups of rows do within one step.
+convolutions stay those of the libraries. The first step of an engine compiles. CUDA graphs are left
+out: what a graph gave is overwritten when it runs again, which several groups of rows do within one
+step, and there was no GPU to prove on that everything needed later is copied before.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def compiled(models: Models, mode: str = "default", backend: str = "inductor") -
 
     Weights and what is remembered of pictures are shared with `models`, which stay as they are:
     conditions are encoded by those, one row at a time, and would compile every network once more.
-    On a GPU weights of convolutions are laid out channels last, which tensor cores want.
+    On a GPU the shared weights of convolutions are laid out channels last, for both.
 
     Args:
         mode: of MODES but "no". backend: of torch.compile.

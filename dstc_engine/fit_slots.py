@@ -103,7 +103,7 @@ def _even(slots: int) -> int:
 
 
 def slots_that_fit(models: Models, preset: Preset, compiled: Models | None = None) -> int:
-    """Measures on the models' own GPU, in half a minute to minutes; nothing else may use it.
+    """Measures on the models' own GPU, which nothing else may use meanwhile.
 
     Raises:
         DeviceMemoryError: not even one slot fits.

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dstc_engine.transfer import upload
 
-# With 8 crops, 4 rows are 32 pictures of 224 to 384 pixels: enough to fill a GPU, and RN50x16 keeps
-# half a gigabyte of activations for each in bf16 until its gradient is taken.
+# With 8 crops, 4 rows are 32 pictures of 224 to 384 pixels, whose activations are all kept until
+# their gradient is taken: what CLIP needs of a GPU's memory no longer grows with the slots.
 _MOST = 4
 
 
@@ -25,12 +25,17 @@ class RowGroup:
     """Rows of the table.
 
     Attributes:
-        index: (G,) int64 on the device; the last row is repeated to fill the group up.
-        count: rows that are not repeats, the first ones of `index`.
+        members: the rows themselves, on the CPU.
+        index: (G,) int64 on the device: the members, the last repeated to fill the group up.
     """
 
+    members: tuple[int, ...]
     index: Tensor
-    count: int
+
+    @property
+    def count(self) -> int:
+        """Rows that are not repeats."""
+        return len(self.members)
 
     @property
     def rows(self) -> Tensor:
@@ -50,7 +55,7 @@ def row_groups(rows: Sequence[int], size: int, device: torch.device) -> list[Row
     """Splits rows, in their order, into groups of `size`; none for no rows."""
     groups = []
     for start in range(0, len(rows), size):
-        chosen = list(rows[start : start + size])
-        index = chosen + chosen[-1:] * (size - len(chosen))
-        groups.append(RowGroup(upload(torch.tensor(index), device), len(chosen)))
+        members = tuple(rows[start : start + size])
+        index = members + members[-1:] * (size - len(members))
+        groups.append(RowGroup(members, upload(torch.tensor(index), device)))
     return groups

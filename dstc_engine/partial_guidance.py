@@ -35,8 +35,9 @@ class StepRows:
     wanted: Mapping[str, Sequence[int]]
     classes: Tensor | None
 
-    def of(self, group: RowGroup, rows: Sequence[int]) -> StepRows:
-        """Those of a group, whose first ones are `rows`; what repeats needs no loss."""
+    def of(self, group: RowGroup) -> StepRows:
+        """Those of a group; what repeats needs no loss."""
+        place = {row: number for number, row in enumerate(group.members)}
         weights = self.weights[group.index]
         weights[group.count :] = 0
         return StepRows(
@@ -46,7 +47,7 @@ class StepRows:
             previous_cls=self.previous_cls[group.index],
             crops=self.crops[:, group.index],
             weights=weights,
-            wanted={n: [rows.index(s) for s in of if s in rows] for n, of in self.wanted.items()},
+            wanted={n: [place[s] for s in of if s in place] for n, of in self.wanted.items()},
             classes=None if self.classes is None else self.classes[group.index],
         )
 
@@ -54,8 +55,8 @@ class StepRows:
 def group_size_of_guided(slots: int) -> int:
     """Rows of a group in a table of this many slots.
 
-    A quarter of them: tables of which half the rows are guided then take five groups instead of
-    four, and the networks still see several rows at a time.
+    A quarter of them: a table then takes one group more than its rows fill, at most, and the
+    networks still see several rows at a time.
     """
     return max(1, slots // 4)
 
@@ -79,9 +80,8 @@ def guide_some(
         losses=step.weights.new_full((len(step.x), len(LOSS_NAMES)), float("nan")),
         cls=step.previous_cls.clone(),
     )
-    for number, group in enumerate(row_groups(guided, size, step.x.device)):
-        chosen = guided[number * size : (number + 1) * size]
-        of_group = vars(step.of(group, chosen))
+    for group in row_groups(guided, size, step.x.device):
+        of_group = vars(step.of(group))
         seen = guide(models, preset, **of_group, group=group_size(len(step.x)))
         _put(whole.denoised, seen.denoised, group)
         whole.push[group.rows] = seen.push[: group.count]

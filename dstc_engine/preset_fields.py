@@ -5,9 +5,10 @@ One line a field: `Preset` refuses what does not fit, `dstc presets NAME` shows 
 
 from __future__ import annotations
 
+import difflib
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,6 +165,13 @@ FIELDS: dict[str, Field] = {
     "match_colours": _switch("carry the style picture's colours over to the finished picture"),
     "fit": _either("pictures not square: crop the centre, or pad and cut back", "crop", "pad"),
 }
+
+
+def known(name: str, names: Iterable[str]) -> str:
+    """For an error about a name that is not known: the nearest one, and all there are."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, 1)
+    return (f"did you mean {near[0]}? " if near else "") + f"expected one of {', '.join(names)}"
 
 
 def said(kind: object) -> str:

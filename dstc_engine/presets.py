@@ -8,14 +8,12 @@ made with `with_fields`, which `--set KEY=VALUE` calls.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import typing
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dstc_engine.errors import PresetError
-from dstc_engine.preset_fields import FIELDS, is_of, read_value, said
+from dstc_engine.preset_fields import FIELDS, is_of, known, read_value, said
 from dstc_engine.schedule import read_respacing
 
 CLIP_ENSEMBLE = ("clip-rn50", "clip-rn50x4", "clip-vit-b-32", "clip-rn50x16", "clip-vit-b-16")
@@ -264,7 +262,7 @@ def get_preset(name: str) -> Preset:
         PresetError: there is none; the message lists those there are.
     """
     if name not in PRESETS:
-        raise PresetError(f"unknown preset {name!r}; {_known(name, PRESETS)}")
+        raise PresetError(f"unknown preset {name!r}; {known(name, PRESETS)}")
     return PRESETS[name]
 
 
@@ -280,14 +278,9 @@ def with_fields(preset: Preset, texts: dict[str, str]) -> Preset:
     values: dict[str, object] = {}
     for key, text in texts.items():
         if key not in FIELDS:
-            raise PresetError(f"unknown preset field {key!r}; {_known(key, FIELDS)}")
+            raise PresetError(f"unknown preset field {key!r}; {known(key, FIELDS)}")
         try:
             values[key] = read_value(text, _kinds()[key])
         except ValueError as error:
             raise preset._refusal(key, str(error), found=text) from None
     return dataclasses.replace(preset, **values)  # type: ignore[arg-type]
-
-
-def _known(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, names, 1)
-    return (f"did you mean {near[0]}? " if near else "") + f"expected one of {', '.join(names)}"

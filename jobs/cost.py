@@ -196,7 +196,7 @@ def cost_of(preset: Preset, with_prompt: bool = True) -> Cost:
 
     models = meta_models(preset)
     schedule = Schedule.respaced(preset.respacing, models.noise_schedule)
-    schedule.first_index(preset.skip)
+    schedule.first_index(preset.skip)  # refuses a chain without a step, as the engine does
     return Cost(
         steps=preset.guided_steps,
         step=_count_step(models, preset, with_prompt),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -39,8 +38,7 @@ def make_engine_factory(task: ShardTask) -> Callable[[int], Engine]:
 
     from dstc_engine.engine import Engine as GuidedEngine
 
-    if task.weights and not os.environ.get("DSTC_WEIGHTS"):
-        os.environ["DSTC_WEIGHTS"] = task.weights
+    weights_bucket.use(task.weights)
     models, compiled = load_networks(settings, task.device)
     # What these networks cannot do (a class or a step that the prior lacks) ends the job here;
     # found out in the engine's thread, it would fail row after row.

@@ -7,13 +7,14 @@ that it was begun with, and measures nothing.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import ray
+import ray.exceptions
 
 from jobs.errors import JobError
 from jobs.settings import Settings
+from jobs.store import weights_bucket
 from jobs.store.run_folder import recorded_slots
 
 # Ray names the kind of a node's cards by a resource, of which a trace picks such a node.
@@ -49,13 +50,24 @@ def with_measured_slots(settings: Settings, device: str, weights: str | None) ->
         measure.options(resources={kind: _TRACE} if kind else None).remote(settings, weights)
         for kind in kinds or [""]
     ]
-    found = ray.get(asked)
-    slots = [slots for slots in found if isinstance(slots, int)]
-    if len(slots) < len(found):
-        raise next(error for error in found if isinstance(error, Exception))
-    if not slots:
-        raise JobError("--slots auto: no GPU answered")
+    slots = []
+    for found in _answers(asked):
+        if isinstance(found, Exception):
+            raise found
+        slots.append(found)
     return _with(settings, min(slots))
+
+
+def _answers(asked: list[Any]) -> list[int | Exception]:
+    try:
+        answers: list[int | Exception] = ray.get(asked)
+    except ray.exceptions.RayError as error:  # the process died, or raised what is not ours
+        told = str(error).strip().splitlines() or ["no message"]
+        raise JobError(
+            f"--slots auto: measuring a GPU broke ({type(error).__name__}: {told[-1]}); --slots N "
+            "measures nothing"
+        ) from error
+    return answers
 
 
 def kinds_of_cards(nodes: list[dict[str, Any]]) -> list[str]:
@@ -78,8 +90,7 @@ def _measure(settings: Settings, weights: str | None) -> int | Exception:
     from jobs.engine_factory import load_networks
 
     try:
-        if weights and not os.environ.get("DSTC_WEIGHTS"):
-            os.environ["DSTC_WEIGHTS"] = weights
+        weights_bucket.use(weights)
         models, compiled = load_networks(settings, "cuda")
         return slots_that_fit(models, settings.resolved_preset, compiled)
     except DstcError as error:

@@ -12,7 +12,6 @@ Heavy imports (torch, Ray) wait inside the functions, so that `--help` answers a
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
@@ -279,31 +278,10 @@ def _train_on_ray(plan: TrainingPlan, address: str | None) -> Path:
             f"of {plan.workers * (2 if plan.kind is Kind.clip else 1)}"
         )
 
-    import ray
+    from jobs.ray_session import running_ray
 
-    own_ray = not ray.is_initialized()
-    if own_ray:
-        _start_ray(address)
-    try:
+    with running_ray(address or os.environ.get("RAY_ADDRESS")):
         return _fit(plan)
-    finally:
-        if own_ray:
-            ray.shutdown()
-
-
-def _start_ray(address: str | None) -> None:
-    import ray
-
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    address = address or os.environ.get("RAY_ADDRESS")
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        if address:
-            ray.init(address=address, **quiet)
-        else:
-            ray.init(address="local", include_dashboard=False, **quiet)
-    except ConnectionError as error:
-        raise UserError(f"--address {address}: no Ray cluster answers there") from error
 
 
 def _fit(plan: TrainingPlan) -> Path:

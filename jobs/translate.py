@@ -279,7 +279,9 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
         return OK
     if settings.auto_slots:
         with end_on_signals():
-            plan = make_plan(_measured(settings))
+            settings = _measured(settings)
+        job = plan_job(settings, plan.manifest, plan.weights)
+        plan = dataclasses.replace(plan, settings=settings, job=job, ledger=Ledger(job.run))
     lease = Lease(plan.job.run.lease, storage.redact(plan.job.run.uri))
     try:
         if plan.pending:

@@ -33,6 +33,7 @@ from dstc_engine.metrics.bootstrap import interval
 from dstc_engine.models import load_models
 from dstc_engine.presets import get_preset, with_fields
 from dstc_engine.training.captions import STYLE_PHRASES
+from jobs.key_values import read_key_values
 
 
 def fit_classifier(drawings: Sequence[dict[str, Any]]) -> StyleClassifier:
@@ -79,7 +80,7 @@ def main() -> None:
     torch.set_num_threads(1)
     drawings = pq.read_table(arguments.data).to_pylist()
     rows = benchmark_rows(drawings, arguments.rows, arguments.split)
-    preset = with_fields(get_preset("tiny64"), dict(text.split("=", 1) for text in arguments.set))
+    preset = with_fields(get_preset("tiny64"), read_key_values(arguments.set))
     models = load_models(preset, precision=arguments.precision)
     ways = {way: ABLATIONS[way] for way in arguments.ways}
     translate_missing(models, preset, ways, rows, arguments.work, arguments.slots)

@@ -45,7 +45,7 @@ class BenchmarkRow:
 def benchmark_rows(
     pictures: Sequence[dict[str, Any]], count: int, split: str = "test", seed: int = 0
 ) -> list[BenchmarkRow]:
-    """So many rows of each task, drawn from a seed; all tasks have the same subjects in turn.
+    """So many rows of each task, drawn from a seed; pairs of styles take turns within a task.
 
     Args:
         pictures: rows of the emoji data set, `png` as bytes.

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from dstc_engine.training.captions import STYLE_PHRASES, caption
 from dstc_engine.training.checkpoint import load_checkpoint, save_checkpoint
-from dstc_engine.training.initial import Initial, load_initial, read_initial
+from dstc_engine.training.initial import begin
 from dstc_engine.training.loop import Pace, World, learning_rate, shuffled_rows, update_ema
 from dstc_engine.training.pictures import Pictures, load_pictures
 from dstc_engine.training.records import log_metrics, save_weights
@@ -348,11 +348,7 @@ def train_clip(
     torch.manual_seed(how.seed)
     clip = config.build(how.token_drop)
     state = load_checkpoint(folder / "checkpoint.pt")
-    begun: Initial | None = None
-    if state is not None:
-        begun = read_initial(state, initial, folder)
-    elif initial is not None:
-        begun = load_initial(clip, initial, "clip", asdict(config))
+    begun = begin(clip, state, initial, folder, "clip", asdict(config))
     clip.to(world.device)
     ema = copy.deepcopy(clip).eval().requires_grad_(False)
     optimizer = _optimizer(clip, how)

@@ -35,6 +35,28 @@ class Initial:
     sha256: str
 
 
+def begin(
+    network: nn.Module,
+    state: Mapping[str, Any] | None,
+    initial: str | None,
+    folder: Path,
+    kind: str,
+    sizes: Mapping[str, Any],
+) -> Initial | None:
+    """What a run starts from, or once started from; a new one's network is filled with it.
+
+    Args:
+        state: the checkpoint of the run in `folder`, if there is one. initial: what the caller
+            gave; the others as in `load_initial`.
+
+    Raises:
+        UserError: as `load_initial` and `read_initial`.
+    """
+    if state is not None:
+        return read_initial(state, initial, folder)
+    return None if initial is None else load_initial(network, initial, kind, sizes)
+
+
 def load_initial(network: nn.Module, name: str, kind: str, sizes: Mapping[str, Any]) -> Initial:
     """Fills a network that is to be trained with weights there are.
 

@@ -34,7 +34,7 @@ from dstc_engine.sampling import (
 )
 from dstc_engine.schedule import Schedule
 from dstc_engine.training.checkpoint import load_checkpoint, save_checkpoint
-from dstc_engine.training.initial import Initial, load_initial, read_initial
+from dstc_engine.training.initial import Initial, begin
 from dstc_engine.training.loop import Pace, World, learning_rate, shuffled_rows, update_ema
 from dstc_engine.training.pictures import Pictures, load_pictures
 from dstc_engine.training.sheet import write_sheet
@@ -225,11 +225,7 @@ def train_prior(
     torch.manual_seed(how.seed)
     unet = UNet(config)
     state = load_checkpoint(folder / "checkpoint.pt")
-    begun: Initial | None = None
-    if state is not None:
-        begun = read_initial(state, initial, folder)
-    elif initial is not None:
-        begun = load_initial(unet, initial, "prior", asdict(config))
+    begun = begin(unet, state, initial, folder, "prior", asdict(config))
     unet.to(world.device)
     ema = copy.deepcopy(unet).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=how.peak_rate, weight_decay=0.01)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from dstc_engine.errors import UserError
-from dstc_engine.preset_fields import read_value
+from dstc_engine.preset_fields import known, read_value
 
 Training = TypeVar("Training")
 
@@ -24,11 +23,7 @@ def with_settings(how: Training, texts: Mapping[str, str]) -> Training:
     values: dict[str, Any] = {}
     for key, text in texts.items():
         if key not in kinds:
-            near = difflib.get_close_matches(key, kinds, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise UserError(
-                f"unknown training setting {key!r}; {hint}expected one of {', '.join(kinds)}"
-            )
+            raise UserError(f"unknown training setting {key!r}; {known(key, kinds)}")
         try:
             values[key] = read_value(text, kinds[key])
         except ValueError as error:

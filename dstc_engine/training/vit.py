@@ -33,7 +33,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dstc_engine.training.checkpoint import load_checkpoint, save_checkpoint
-from dstc_engine.training.initial import Initial, load_initial, read_initial
+from dstc_engine.training.initial import begin
 from dstc_engine.training.loop import Pace, World, learning_rate, shuffled_rows, update_ema
 from dstc_engine.training.pictures import Pictures, load_pictures
 from dstc_engine.training.records import log_metrics, save_weights
@@ -614,11 +614,7 @@ def train_vit(
     torch.manual_seed(how.seed)
     network = ViTWithHeads(config, len(set(train.styles)))
     state = load_checkpoint(folder / "checkpoint.pt")
-    begun: Initial | None = None
-    if state is not None:
-        begun = read_initial(state, initial, folder)
-    elif initial is not None:
-        begun = load_initial(network.vit, initial, "vit", asdict(config))
+    begun = begin(network.vit, state, initial, folder, "vit", asdict(config))
     network.to(world.device)
     ema = copy.deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(

@@ -37,6 +37,12 @@ def bucket() -> str | None:
     return named.rstrip("/")
 
 
+def use(driver_bucket: str | None) -> None:
+    """Takes weights from where the driver takes them, unless this node names a place of its own."""
+    if driver_bucket and not os.environ.get("DSTC_WEIGHTS"):
+        os.environ["DSTC_WEIGHTS"] = driver_bucket
+
+
 def told_of(name: str, patience: storage.Patience = storage.PROMPT) -> dict[str, Any] | None:
     """What the bucket says of weights, or None when it has none of this name.
 
@@ -105,6 +111,28 @@ def bring(preset: Preset) -> None:
         told = _told_of_all(preset, storage.STEADY)
     for name, record in told.items():
         _bring_one(source, name, record)
+
+
+def bring_one(name: str) -> None:
+    """As `bring`, for one network that no preset needs.
+
+    Raises:
+        WeightsError, JobError: as `bring`.
+    """
+    if is_description(name):
+        if is_url(name):
+            bring_described(name)
+        return
+    source = bucket()
+    if source is None or not registry.find(name).is_published:
+        return
+    with answering(source):
+        told = told_of(name, storage.STEADY)
+    if told is None:
+        raise WeightsError(
+            f"no weights {name} in {source}; bring them with `dstc weights fetch {name}`"
+        )
+    _bring_one(source, name, told)
 
 
 def put(name: str) -> None:
