@@ -32,6 +32,9 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._kept
+
     def get(self, key: Hashable, look: Callable[[], Features]) -> Features:
         """What is remembered under the key, else what `look` says now; its errors are not kept."""
         if key in self._kept:

@@ -109,6 +109,14 @@ def fit_mask(mask: Picture, size: int, mode: str = "crop") -> Picture:
     return _fit(mask, size, mode, Image.Resampling.BOX)
 
 
+def fit_labels(labels: Picture, size: int, mode: str = "crop") -> Picture:
+    """Fits labels (H, W) uint8 as `fit` does their picture; padding is 0, each pixel one label."""
+    if mode == "crop":
+        return _fit(labels, size, mode, Image.Resampling.NEAREST)
+    turned = _fit(255 - labels, size, mode, Image.Resampling.NEAREST)  # padding is white
+    return 255 - turned
+
+
 def _fit(picture: Picture, size: int, mode: str, resampling: Image.Resampling) -> Picture:
     opened = Image.fromarray(picture)
     if opened.size == (size, size):

@@ -225,6 +225,36 @@ def evaluate(
     clip: Annotated[
         str | None, typer.Option(help="CLIP model that judges (the preset's last), or none.")
     ] = None,
+    identity: Annotated[
+        str | None, typer.Option(help="Face network (the preset's, where it guides), or none.")
+    ] = None,
+    lpips: Annotated[
+        str | None,
+        typer.Option(metavar="NET=FILE", help="LPIPS: alex, vgg or squeeze, with its weights."),
+    ] = None,
+    segmentation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW", help="mask_iou: foreground, foreground:LEVEL, or NETWORK=FILE."
+        ),
+    ] = None,
+    masks: Annotated[
+        str | None, typer.Option(help="Column of labels of the content, for mask_iou.")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.parquet", help="Real pictures: distances of sets, style_right."),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="What a row of the reference must have to count."),
+    ] = None,
+    style_column: Annotated[
+        str | None, typer.Option(help="Column that names the wanted style, for style_right.")
+    ] = None,
+    inception: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Weights of Inception, for FID and KID.")
+    ] = None,
     truth: Annotated[
         str | None, typer.Option(help="Column of ground-truth pictures (truth, if there is one).")
     ] = None,
@@ -239,7 +269,25 @@ def evaluate(
     from jobs.evaluate import EvaluateOptions
     from jobs.evaluate import evaluate as measure
 
-    measure(EvaluateOptions(output, dino, clip, truth, actors, device.value, address))
+    measure(
+        EvaluateOptions(
+            output=output,
+            dino=dino,
+            clip=clip,
+            identity=identity,
+            lpips=lpips,
+            segmentation=segmentation,
+            masks=masks,
+            reference=reference,
+            where=read_key_values(where or [], "--where"),
+            style_column=style_column,
+            inception=inception,
+            truth=truth,
+            actors=actors,
+            device=device.value,
+            address=address,
+        )
+    )
 
 
 @app.command(no_args_is_help=True)

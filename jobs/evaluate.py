@@ -8,9 +8,12 @@ Run again, it measures what is new. `docs/evaluation.md` says what the numbers m
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.data
@@ -18,14 +21,27 @@ import ray.data
 from dstc_engine.errors import DstcError
 from dstc_engine.presets import Preset
 from jobs.errors import JobError, SettingsError
-from jobs.evaluation.measure_shard import MeasureShard
-from jobs.evaluation.plan import Judging, preset_of, record_of, unmeasured
+from jobs.evaluation.load_judges import foreground_level
+from jobs.evaluation.measure_shard import MeasureShard, MeasureTask
+from jobs.evaluation.plan import (
+    Judging,
+    identity_of,
+    preset_of,
+    read_table,
+    record_of,
+    reference_part,
+    unmeasured,
+)
+from jobs.evaluation.reference import CHUNK, MOST, fit_classifier, read_reference
 from jobs.evaluation.summary import print_summary, summarise
 from jobs.ray_session import own_error_in, running_ray
 from jobs.reporting.record import Record
-from jobs.store import storage
+from jobs.store import storage, weights_bucket
 from jobs.store.results import read_part
 from jobs.store.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from dstc_engine.metrics.style_classifier import StyleClassifier
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,13 @@ class EvaluateOptions:
     Attributes:
         output: the run folder. dino, clip: names of the networks that judge; None: the preset's
             own, "none": measure nothing with one.
+        identity: name of the face network; None: the preset's, where it guides; or "none".
+        lpips: "alex=FILE", "vgg=FILE" or "squeeze=FILE" with torchvision's weights.
+        segmentation: "foreground", "foreground:LEVEL", or "NETWORK=FILE" with one of torchvision's.
+        masks: column of labels of the content, which stand in for the segmentation's.
+        reference, where: Parquet file of real pictures, and values that its rows must have.
+        style_column: column with the name of the wanted style, as the reference names it.
+        inception: file of FID's network.
         truth: column of ground-truth pictures; None: `truth`, where the results have one.
         actors: processes that measure. device: "auto", "cuda" or "cpu".
         address: of a running Ray cluster; None starts one here, unless RAY_ADDRESS is set.
@@ -43,10 +66,23 @@ class EvaluateOptions:
     output: str
     dino: str | None = None
     clip: str | None = None
+    identity: str | None = None
+    lpips: str | None = None
+    segmentation: str | None = None
+    masks: str | None = None
+    reference: str | None = None
+    where: Mapping[str, str] = field(default_factory=dict)
+    style_column: str | None = None
+    inception: str | None = None
     truth: str | None = None
     actors: int = 1
     device: str = "auto"
     address: str | None = None
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of the cluster; None starts one here."""
+        return self.address or os.environ.get("RAY_ADDRESS")
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
@@ -57,49 +93,168 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
 
     Raises:
         RunFolderError: the folder holds no run.
-        SettingsError: no such column. WeightsError: networks that are not there.
-        JobError: the job broke; the same command continues it.
+        SettingsError: no such column or file. WeightsError: networks that are not there.
+        JobError: the job broke, or storage does not answer; the same command continues it.
     """
     storage.refuse_credentials(options.output, "output")
     run = RunFolder(storage.absolute(options.output).rstrip("/") or "/")
+    try:
+        return _evaluate(run, options)
+    except OSError as error:
+        told = storage.redact(f"{type(error).__name__}: {error}")
+        raise JobError(
+            f"storage does not answer: {told}. What is measured is kept; the same command continues"
+        ) from error
+
+
+def _evaluate(run: RunFolder, options: EvaluateOptions) -> dict[str, Any]:
     job = record_of(run)
     preset = preset_of(job, run)
     shards = run.parts()
-    judging = judging_of(options, preset, _truth_column(options, run, shards))
-    pending = unmeasured(run, judging, shards)
+    judging = judging_of(options, preset, _columns(options, run, shards))
+    chunks, classifier, right = _reference_of(judging)
+    pending = [
+        *({"of_reference": True, "number": n} for n in _unseen(run, judging, chunks)),
+        *({"of_reference": False, "number": n} for n in unmeasured(run, judging, shards)),
+    ]
     if pending:
-        _measure(run, judging, pending, options)
-    summary = summarise(run, judging, shards, _expected(job))
+        share = MOST / max(1, len(shards))
+        task = MeasureTask(
+            output=run.uri,
+            judging=judging,
+            device="cpu",
+            threads=int(os.environ.get("OMP_NUM_THREADS") or 1),
+            classifier=classifier,
+            features_per_shard=math.ceil(share),
+            weights=weights_bucket.bucket(),
+        )
+        _run_job(task, pending, options)
+    summary = summarise(run, judging, shards, _expected(job), chunks, right)
     print_summary(summary)
     return summary
 
 
-def judging_of(options: EvaluateOptions, preset: Preset, truth: str | None) -> Judging:
-    """What measures: the preset's own networks unless others are named."""
+def judging_of(options: EvaluateOptions, preset: Preset, columns: Mapping[str, str]) -> Judging:
+    """What measures: the preset's own networks unless others are named.
+
+    Args:
+        columns: of the results: truth, masks, style_column, those that are used.
+
+    Raises:
+        SettingsError: a file that is not there, or an option that lacks another.
+        WeightsError: networks that are not there.
+    """
     clips = preset.clips if preset.guides("clip") else ()
+    own_face = preset.arcface if preset.guides("identity") else ""
     dino = {None: preset.dino, "none": ""}.get(options.dino, options.dino)
     clip = {None: clips[-1] if clips else "", "none": ""}.get(options.clip, options.clip)
+    face = {None: own_face, "none": ""}.get(options.identity, options.identity)
+    if options.segmentation:
+        foreground_level(options.segmentation)  # refuses what is neither
+    if options.masks and not options.segmentation:
+        raise SettingsError("--masks: expected --segmentation, which labels the results, beside it")
+    if options.where and not options.reference:
+        raise SettingsError("--where: expected --reference, whose rows it chooses, beside it")
+    files = {
+        "lpips": (options.lpips or "").partition("=")[2],
+        "segmentation": (options.segmentation or "").partition("=")[2],
+        "inception": options.inception or "",
+        "reference": options.reference or "",
+    }
+    if options.lpips and not files["lpips"]:
+        raise SettingsError(f"--lpips: found {options.lpips!r}; expected alex=FILE, for example")
+    for option, uri in files.items():
+        storage.refuse_credentials(uri, f"--{option}")
+    places = {option: storage.absolute(uri) if uri else "" for option, uri in files.items()}
+
+    def placed(option: str, text: str | None) -> str:
+        name, mark, _ = (text or "").partition("=")
+        return f"{name}={places[option]}" if mark else name
+
+    networks = [str(name) for name in (dino, clip, face) if name]
     return Judging(
         dino=str(dino),
         dino_size=preset.dino_size,
         dino_layer=preset.dino_layer if dino == preset.dino else -1,
         clip=str(clip),
-        truth=truth,
+        truth=columns.get("truth"),
         image_size=preset.image_size,
         fit=preset.fit,
+        identity=str(face),
+        identity_crop=preset.identity_crop,
+        lpips=placed("lpips", options.lpips),
+        segmentation=placed("segmentation", options.segmentation),
+        inception=places["inception"],
+        reference=places["reference"],
+        where=dict(options.where),
+        masks=columns.get("masks"),
+        style_column=columns.get("style_column"),
+        sums={
+            **{name: _sum_of_network(name, options) for name in networks},
+            **{f"--{name}": _sum_of_file(name, uri) for name, uri in places.items() if uri},
+        },
     )
 
 
-def _truth_column(options: EvaluateOptions, run: RunFolder, shards: list[int]) -> str | None:
-    columns = set(read_part(run, shards[0]).column_names) if shards else set()
-    if options.truth is None:
-        return "truth" if "truth" in columns else None
-    if shards and options.truth not in columns:
-        raise SettingsError(
-            f"--truth: found {options.truth!r}; expected a column of the results, one of "
-            + ", ".join(sorted(columns))
-        )
-    return options.truth
+def _sum_of_network(name: str, options: EvaluateOptions) -> str:
+    """The sha256 of weights as published; a missing file shows here, before Ray starts."""
+    from dstc_engine.weights import fetch, registry
+
+    weights = registry.find(name)
+    if weights.is_published and weights_bucket.bucket() is not None:
+        told = weights_bucket.told_of(name)
+        return str(told["upstream_sha256"]) if told else "unknown"  # actors say what is missing
+    if options.cluster is None or weights.sha256 is None:
+        return fetch.upstream_sum(weights)
+    return weights.sha256
+
+
+def _sum_of_file(option: str, uri: str) -> str:
+    try:
+        return hashlib.sha256(storage.read_bytes(uri, storage.STEADY)).hexdigest()
+    except FileNotFoundError as error:
+        raise SettingsError(f"--{option} {storage.redact(uri)}: there is no such file") from error
+
+
+def _columns(options: EvaluateOptions, run: RunFolder, shards: Sequence[int]) -> dict[str, str]:
+    """Columns of the results by what they are used for."""
+    asked = {
+        "truth": options.truth,
+        "masks": options.masks,
+        "style_column": options.style_column,
+    }
+    found = {use: name for use, name in asked.items() if name is not None}
+    if not shards:
+        return found
+    columns = read_part(run, shards[0]).column_names
+    for use, name in found.items():
+        if name not in columns:
+            raise SettingsError(
+                f"--{use.replace('_', '-')}: found {name!r}; expected a column of the results, one "
+                "of " + ", ".join(sorted(columns))
+            )
+    return found if "truth" in found or "truth" not in columns else {**found, "truth": "truth"}
+
+
+def _reference_of(judging: Judging) -> tuple[int, StyleClassifier | None, float | None]:
+    """Chunks of the reference, and the classifier of its styles with how often it is right."""
+    if not judging.reference:
+        return 0, None, None
+    reference = read_reference(judging.reference, judging.where)
+    chunks = math.ceil(len(reference.pictures) / CHUNK) if judging.dino or judging.inception else 0
+    if judging.style_column is None:
+        return chunks, None, None
+    return chunks, *fit_classifier(reference, judging.image_size, judging.fit)
+
+
+def _unseen(run: RunFolder, judging: Judging, chunks: int) -> list[int]:
+    """Chunks of the reference whose features are not there."""
+    expected = {"judging": judging.told}
+    return [
+        number
+        for number in range(chunks)
+        if identity_of(read_table(reference_part(run, number))) != expected
+    ]
 
 
 def _expected(job: Record) -> int | None:
@@ -107,31 +262,27 @@ def _expected(job: Record) -> int | None:
     return rows if isinstance(rows, int) else None
 
 
-def _measure(run: RunFolder, judging: Judging, shards: list[int], options: EvaluateOptions) -> None:
-    with running_ray(options.address or os.environ.get("RAY_ADDRESS")):
+def _run_job(
+    task: MeasureTask, pending: Sequence[dict[str, Any]], options: EvaluateOptions
+) -> None:
+    with running_ray(options.cluster):
         gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
         wants_gpu = options.device == "cuda" or (options.device == "auto" and gpus > 0)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.max_errored_blocks = 0
-        dataset = ray.data.from_items(
-            [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
-        ).map_batches(
+        context.max_consecutive_actor_init_deaths = 3
+        dataset = ray.data.from_items(list(pending), override_num_blocks=len(pending)).map_batches(
             MeasureShard,
-            fn_constructor_args=(
-                run.uri,
-                judging,
-                "cuda" if wants_gpu else "cpu",
-                int(os.environ.get("OMP_NUM_THREADS") or 1),
-            ),
+            fn_constructor_args=(replace(task, device="cuda" if wants_gpu else "cpu"),),
             batch_size=1,
             batch_format="pyarrow",
             num_gpus=1 if wants_gpu else None,
             num_cpus=0.5,
-            compute=ray.data.ActorPoolStrategy(size=min(options.actors, len(shards))),
+            compute=ray.data.ActorPoolStrategy(size=min(options.actors, len(pending))),
         )
         try:
-            measured = sum(len(batch["shard"]) for batch in dataset.iter_batches())
+            measured = sum(len(batch["number"]) for batch in dataset.iter_batches())
         except DstcError:
             raise
         except Exception as error:  # Ray wraps and re-raises in a dozen unrelated types
@@ -143,4 +294,4 @@ def _measure(run: RunFolder, judging: Judging, shards: list[int], options: Evalu
                 f"the evaluation broke: {storage.redact(lines[-1])}. What is measured is kept; the "
                 "same command continues"
             ) from error
-        assert measured == len(shards), f"{measured} of {len(shards)} shards were measured"
+        assert measured == len(pending), f"{measured} of {len(pending)} tasks were done"

@@ -1,4 +1,4 @@
-"""`--set KEY=VALUE`, as several commands take it."""
+"""`--set KEY=VALUE` and its like, as several commands take them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from jobs.errors import SettingsError
 
 
-def read_key_values(texts: Sequence[str]) -> dict[str, str]:
+def read_key_values(texts: Sequence[str], option: str = "--set") -> dict[str, str]:
     """The values by key; of a key that is given twice, the last.
 
     Raises:
@@ -17,6 +17,6 @@ def read_key_values(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise SettingsError(f"--set: found {text!r}; expected KEY=VALUE")
+            raise SettingsError(f"{option}: found {text!r}; expected KEY=VALUE")
         values[key.strip()] = value.strip()
     return values

@@ -3,10 +3,11 @@
     dstc emoji build data
     python -m benchmarks.emoji data/emoji-64.parquet --work emoji-benchmark
 
-Translates rows of the test split (benchmarks/emoji/rows.py) by our method, with each of its parts
-left out (ways.py), and by methods that need no training (baselines.py), and prints one table for
-each task (measures.py), means over rows with 95 % bootstrap intervals. Pictures stay in --work: a
-second call makes those that are missing. `--split val` is for choosing; test is for reporting.
+Translates rows of the test split (benchmarks/emoji/rows.py) by our method, on aligned pairs also
+with each of its parts left out (ways.py), and by methods that need no training (baselines.py). It
+prints for each task a table (measures.py) of means over rows with 95 % bootstrap intervals, and one
+of what differs from our method, row by row. Pictures stay in --work: a second call makes those that
+are missing. `--split val` is for choosing; test is for reporting.
 """
 
 from __future__ import annotations
@@ -25,15 +26,17 @@ from benchmarks.emoji.baselines import BASELINES
 from benchmarks.emoji.measures import MEASURES, Array, measure
 from benchmarks.emoji.pictures import read_pictures, translate_missing
 from benchmarks.emoji.rows import TASKS, BenchmarkRow, benchmark_rows
-from benchmarks.emoji.style_classifier import StyleClassifier
-from benchmarks.emoji.ways import ABLATIONS, WHOLE
+from benchmarks.emoji.ways import ABLATIONS, WHOLE, is_tried
 from benchmarks.table import print_table
 from dstc_engine import image
 from dstc_engine.metrics.bootstrap import interval
+from dstc_engine.metrics.style_classifier import StyleClassifier
 from dstc_engine.models import load_models
 from dstc_engine.presets import get_preset, with_fields
 from dstc_engine.training.captions import STYLE_PHRASES
 from jobs.key_values import read_key_values
+
+_DIGITS = {"structure": 4, "PSNR": 1}
 
 
 def fit_classifier(drawings: Sequence[dict[str, Any]]) -> StyleClassifier:
@@ -50,26 +53,39 @@ def fit_classifier(drawings: Sequence[dict[str, Any]]) -> StyleClassifier:
     return classifier
 
 
+def told(values: Array, name: str) -> str:
+    """Mean and interval; empty where there is none."""
+    mean, low, high = interval(values)
+    digits = _DIGITS.get(name, 2)
+    return "" if np.isnan(mean) else f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
 def print_task(task: str, rows: Sequence[BenchmarkRow], found: dict[str, dict[str, Array]]) -> None:
-    """One table: a line for each way."""
+    """A line for each way, and what each way differs by from ours on the rows that both have."""
     here = np.array([row.task == task for row in rows])
-    table = []
+    means, differences = [], []
     for way, values in found.items():
-        line = [way]
-        for name in MEASURES:
-            mean, low, high = interval(values[name][here])
-            digits = {"structure": 4, "PSNR": 1}.get(name, 2)
-            told = f"{mean:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
-            line.append("" if np.isnan(mean) else told)
-        table.append(line)
-    print_table([f"{task}, {here.sum()} rows", *MEASURES], table)
+        of_way = {name: values[name][here] for name in MEASURES}
+        count = int((~np.isnan(of_way["silhouette"])).sum())
+        if not count:
+            continue
+        means.append([way, str(count), *(told(of_way[name], name) for name in MEASURES)])
+        if way != WHOLE:
+            ours = found[WHOLE]
+            changed = [told(of_way[name] - ours[name][here], name) for name in MEASURES]
+            differences.append([way, str(count), *changed])
+    print_table([task, "rows", *MEASURES], means)
+    print_table([f"{task}: less ours", "rows", *MEASURES], differences)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="Parquet of `dstc emoji build`")
     parser.add_argument("--work", type=Path, required=True, help="where pictures are kept")
-    parser.add_argument("--rows", type=int, default=24, help="of each of the four tasks (24)")
+    parser.add_argument("--rows", type=int, default=48, help="of each of the four tasks (48)")
+    parser.add_argument(
+        "--ablated-rows", type=int, default=24, help="of each aligned task, parts left out (24)"
+    )
     parser.add_argument("--split", choices=("test", "val"), default="test")
     parser.add_argument("--ways", nargs="+", choices=list(ABLATIONS), default=list(ABLATIONS))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
@@ -82,21 +98,27 @@ def main() -> None:
     rows = benchmark_rows(drawings, arguments.rows, arguments.split)
     preset = with_fields(get_preset("tiny64"), read_key_values(arguments.set))
     models = load_models(preset, precision=arguments.precision)
-    ways = {way: ABLATIONS[way] for way in arguments.ways}
-    translate_missing(models, preset, ways, rows, arguments.work, arguments.slots)
-    classifier = fit_classifier(drawings)
-    dino = load_models(preset).dino
+    found: dict[str, dict[str, Array]] = {}
+    classifier, dino = fit_classifier(drawings), load_models(preset).dino
     assert dino is not None
-    found = {
-        way: measure(rows, read_pictures(way, rows, arguments.work), classifier, dino)
-        for way in [*BASELINES, *sorted(ways, key=lambda way: way != WHOLE)]
-    }
+    for way in [*BASELINES, *sorted({WHOLE, *arguments.ways}, key=list(ABLATIONS).index)]:
+        tried = [
+            row for row in rows if way in BASELINES or is_tried(way, row, arguments.ablated_rows)
+        ]
+        if way in ABLATIONS:
+            fields = {way: ABLATIONS[way]}
+            translate_missing(models, preset, fields, tried, arguments.work, arguments.slots)
+        values = measure(tried, read_pictures(way, tried, arguments.work), classifier, dino)
+        place = [rows.index(row) for row in tried]
+        found[way] = {name: np.full(len(rows), np.nan) for name in MEASURES}
+        for name in MEASURES:
+            found[way][name][place] = values[name]
     for task in TASKS:
         print_task(task, rows, found)
     if arguments.json:
         values = {w: {n: v.tolist() for n, v in of.items()} for w, of in found.items()}
-        told = {"rows": [row.request.id for row in rows], "ways": values}
-        arguments.json.write_text(json.dumps(told) + "\n")
+        record = {"rows": [row.request.id for row in rows], "ways": values}
+        arguments.json.write_text(json.dumps(record) + "\n")
 
 
 if __name__ == "__main__":

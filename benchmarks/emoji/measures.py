@@ -11,40 +11,28 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw
 
 from benchmarks.emoji.rows import BenchmarkRow
-from benchmarks.emoji.style_classifier import StyleClassifier
 from dstc_engine import image
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.losses.structure import self_similarity, structure_loss
 from dstc_engine.metrics.pixels import psnr, ssim
+from dstc_engine.metrics.segmentation import mean_iou, silhouette
+from dstc_engine.metrics.style_classifier import StyleClassifier
 from dstc_engine.request import Picture
 
 Array = npt.NDArray[np.float64]
 
-# Of the least channel, in levels of 255: paler pixels are the white that drawings stand on.
-_WHITE = 240
 # Silhouettes of two vendors' drawings of one subject overlap by 0.77, of two subjects by 0.57: what
 # stays above has kept its shape.
 KEPT = 0.8
 MEASURES = ("style", "silhouette", "both", "structure", "PSNR", "SSIM")
 
 
-def silhouette(picture: Picture) -> npt.NDArray[np.bool_]:
-    """(H, W), true within the outline: all that white cannot reach from the border."""
-    paper = Image.fromarray(((picture.min(axis=2) >= _WHITE) * 255).astype(np.uint8))
-    wide = Image.new("L", (paper.width + 2, paper.height + 2), 255)
-    wide.paste(paper, (1, 1))
-    ImageDraw.floodfill(wide, (0, 0), 128)
-    return np.asarray(wide)[1:-1, 1:-1] != 128
-
-
 def overlap(ours: Picture, theirs: Picture) -> float:
     """Intersection over union of the silhouettes, 0 .. 1; 1 where both are empty."""
-    a, b = silhouette(ours), silhouette(theirs)
-    union = (a | b).sum()
-    return float((a & b).sum() / union) if union else 1.0
+    a, b = (torch.from_numpy(silhouette(picture)) for picture in (ours, theirs))
+    return mean_iou(a, b, ignored=0)
 
 
 @torch.no_grad()

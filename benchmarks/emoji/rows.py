@@ -29,12 +29,14 @@ class BenchmarkRow:
     """One translation to make.
 
     Attributes:
-        task: of TASKS. request: what is asked for. own, target: the styles.
+        task: of TASKS. number: of the row in it. request: what is asked for.
+        own, target: the styles.
         style: a picture in the target style, also of rows that do not see it.
         truth: the same subject in the target style, of an aligned pair.
     """
 
     task: str
+    number: int
     request: TranslationRequest
     own: str
     target: str
@@ -47,17 +49,19 @@ def benchmark_rows(
 ) -> list[BenchmarkRow]:
     """So many rows of each task, drawn from a seed; pairs of styles take turns within a task.
 
+    Of more rows the first ones are those of fewer.
+
     Args:
         pictures: rows of the emoji data set, `png` as bytes.
     """
-    rng = np.random.default_rng(seed)
     drawings: dict[str, dict[str, dict[str, Any]]] = {style: {} for style in STYLE_PHRASES}
     for picture in pictures:
         if picture["split"] == split and picture["style"] in drawings:
             drawings[picture["style"]][picture["subject"]] = picture
     subjects = sorted(set.intersection(*map(set, drawings.values())))
     rows = []
-    for task in TASKS:
+    for place, task in enumerate(TASKS):
+        rng = np.random.default_rng([seed, place])
         pairs = _pairs("aligned" in task)
         for number in range(count):
             own, target = pairs[number % len(pairs)]
@@ -80,7 +84,7 @@ def benchmark_rows(
                 source_prompt=caption(name, own) if by_text else None,
             )
             has_truth = truth if "aligned" in task else None
-            rows.append(BenchmarkRow(task, request, own, target, style, has_truth))
+            rows.append(BenchmarkRow(task, number, request, own, target, style, has_truth))
     return rows
 
 

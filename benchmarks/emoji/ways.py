@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from benchmarks.emoji.rows import BenchmarkRow
+
 WHOLE = "ours"
 
 # Preset fields as `--set` gives them. The paper's own ablations, and our options beside them.
@@ -13,6 +15,7 @@ ABLATIONS: dict[str, dict[str, str]] = {
     "without divergence": {"weight_divergence": "0"},
     "without style_cls": {"weight_style_cls": "0"},
     "without style_pixels": {"weight_style_pixels": "0"},
+    "without clip": {"weight_clip": "0"},
     "without range": {"weight_range": "0"},
     "without resampling": {"resample": "1"},
     "without noise mixing": {"noise_mix": "false"},
@@ -23,3 +26,20 @@ ABLATIONS: dict[str, dict[str, str]] = {
         for loss in ("contrast", "structure", "divergence", "style_cls", "style_pixels", "clip")
     },
 }
+# What looks at the style picture, or at the prompt, says nothing of rows that have none.
+_OF_PICTURES = ("without style_cls", "without style_pixels", "with colour matching")
+_OF_TEXTS = ("without clip",)
+
+
+def is_tried(way: str, row: BenchmarkRow, ablated_rows: int) -> bool:
+    """Whether a row is translated this way.
+
+    A part is left out in the first so many rows of each task on aligned pairs, where there is a
+    truth, and where the part does anything.
+    """
+    if way == WHOLE:
+        return True
+    by_text = row.request.style is None
+    if (by_text and way in _OF_PICTURES) or (not by_text and way in _OF_TEXTS):
+        return False
+    return row.truth is not None and row.number < ablated_rows

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from dstc_engine.presets import Preset
 from jobs.errors import RunFolderError
 from jobs.reporting.record import Record, read_record
 from jobs.store import storage
+from jobs.store.results import read_part
 from jobs.store.run_folder import RunFolder
 
 IDENTITY = b"dstc.evaluation"
@@ -28,9 +30,17 @@ class Judging:
     Attributes:
         dino, dino_size, dino_layer: the ViT and how it is read; "" measures nothing with one.
         clip: the CLIP model; "" measures nothing with one.
-        truth: column of the ground truth; None where there is none.
-        image_size, fit: how contents, styles and truths are fitted to a result, as the engine
-            does it: Lanczos, then a centre crop or white padding.
+        identity, identity_crop: the face network and where it looks; "" measures nothing with one.
+        lpips: "NETWORK=FILE"; "" measures nothing with one.
+        segmentation: "foreground", "foreground:LEVEL", "NETWORK=FILE" or "".
+        inception: file of the network that sets are compared by; "": the ViT's class token does.
+        reference, where: pictures of known style, and which of them count.
+        masks, truth, style_column: columns of the results: labels of the content, the ground truth,
+            the name of the style that is wanted; None where there is none.
+        image_size, fit: how pictures are fitted to the square that all networks see, as the engine
+            does it: Lanczos, then a centre crop or white padding. Networks resize from there
+            bilinearly.
+        sums: sha256 of weights and files, by name.
     """
 
     dino: str
@@ -40,11 +50,27 @@ class Judging:
     truth: str | None
     image_size: int
     fit: str
+    identity: str = ""
+    identity_crop: tuple[int, int, int, int] = (35, 223, 32, 220)
+    lpips: str = ""
+    segmentation: str = ""
+    inception: str = ""
+    reference: str = ""
+    where: dict[str, str] = field(default_factory=dict)
+    masks: str | None = None
+    style_column: str | None = None
+    sums: dict[str, str] = field(default_factory=dict)
 
     @property
-    def text(self) -> str:
-        """As parts keep it."""
-        return json.dumps(asdict(self), sort_keys=True)
+    def told(self) -> dict[str, Any]:
+        """As parts keep it: what JSON makes of it."""
+        told: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return told
+
+    @property
+    def set_network(self) -> str:
+        """The network that sets are compared by."""
+        return "inception-v3-compat, pool3" if self.inception else f"{self.dino}, class token"
 
 
 def preset_of(job: Record, run: RunFolder) -> Preset:
@@ -75,32 +101,70 @@ def metrics_part(run: RunFolder, shard: int) -> str:
     return storage.join(run.uri, "metrics", f"part-{shard:05d}.parquet")
 
 
+def features_part(run: RunFolder, shard: int) -> str:
+    """URI of the features of a shard's pictures, by which sets are compared."""
+    return storage.join(run.uri, "metrics", f"features-{shard:05d}.parquet")
+
+
+def reference_part(run: RunFolder, number: int) -> str:
+    """URI of the features of some pictures of the reference."""
+    return storage.join(run.uri, "metrics", f"reference-{number:05d}.parquet")
+
+
 def read_metrics(run: RunFolder, shard: int) -> pa.Table | None:
-    """The measures of a shard; None where there are none that can be read."""
+    """The measures of a shard; None where there are none, or the file is damaged.
+
+    Raises:
+        OSError: storage does not answer.
+    """
+    return read_table(metrics_part(run, shard))
+
+
+def read_table(uri: str) -> pa.Table | None:
+    """A Parquet file; None where there is none, or it is damaged.
+
+    Raises:
+        OSError: storage does not answer.
+    """
     try:
-        data = pa.BufferReader(storage.read_bytes(metrics_part(run, shard)))
-        return pq.read_table(data)
-    except (OSError, pa.ArrowException):
+        return pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
+    except (FileNotFoundError, pa.ArrowException):
         return None
 
 
-def unmeasured(run: RunFolder, judging: Judging, shards: list[int]) -> list[int]:
+def write_table(uri: str, table: pa.Table, identity: dict[str, Any]) -> None:
+    """Writes a Parquet file that says what it was made by."""
+    sink = pa.BufferOutputStream()
+    told = table.replace_schema_metadata({IDENTITY: json.dumps(identity).encode()})
+    pq.write_table(told, sink, compression="zstd")
+    storage.write_bytes(uri, sink.getvalue().to_pybytes(), storage.STEADY)
+
+
+def identity_of(table: pa.Table | None) -> Any:
+    """What a file was made by; None where there is none."""
+    if table is None:
+        return None
+    return json.loads((table.schema.metadata or {}).get(IDENTITY, b"null"))
+
+
+def shard_identity(judging: Judging, pictures: str) -> dict[str, Any]:
+    """Of the measures of a shard whose pictures have this sum."""
+    return {"judging": judging.told, "pictures": pictures}
+
+
+def unmeasured(run: RunFolder, judging: Judging, shards: Sequence[int]) -> list[int]:
     """Shards without measures by this very judging.
 
-    A shard's part of results changes with `--retry failed`; what it had measured says so itself, by
-    the sum over the pictures it saw.
+    A shard's part of results changes when its rows are tried again; what it had measured says so
+    itself, by the sum over the pictures it saw.
     """
     names = set(storage.list_names(storage.join(run.uri, "metrics")))
 
     def is_measured(shard: int) -> bool:
-        table = read_metrics(run, shard) if f"part-{shard:05d}.parquet" in names else None
-        if table is None:
+        if f"part-{shard:05d}.parquet" not in names:
             return False
-        told = json.loads((table.schema.metadata or {}).get(IDENTITY, b"{}"))
-        return told == {
-            "judging": json.loads(judging.text),
-            "pictures": pictures_sum(run, shard),
-        }
+        told = identity_of(read_metrics(run, shard))
+        return bool(told == shard_identity(judging, pictures_sum(run, shard)))
 
     with ThreadPoolExecutor(THREADS) as pool:  # storage answers each in tens of milliseconds
         measured = pool.map(is_measured, shards)
@@ -109,8 +173,6 @@ def unmeasured(run: RunFolder, judging: Judging, shards: list[int]) -> list[int]
 
 def pictures_sum(run: RunFolder, shard: int) -> str:
     """Over ids and picture sums of a shard's results: changes when any of its rows does."""
-    from jobs.store.results import read_part
-
     table = read_part(run, shard, ["id", "image_sha256"])
     text = json.dumps(table.to_pylist(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -30,13 +30,14 @@ def settings_of(manifest: Path, output: Path, **values: Any) -> Settings:
 
 
 def metric_rows(output: Path) -> dict[str, dict[str, Any]]:
-    parts = sorted((output / "metrics").glob("*.parquet"))
+    parts = sorted((output / "metrics").glob("part-*.parquet"))
     rows = pa.concat_tables([pq.read_table(part) for part in parts]).to_pylist()
     return {row["id"]: row for row in rows}
 
 
 def times_of(output: Path) -> dict[str, int]:
-    return {part.name: part.stat().st_mtime_ns for part in (output / "metrics").glob("*.parquet")}
+    parts = (output / "metrics").glob("part-*.parquet")
+    return {part.name: part.stat().st_mtime_ns for part in parts}
 
 
 def change_picture_sum(part: Path) -> None:

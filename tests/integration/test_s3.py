@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.evaluate import EvaluateOptions, evaluate
 from jobs.settings import Settings, make_settings
 from jobs.store.manifest import open_manifest
 from jobs.translate import OK, SOME_FAILED, run
@@ -188,6 +189,37 @@ def test_results_open_in_place_and_the_report_is_written_there(s3: S3, finished:
     done = dstc("report", finished.output)
     assert (done.returncode, done.stdout.strip()) == (OK, f"{finished.output}/report.html")
     assert b"</html>" in s3.get("run/report.html")
+
+
+def test_a_run_on_s3_is_evaluated_there(s3: S3, there: str, pictures: Path) -> None:
+    settings = settings_of(f"{there}/data.parquet", s3.uri("judged"), limit=8)
+    assert run(settings) == OK
+    sink = pa.BufferOutputStream()
+    shown = [(pictures / f"p{n % 6}.png").read_bytes() for n in range(24)]
+    reference = pa.table({"png": shown, "style": [str(n % 2) for n in range(24)]})
+    pq.write_table(reference, sink)
+    options = EvaluateOptions(
+        settings.output,
+        clip="none",
+        segmentation="foreground",
+        reference=s3.put("data/reference.parquet", sink.getvalue().to_pybytes()),
+        style_column="label",
+    )
+    found = evaluate(options)
+    assert found["statuses"] == {"done": 8} and found["unmeasured"] == 0
+    assert found["metrics"]["mask_iou"]["count"] == 8
+    assert found["metrics"]["style_right"]["count"] == 2, "rows 0 and 1 want a style that is known"
+    assert found["sets"] is None, "eight pictures are too few"
+    keys = {key for key in s3.list("judged") if key.startswith("metrics")}
+    assert keys == {
+        "metrics.json",
+        *(f"metrics/{kind}-{n:05d}.parquet" for kind in ("part", "features") for n in range(2)),
+        "metrics/reference-00000.parquet",
+    }
+    before = s3.modified("judged")
+    assert evaluate(options) == found
+    after = s3.modified("judged")
+    assert {key for key in keys if before[key] != after[key]} <= {"metrics.json"}
 
 
 def test_failed_rows_are_retried_and_their_neighbours_stay(

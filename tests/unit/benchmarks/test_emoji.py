@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from benchmarks.emoji.baselines import BASELINES, colours, statistics
-from benchmarks.emoji.measures import MEASURES, measure, overlap, silhouette
+from benchmarks.emoji.measures import MEASURES, measure, overlap
 from benchmarks.emoji.pictures import picture_path, read_pictures, translate_missing
 from benchmarks.emoji.rows import ALIGNED, TASKS, benchmark_rows
-from benchmarks.emoji.style_classifier import StyleClassifier, features
-from benchmarks.emoji.ways import ABLATIONS
+from benchmarks.emoji.ways import ABLATIONS, WHOLE, is_tried
 from dstc_engine.image import encode_png
+from dstc_engine.metrics.segmentation import silhouette
+from dstc_engine.metrics.style_classifier import StyleClassifier, features
 from dstc_engine.presets import TINY64, with_fields
 from dstc_engine.request import Picture
 from dstc_engine.training.captions import STYLE_PHRASES
@@ -70,6 +71,8 @@ def test_rows_of_each_task() -> None:
     again = benchmark_rows(data() + data("train"), 8)
     assert [r.request.seed for r in rows] == [r.request.seed for r in again]
     assert all(np.array_equal(a.style, b.style) for a, b in zip(rows, again, strict=True))
+    few = {r.request.id: r.request.seed for r in benchmark_rows(data() + data("train"), 3)}
+    assert few.items() <= {r.request.id: r.request.seed for r in rows}.items()
 
 
 # -- baselines -----------------------------------------------------------------------------------
@@ -145,6 +148,17 @@ def test_copies_are_measured_as_what_they_are() -> None:
 def test_every_ablation_is_a_preset_of_its_own() -> None:
     made = {way: with_fields(TINY64, fields) for way, fields in ABLATIONS.items()}
     assert len(set(made.values())) == len(made)
+
+
+def test_parts_are_left_out_where_they_do_anything() -> None:
+    rows = benchmark_rows(data(), 4)
+    tried = {way: [r for r in rows if is_tried(way, r, 2)] for way in ABLATIONS}
+    assert tried[WHOLE] == rows
+    assert [r.request.id for r in tried["without contrast"]] == [
+        f"{task}-aligned-00{n}" for task in ("image", "text") for n in range(2)
+    ]
+    assert {r.task for r in tried["without style_cls"]} == {"image, aligned"}
+    assert {r.task for r in tried["without clip"]} == {"text, aligned"}
 
 
 def test_pictures_that_are_there_are_not_made_again(tmp_path: Path) -> None:

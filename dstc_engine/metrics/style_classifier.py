@@ -1,7 +1,8 @@
-"""Tells the vendor's style from colours and edges: the judge that guidance never sees.
+"""Tells the style from colours and edges: the judge that guidance never sees.
 
-Multinomial logistic regression on histograms, fitted on the train split in a minute. It knows
-nothing of DINO or CLIP, and nothing of the subject's shape. N pictures, D features, K styles.
+Multinomial logistic regression on histograms, fitted in a minute on some thousand pictures of known
+style. It knows nothing of DINO or CLIP, and nothing of the subject's shape. Made for drawings on
+white. N pictures, D features, K styles.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Array = npt.NDArray[np.float64]
 _COLOURS = 6  # bins of each of hue, saturation and value
 _TURNS = 8  # bins of the direction of edges
 _STRENGTHS = np.array([0.01, 0.03, 0.06, 0.12, 0.25, 0.5])  # of steps between neighbours, 0-1
-# Right on 84.7 % of the val pictures; 1e-4 on 84.8 %, 1e-2 on 83.1 %.
+# Fitted on the emoji's train split, right on 84.7 % of val; 1e-4 on 84.8 %, 1e-2 on 83.1 %.
 _DECAY = 1e-3
 
 
@@ -94,7 +95,7 @@ class StyleClassifier:
         def closure() -> torch.Tensor:
             optimizer.zero_grad()
             loss = F.cross_entropy(x @ weights, y) + _DECAY * weights.square().sum()
-            loss.backward()
+            torch.autograd.backward(loss)
             return loss
 
         optimizer.step(closure)  # type: ignore[no-untyped-call]
