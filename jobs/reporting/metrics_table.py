@@ -139,7 +139,7 @@ def _notes(record: Record, rows: int) -> Iterable[str]:
     if measured is not None and measured != rows:
         yield (
             f"metrics.json tells of {measured:,.0f} rows, and the results hold {rows:,}: "
-            "`dstc evaluate` again measures what is new."
+            "dstc evaluate, run again, measures what is new."
         )
     if unmeasured:
         yield f"{unmeasured:,.0f} rows could not be measured: see metrics_error in metrics/."
