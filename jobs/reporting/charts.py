@@ -100,7 +100,7 @@ def band_plot(
     for run in _runs(middle):
         steps = [step for step, _ in run]
         # As many on either edge as a line has at most: tenths are smooth, no peak gets lost.
-        some = steps[:: max(1, len(steps) // MAX_POINTS)] + steps[-1:]
+        some = sorted({*steps[:: max(1, len(steps) // MAX_POINTS)], steps[-1]})
         edge = [(step, high[step]) for step in some] + [(step, low[step]) for step in some[::-1]]
         points = "L".join(f"{_at(place.x(step))} {_at(place.y(value))}" for step, value in edge)
         parts += [Markup('<path class="fill" d="M{}Z"/>').format(points), _run(place, run, False)]

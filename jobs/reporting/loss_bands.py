@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,7 @@ class Bands:
         resampled: steps at the start that repeat the first.
         restarted: of the rows, those that were started again; their last chain counts.
         of_other_length: rows looked at and left out, since their chains have other steps.
+        is_sample: the run has more rows than were looked at.
     """
 
     bands: Sequence[Band] = ()
@@ -52,6 +53,7 @@ class Bands:
     resampled: int = 0
     restarted: int = 0
     of_other_length: int = 0
+    is_sample: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,12 @@ def read_bands(run: RunFolder, parts: Sequence[tuple[int, int]], most: int = MAX
     Args:
         parts: (shard, rows) of the parts of results.
     """
-    places = by_part(Numbering(parts).spread(most))
+    numbering = Numbering(parts)
+    places = by_part(numbering.spread(most))
     with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(lambda part: _read_chains(run, *part), places)
         chains = [chain for of_part in found for chain in of_part]
-    return summarise(chains)
+    return replace(summarise(chains), is_sample=numbering.rows > most)
 
 
 def summarise(chains: Sequence[Chain]) -> Bands:

@@ -304,7 +304,7 @@ def test_losses_become_curves(make_run: MakeRun) -> None:
     assert len(labels) == 6, "and two over time; a loss of only NaN has no curve"
     assert len(page.all("rect", "band")) == 4
     assert page.text.count("2 steps of the resample phase") == 2
-    assert "Losses of 1 row, evenly spread over the run, by guided step" in page.text
+    assert "Losses of 1 row, by guided step" in page.text
     assert "1 of the rows restarted: their last chain counts" in page.text
 
 

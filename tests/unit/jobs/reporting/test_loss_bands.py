@@ -48,7 +48,7 @@ def test_median_and_tenths_over_rows(run: RunFolder) -> None:
     _write(run, 0, [[n + step for step in range(5)] for n in range(11)])
     found = read_bands(run, [(0, 11)])
     structure, clip = found.bands
-    assert (found.rows, found.steps, found.resampled) == (11, 5, 2)
+    assert (found.rows, found.steps, found.resampled) == (11, 5, 2) and not found.is_sample
     np.testing.assert_allclose(structure.median, 5 + np.arange(5))
     np.testing.assert_allclose(structure.low, 1 + np.arange(5))
     np.testing.assert_allclose(structure.high, 9 + np.arange(5))
@@ -68,7 +68,7 @@ def test_a_sample_of_a_large_run_is_enough(run: RunFolder) -> None:
     for shard in range(4):
         _write(run, shard, [[float(shard)] * 3] * 100)
     found = read_bands(run, [(shard, 100) for shard in range(4)], most=40)
-    assert found.rows == 40
+    assert found.rows == 40 and found.is_sample
     np.testing.assert_allclose(found.bands[0].median, 1.5)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from jobs.errors import SettingsError, StorageError
-from jobs.report import make_report
+from jobs.errors import RunFolderError, SettingsError, StorageError
+from jobs.report import make_report, serve_report
 from jobs.reporting.server import ReportServer
 from jobs.store.results import Outcome, result_table, write_part
 from jobs.store.run_folder import RunFolder
@@ -136,6 +136,5 @@ def test_the_command_prints_its_url_and_ends_at_ctrl_c(
 
 
 def test_a_folder_that_is_no_run_is_refused_at_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "jobs.cli", "report", str(tmp_path), "--serve", "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and "expected a run folder" in done.stderr
+    with pytest.raises(RunFolderError, match="expected a run folder"):
+        serve_report(str(tmp_path), 0)
