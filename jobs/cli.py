@@ -205,12 +205,25 @@ def report(
         str | None,
         typer.Option(metavar="FILE.png", help="A printable page of pictures instead."),
     ] = None,
+    serve: Annotated[
+        bool,
+        typer.Option(
+            "--serve", help="Show it at 127.0.0.1 until Ctrl-C, anew on each reload; write nothing."
+        ),
+    ] = False,
+    port: Annotated[
+        int, typer.Option(help="For --serve; 0 takes any free one.", min=0, max=65535)
+    ] = 8000,
 ) -> None:
     """Writes one self-contained HTML page about a run."""
-    from jobs.report import write_contact_sheet, write_report
+    from jobs.report import serve_report, write_contact_sheet, write_report
     from jobs.store import storage
 
-    if contact_sheet is not None:
+    if serve and contact_sheet is not None:
+        raise UserError("--serve, --contact-sheet: found both; expected one of them")
+    if serve:
+        serve_report(storage.absolute(output), port)
+    elif contact_sheet is not None:
         print(write_contact_sheet(storage.absolute(output), contact_sheet))
     else:
         print(write_report(storage.absolute(output)))

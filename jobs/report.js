@@ -3,11 +3,12 @@
   if (!tools) return;
   const PER_PAGE = 24;
   const of = (name) => document.getElementById(name);
-  const [search, told, none, curves, reason, sort, order, grid, pager, back, next, place] =
-    ["search", "told", "none", "curves", "reason", "sort", "order", "grid", "pager", "back",
-      "next", "place"].map(of);
+  const [search, told, none, curves, reason, flag, sort, order, grid, pager, back, next, place] =
+    ["search", "told", "none", "curves", "reason", "flag", "sort", "order", "grid", "pager",
+      "back", "next", "place"].map(of);
   const cards = [...grid.children];
   const keys = new Map(cards.map((card) => [card, JSON.parse(card.dataset.sort)]));
+  const flags = new Map(cards.map((card) => [card, JSON.parse(card.dataset.flags)]));
   let fitting = cards;
   let page = 0;
   const unfold = (card, open) => {
@@ -29,8 +30,16 @@
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     fitting = cards.filter((card) => (!status || card.dataset.status === status)
       && (!reason.value || card.dataset.reason === reason.value)
+      && (!flag.value || (flag.value === "*" ? flags.get(card).length > 0
+        : flags.get(card).includes(flag.value)))
       && words.every((word) => card.dataset.search.includes(word)));
     order.disabled = !sort.value;
+    const better = sort.selectedOptions[0].dataset.better;
+    for (const option of order.options) {
+      const end = !better ? "" : (option.value === "high") === (better === "higher")
+        ? ", the best" : ", the worst";
+      option.textContent = (option.value === "high" ? "highest" : "lowest") + end + " first";
+    }
     if (sort.value) {
       const sign = order.value === "high" ? -1 : 1;
       // Rows without the number come last, whichever way.
@@ -53,7 +62,7 @@
     button.textContent = "before / after";
     button.className = "compare-button";
     button.setAttribute("aria-expanded", "false");
-    card.querySelector(".pictures").after(button);
+    result.closest("figure").querySelector("figcaption").append(button);
     let box = null;
     button.addEventListener("click", () => {
       if (box) {
@@ -70,7 +79,7 @@
         range.addEventListener("input", (event) => { event.stopPropagation(); cut(); });
         cut();
         box.append(under, over, range);
-        button.after(box);
+        card.querySelector(".face").after(box);
       }
       button.setAttribute("aria-expanded", String(!box.hidden));
     });

@@ -1,10 +1,14 @@
 """`dstc report`: one self-contained HTML page about a run, finished or not.
 
-    job.json, summary.json -> what the run is       reporting.page.Record
-    results/*.parquet      -> counts, sample rows   reporting.tally
+    job.json, summary.json -> what the run is       reporting.record
+    results/*.parquet      -> counts, chosen rows   reporting.tally, .chosen, .parts
+    losses                 -> bands over rows       reporting.loss_bands
+    metrics.json, metrics/ -> what was measured     reporting.metrics_table, .measures
     pictures, losses       -> cards                 reporting.cards, .thumbnails, .charts
     stats/*.json           -> speed                 reporting.throughput
     all of it              -> the page              reporting.page, report.html.j2, report.js
+
+`write_report` puts it beside the results, `reporting.server` shows it and writes nothing.
 
 Whatever is missing or cannot be read is said on the page. All texts come from users and are escaped
 by the template; URLs lose their queries, which may be signatures.
@@ -13,10 +17,11 @@ by the template; URLs lose their queries, which may be signatures.
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import hashlib
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jinja2
@@ -24,11 +29,18 @@ from markupsafe import Markup
 
 from jobs.errors import RunFolderError, StorageError
 from jobs.reporting import charts
-from jobs.reporting.cards import make_cards
+from jobs.reporting.cards import Plot, make_cards
+from jobs.reporting.chosen import choose
 from jobs.reporting.contact_sheet import MOST_ROWS, contact_sheet
+from jobs.reporting.last_losses import find_last_extremes
+from jobs.reporting.loss_bands import Bands, read_bands
+from jobs.reporting.measures import find_extremes, measures_of
+from jobs.reporting.metrics_table import make_table
 from jobs.reporting.page import Page
+from jobs.reporting.parts import Numbering, read_rows
 from jobs.reporting.record import MISSING, Record, read_record
-from jobs.reporting.tally import Tally, count_rows, spread_rows
+from jobs.reporting.server import ReportServer
+from jobs.reporting.tally import Tally, count_rows
 from jobs.reporting.texts import duration, moment, percent, told
 from jobs.reporting.throughput import Throughput, finite, read_throughput
 from jobs.store import storage
@@ -52,14 +64,50 @@ def write_report(output: str) -> str:
         RunFolderError: the folder holds no run.
         StorageError: the folder cannot be read, or the page not be written.
     """
-    storage.refuse_credentials(output, "output")
-    run = RunFolder(storage.absolute(output).rstrip("/") or "/")
-    page = render(_read_page(run))
+    page = make_report(output)
+    run = _run_folder(output)
     try:
-        storage.write_bytes(run.report, page.encode(errors="replace"))
+        storage.write_bytes(run.report, page)
     except Exception as error:  # drivers raise their own types
         raise StorageError(f"{run.report}: cannot be written: {told(error)}") from error
     return run.report
+
+
+def make_report(output: str) -> bytes:
+    """The page as a file, which is written nowhere.
+
+    Args:
+        output: the run folder; a local path or any fsspec URL.
+
+    Raises:
+        RunFolderError: the folder holds no run.
+        StorageError: the folder cannot be read.
+    """
+    return render(_read_page(_run_folder(output))).encode(errors="replace")
+
+
+def serve_report(output: str, port: int) -> None:
+    """Shows the page at 127.0.0.1, made anew for each reload, until Ctrl-C.
+
+    Args:
+        output: the run folder; a local path or any fsspec URL. port: 0 takes any free one.
+
+    Raises:
+        RunFolderError: the folder holds no run.
+        SettingsError: the port cannot be had.
+        StorageError: the folder cannot be read.
+    """
+    run = _run_folder(output)
+    _open_run(run)
+    with ReportServer(lambda: make_report(output), port) as server:
+        print(f"{server.url}  (Ctrl-C ends)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+def _run_folder(output: str) -> RunFolder:
+    storage.refuse_credentials(output, "output")
+    return RunFolder(storage.absolute(output).rstrip("/") or "/")
 
 
 def write_contact_sheet(output: str, path: str) -> str:
@@ -75,15 +123,11 @@ def write_contact_sheet(output: str, path: str) -> str:
         RunFolderError: the folder holds no run.
         StorageError: the folder cannot be read, or the PNG not be written.
     """
-    for place, what in ((output, "output"), (path, "contact sheet")):
-        storage.refuse_credentials(place, what)
-    run = RunFolder(storage.absolute(output).rstrip("/") or "/")
-    job = read_record(run.job, "job.json")
-    shards = run.parts()
-    if not job.values and not shards:
-        raise _no_run(run, job)
+    storage.refuse_credentials(path, "contact sheet")
+    run = _run_folder(output)
+    job, shards = _open_run(run)
     tally = count_rows(run, shards)
-    rows = spread_rows(run, tally, MOST_ROWS)
+    rows = read_rows(run, Numbering(tally.parts).spread(MOST_ROWS))
     name = posixpath.basename(run.uri) or run.uri
     title = f"{name}: {len(rows):,} of {tally.rows:,} rows, preset {job.part('preset').get('name')}"
     sheet = contact_sheet(title, make_cards(run, job, rows))
@@ -121,13 +165,25 @@ def _csp_hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _read_page(run: RunFolder) -> Page:
-    job, summary = read_record(run.job, "job.json"), read_record(run.summary, "summary.json")
-    shards = run.parts()
+def _open_run(run: RunFolder) -> tuple[Record, list[int]]:
+    """job.json and the shards that have results; raises where there is neither."""
+    job, shards = read_record(run.job, "job.json"), run.parts()
     if not job.values and not shards:
         raise _no_run(run, job)
+    return job, shards
+
+
+def _read_page(run: RunFolder) -> Page:
+    job, shards = _open_run(run)
+    summary = read_record(run.summary, "summary.json")
     tally = count_rows(run, shards)
     throughput = read_throughput(run)
+    extremes = find_extremes(run, tally.parts)
+    if not extremes.names and tally.rows > MAX_CARDS:
+        extremes = find_last_extremes(run, tally.parts)
+    chosen = choose(tally, extremes, MAX_CARDS)
+    rows = read_rows(run, chosen.places)
+    bands = read_bands(run, tally.parts)
     expected = _expected_rows(job, tally)
     is_finished = bool(summary.values) and summary.values.get("rows") == tally.rows
     return Page(
@@ -140,13 +196,34 @@ def _read_page(run: RunFolder) -> Page:
         notes=_notes(job, summary, tally, throughput, is_finished),
         tally=tally,
         expected=expected,
-        cards=make_cards(run, job, spread_rows(run, tally, MAX_CARDS)),
+        cards=make_cards(run, job, rows, measures_of(run, tally.parts, rows)),
+        chosen=chosen,
+        metrics=make_table(_read_metrics(run), job, tally.rows),
+        bands=bands,
+        band_plots=list(_band_plots(bands, job)),
         throughput=throughput,
         rate_plot=_over_time("rows per second", throughput.rates, throughput.active_s),
         occupancy_plot=_over_time(
             "share of slots that were busy", throughput.occupancies, throughput.active_s, high=1.0
         ),
     )
+
+
+def _read_metrics(run: RunFolder) -> Record:
+    try:
+        return read_record(storage.join(run.uri, "metrics.json"), "metrics.json")
+    except StorageError as error:  # whatever else there is can be read
+        return Record("metrics.json", {}, str(error))
+
+
+def _band_plots(bands: Bands, job: Record) -> Iterable[Plot]:
+    for band in bands.bands:
+        title = f"loss {band.name} by guided step"
+        ends = (band.low.tolist(), band.median.tolist(), band.high.tolist())
+        svg = charts.band_plot(title, *ends, shaded=bands.resampled)
+        if svg is not None:
+            weight = finite(job.part("preset").get(f"weight_{band.name}"))
+            yield Plot(band.name, None if weight is None else f"{weight:g}", svg)
 
 
 def _no_run(run: RunFolder, job: Record) -> RunFolderError:

@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from jobs.reporting import charts
+from jobs.reporting.flags import FLAGGED, flags_of
 from jobs.reporting.record import Record
 from jobs.reporting.texts import shown, text_of
 from jobs.reporting.throughput import finite
@@ -22,12 +23,15 @@ from jobs.store.manifest import TEXT_COLUMNS
 from jobs.store.results import RESERVED_COLUMNS
 from jobs.store.run_folder import RunFolder
 
-# Above so many rows pictures are inlined smaller, so that the page stays below about ten megabytes.
-_FULL_SIZE_CARDS = 64
-_SMALL_SIDE = 160
-# Further pictures of a row that are shown: for few rows, and for many.
+# Up to so many pictures are inlined with such a side: a page of 200 rows of photographs stays below
+# ten megabytes. The first line is as large as they are ever shown.
+_SIDES = ((192, MAX_SIDE), (700, 160), (math.inf, 112))
+# Above so many rows, fewer further pictures of a row are shown.
+_MANY_CARDS = 64
 _SAMPLES, _FEW_SAMPLES = 11, 3
 _THREADS = 8
+# How the names of metrics and of losses begin among what cards are sorted by.
+METRIC, LOSS = "metric ", "loss "
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,12 @@ class Card:
         content, style, result: pictures; None where the row names none.
         samples: (number, seed, picture) of the first few further results. more_samples: how many
             there are beyond them.
-        facts: seed, steps and so on. details: URIs and the columns that travelled along.
+        flags: why the row is doubtful. metrics: (name, text) of what was measured.
+        facts: steps and so on. details: seed, URIs and the columns that travelled along.
         plots: the losses that were computed. resampled: steps at the start that repeat the first.
         search: what a search looks through, in lower case.
-        sort_values: what cards are sorted by: seconds, restarts, and each loss at its last step.
+        sort_values: what cards are sorted by: seconds, restarts, metrics, and each loss at its last
+            step.
     """
 
     id: str
@@ -65,6 +71,8 @@ class Card:
     result: Thumbnail | None
     samples: Sequence[tuple[int, int, Thumbnail]]
     more_samples: int
+    flags: Sequence[str]
+    metrics: Sequence[tuple[str, str]]
     facts: Sequence[tuple[str, str]]
     details: Sequence[tuple[str, str]]
     plots: Sequence[Plot]
@@ -73,26 +81,49 @@ class Card:
     sort_values: Mapping[str, float]
 
 
-def make_cards(run: RunFolder, job: Record, rows: Sequence[Mapping[str, Any]]) -> list[Card]:
+def make_cards(
+    run: RunFolder,
+    job: Record,
+    rows: Sequence[Mapping[str, Any]],
+    measures: Sequence[Mapping[str, float]] | None = None,
+) -> list[Card]:
+    """Cards of result rows, in their order.
+
+    Args:
+        measures: the metrics of each row, by name; None where there are none.
+    """
     size = finite(job.part("preset").get("image_size"))
     fit = "pad" if job.part("preset").get("fit") == "pad" else "crop"
+    most = _SAMPLES if len(rows) <= _MANY_CARDS else _FEW_SAMPLES
     thumbnails = Thumbnails(
-        MAX_SIDE if len(rows) <= _FULL_SIZE_CARDS else _SMALL_SIDE,
-        int(size) if size is not None and 1 <= size <= 4096 else None,
-        fit,
+        _side(rows, most), int(size) if size is not None and 1 <= size <= 4096 else None, fit
     )
     folder_of = manifest_folders(job)
-    most = _SAMPLES if len(rows) <= _FULL_SIZE_CARDS else _FEW_SAMPLES
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(
-            pool.map(lambda row: _make_card(run, job, row, thumbnails, folder_of, most), rows)
+            pool.map(
+                lambda row, of_row: _make_card(run, job, row, of_row, thumbnails, folder_of, most),
+                rows,
+                [{}] * len(rows) if measures is None else measures,
+            )
         )
+
+
+def _side(rows: Sequence[Mapping[str, Any]], most_samples: int) -> int:
+    """Pixels of the longer side of each picture, by how many there are."""
+    pictures = sum(
+        sum(bool(row.get(name)) for name in ("content", "style", "image"))
+        + min(len(row.get("samples") or ()), most_samples)
+        for row in rows
+    )
+    return next(side for many, side in _SIDES if pictures <= many)
 
 
 def _make_card(
     run: RunFolder,
     job: Record,
     row: Mapping[str, Any],
+    measures: Mapping[str, float],
     thumbnails: Thumbnails,
     folder_of: Callable[[int], str | None],
     most_samples: int,
@@ -128,6 +159,8 @@ def _make_card(
             for s in samples[:most_samples]
         ],
         more_samples=max(0, len(samples) - most_samples),
+        flags=flags_of(row.get(FLAGGED)),
+        metrics=[(name, charts.number(value)) for name, value in measures.items()],
         facts=_facts(row),
         details=_details(row),
         plots=list(_plots(losses, resampled, job.part("preset"))),
@@ -135,7 +168,7 @@ def _make_card(
         search=" ".join(
             text[name] for name in ("id", "prompt", "source_prompt", "status", "reason", "error")
         ).lower(),
-        sort_values=_sort_values(row, losses),
+        sort_values=_sort_values(row, losses, measures),
     )
 
 
@@ -170,23 +203,28 @@ def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     if row.get("steps"):  # else it never came into a slot
         facts = [(name, f"{finite(row.get(name)) or 0:,.0f}") for name in ("steps", "restarts")]
         facts.append(("seconds", f"{finite(row.get('seconds')) or 0:,.2f}"))
-    if row.get("seed") is not None:
-        facts.append(("seed", str(row["seed"])))
     return facts
 
 
-def _sort_values(row: Mapping[str, Any], losses: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _sort_values(
+    row: Mapping[str, Any],
+    losses: Sequence[Mapping[str, Any]],
+    measures: Mapping[str, float],
+) -> dict[str, float]:
     if not row.get("steps"):  # it never came into a slot: its zeros are not the best
         return {}
     values = {name: row.get(name) for name in ("seconds", "restarts")}
+    values |= {f"{METRIC}{name}": value for name, value in measures.items()}
     last = losses[-1] if losses else {}
-    values |= {f"loss {name}": last[name] for name in last if name not in ("index", "phase")}
+    values |= {f"{LOSS}{name}": last[name] for name in last if name not in ("index", "phase")}
     return {name: known for name, value in values.items() if (known := finite(value)) is not None}
 
 
 def _details(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    first = ("content", "style", "mask", "image", "image_sha256")
-    known = {*first, *TEXT_COLUMNS, *RESERVED_COLUMNS, "seed", "shard"}
+    first = ("seed", "content", "style", "mask", "image", "image_sha256")
+    known = {*first, *TEXT_COLUMNS, *RESERVED_COLUMNS, "shard", "offset"}
+    if isinstance(row.get(FLAGGED), str):
+        known.add(FLAGGED)
     names = [*first, *(name for name in row if name not in known), "shard"]
     return [(name, shown(row[name])) for name in names if row.get(name) is not None]
 

@@ -1,7 +1,7 @@
 """Small line plots as inline SVG, written here: nothing to load, nothing to run.
 
-Colours come from the page (classes `line`, `fill`, `band`, `grid`, `dot` inside `svg.plot`), so
-that a plot follows its light and dark dress. Every text is escaped.
+Colours come from the page (classes `line`, `fill`, `band`, `grid`, `dot`, `span` and `copy` inside
+`svg.plot`), so that a plot follows its light and dark dress. Every text is escaped.
 """
 
 from __future__ import annotations
@@ -66,21 +66,114 @@ def line_plot(
     first, last = x_ends or ("1", str(len(values)))
     place = _Placement(len(values), bottom, top, width)
     parts = [_band(place, shaded), _grid(place)]
-    for run in _runs(values):
-        parts.append(_run(place, run, filled))
+    parts += [_run(place, run, filled) for run in _runs(values)]
     end = max(step for step, value in enumerate(values) if math.isfinite(value))
-    x, y = place.x(end), place.y(values[end])
-    parts.append(Markup('<circle class="dot" cx="{}" cy="{}" r="2.6"/>').format(_at(x), _at(y)))
-    parts.append(_text(x + 6, y + 3.5, "start", number(values[end]), "last"))
+    parts += _labels(place, (bottom, top), (first, last), (end, values[end]))
+    told = f"{title}: {_span(bottom, top)}, ends at {number(values[end])}"
+    return _svg(width, HEIGHT, told, parts)
+
+
+def band_plot(
+    title: str,
+    low: Sequence[float],
+    middle: Sequence[float],
+    high: Sequence[float],
+    *,
+    shaded: int = 0,
+) -> Markup | None:
+    """A line over evenly spaced steps within a band; range and last value of the line labelled.
+
+    Args:
+        title: what is plotted; for readers who do not see the plot.
+        low, middle, high: one each for each step; all are NaN where a step has none.
+        shaded: the first so many steps lie on a shaded band.
+
+    Returns:
+        The SVG, or None when no value of the line is finite.
+    """
+    known = [step for step, value in enumerate(middle) if math.isfinite(value)]
+    if not known:
+        return None
+    bottom, top = min(low[step] for step in known), max(high[step] for step in known)
+    place = _Placement(len(middle), bottom, top, WIDTH)
+    parts = [_band(place, shaded), _grid(place)]
+    for run in _runs(middle):
+        steps = [step for step, _ in run]
+        # As many on either edge as a line has at most: tenths are smooth, no peak gets lost.
+        some = sorted({*steps[:: max(1, len(steps) // MAX_POINTS)], steps[-1]})
+        edge = [(step, high[step]) for step in some] + [(step, low[step]) for step in some[::-1]]
+        points = "L".join(f"{_at(place.x(step))} {_at(place.y(value))}" for step, value in edge)
+        parts += [Markup('<path class="fill" d="M{}Z"/>').format(points), _run(place, run, False)]
+    end = known[-1]
+    parts += _labels(place, (bottom, top), ("1", str(len(middle))), (end, middle[end]))
+    told = (
+        f"{title}: median ends at {number(middle[end])}, "
+        f"80 % of the rows at {number(low[end])} to {number(high[end])}"
+    )
+    return _svg(WIDTH, HEIGHT, told, parts)
+
+
+def interval_plot(
+    title: str,
+    value: float,
+    low: float,
+    high: float,
+    content: float | None = None,
+    style: float | None = None,
+) -> Markup | None:
+    """A value with its interval, on an axis with what copies of content and style reach.
+
+    Returns:
+        The SVG, or None when there is nothing to compare with, or a number is not finite.
+    """
+    others = [other for other in (content, style) if other is not None]
+    numbers = [value, low, high, *others]
+    if not others or not all(map(math.isfinite, numbers)) or min(numbers) == max(numbers):
+        return None
+    width, height = 150, 18
+    left, right = min(numbers), max(numbers)
+
+    def x(number: float) -> float:
+        return 6 + (width - 12) * ((number / 2 - left / 2) / (right / 2 - left / 2))
+
+    middle = height // 2
+    parts = [Markup('<path class="grid" d="M6 {}H{}"/>').format(middle, width - 6)]
+    if content is not None:
+        mark = Markup('<circle class="copy" cx="{}" cy="{}" r="3.5"/>')
+        parts.append(mark.format(_at(x(content)), middle))
+    if style is not None:
+        mark = Markup('<rect class="copy" x="{}" y="{}" width="7" height="7"/>')
+        parts.append(mark.format(_at(x(style) - 3.5), middle - 3.5))
+    parts += [
+        Markup('<path class="span" d="M{} {}H{}"/>').format(_at(x(low)), middle, _at(x(high))),
+        Markup('<circle class="dot" cx="{}" cy="{}" r="4"/>').format(_at(x(value)), middle),
+    ]
+    return _svg(width, height, title, parts)
+
+
+def _svg(width: int, height: int, told: str, parts: Sequence[Markup]) -> Markup:
+    svg = Markup('<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
+    return svg.format(width, height, told, Markup("").join(parts))
+
+
+def _labels(
+    place: _Placement, y_ends: tuple[float, float], x_ends: tuple[str, str], end: tuple[int, float]
+) -> list[Markup]:
+    """Of both axes, and of the last value, which has a dot."""
+    bottom, top = y_ends
+    step, value = end
+    x, y = place.x(step), place.y(value)
+    parts = [
+        Markup('<circle class="dot" cx="{}" cy="{}" r="2.6"/>').format(_at(x), _at(y)),
+        _text(x + 6, y + 3.5, "start", number(value), "last"),
+    ]
     if top > bottom:
         parts.append(_text(_LEFT - 6, _TOP + 3.5, "end", number(top)))
     parts.append(_text(_LEFT - 6, place.y(bottom) + 3.5, "end", number(bottom)))
-    parts.append(_text(_LEFT, HEIGHT - 3, "start", first))
-    if len(values) > 1:
-        parts.append(_text(place.right, HEIGHT - 3, "end", last))
-    told = f"{title}: {_span(bottom, top)}, ends at {number(values[end])}"
-    svg = Markup('<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
-    return svg.format(width, HEIGHT, told, Markup("").join(parts))
+    parts.append(_text(_LEFT, HEIGHT - 3, "start", x_ends[0]))
+    if place.steps > 1:
+        parts.append(_text(place.right, HEIGHT - 3, "end", x_ends[1]))
+    return parts
 
 
 class _Placement:
@@ -88,12 +181,12 @@ class _Placement:
 
     def __init__(self, steps: int, bottom: float, top: float, width: int) -> None:
         self.right = width - _RIGHT
-        self._steps = steps
+        self.steps = steps
         self._bottom = bottom
         self._top = top
 
     def x(self, step: float) -> float:
-        return _LEFT + (self.right - _LEFT) * (step / (self._steps - 1) if self._steps > 1 else 0.5)
+        return _LEFT + (self.right - _LEFT) * (step / (self.steps - 1) if self.steps > 1 else 0.5)
 
     def y(self, value: float) -> float:
         inner = HEIGHT - _TOP - _BOTTOM

@@ -10,7 +10,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from jobs.reporting.cards import Card
+from jobs.reporting.cards import LOSS, METRIC, Card, Plot
+from jobs.reporting.chosen import Chosen
+from jobs.reporting.loss_bands import Bands
+from jobs.reporting.metrics_table import MetricsTable, better
 from jobs.reporting.record import Record
 from jobs.reporting.tally import Miss, Reason, Tally
 from jobs.reporting.texts import rows_of, shown
@@ -33,6 +36,10 @@ class Page:
     tally: Tally
     expected: int | None
     cards: Sequence[Card]
+    chosen: Chosen
+    metrics: MetricsTable
+    bands: Bands
+    band_plots: Sequence[Plot]
     throughput: Throughput
     rate_plot: Markup | None
     occupancy_plot: Markup | None
@@ -151,6 +158,41 @@ class Page:
         return sorted({card.reason for card in self.cards if card.reason})
 
     @property
-    def sort_names(self) -> list[str]:
-        """Numbers that some card has, so that cards can be sorted by them."""
-        return list(dict.fromkeys(name for card in self.cards for name in card.sort_values))
+    def card_flags(self) -> list[str]:
+        """Flags that occur among the cards."""
+        return sorted({flag for card in self.cards for flag in card.flags})
+
+    @property
+    def flags(self) -> list[tuple[str, int]]:
+        """Flags and how many rows have them, frequent ones first."""
+        return sorted(self.tally.flags.items(), key=lambda flag: (-flag[1], flag[0]))
+
+    @property
+    def sort_groups(self) -> list[tuple[str, list[tuple[str, str, str]]]]:
+        """What cards can be sorted by: title -> (key, name, which way is better or empty)."""
+        keys = list(dict.fromkeys(name for card in self.cards for name in card.sort_values))
+        metrics = [(key, name, better(name)) for key, name in _named(keys, METRIC)]
+        losses = [(key, name, "lower") for key, name in _named(keys, LOSS)]
+        others = [(key, key, "") for key in keys if not key.startswith((METRIC, LOSS))]
+        groups = [("Metrics", metrics), ("Last losses", losses), ("Cost", others)]
+        return [(title, names) for title, names in groups if names]
+
+    @property
+    def shown_rows(self) -> str:
+        """Which rows the gallery shows."""
+        shown, chosen = len(self.cards), self.chosen
+        if not shown:
+            return "no rows yet"
+        if chosen.rows <= shown:
+            return f"all {shown:,} rows that ended"
+        told = f"{shown:,} of {chosen.rows:,} rows: {chosen.spread:,} evenly spread"
+        others = ["examples of each reason"] if self.tally.reasons else []
+        others += ["examples of each flag"] if self.tally.flags else []
+        if chosen.ranked:
+            by = "each metric" if len(chosen.ranked) > 1 else chosen.ranked[0]
+            others.append(f"the worst and the best by {by}")
+        return ", ".join([told, *others[:-1]]) + (f" and {others[-1]}" if others else "")
+
+
+def _named(keys: Sequence[str], prefix: str) -> list[tuple[str, str]]:
+    return [(key, key.removeprefix(prefix)) for key in keys if key.startswith(prefix)]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from jobs.reporting.flags import FLAGGED, flags_of, has_flags
+from jobs.reporting.parts import THREADS, Place, open_part
 from jobs.store import storage
 from jobs.store.results import DONE, FAILED, REJECTED
 from jobs.store.run_folder import RunFolder
@@ -20,15 +19,15 @@ from jobs.store.run_folder import RunFolder
 # Rows by status that are named one by one, and rows that a reason is shown with.
 MAX_MISSES = 50
 _EXAMPLES = 3
-_THREADS = 8
-_COUNT_ROWS, _READ_ROWS = 1 << 16, 256
+_COUNT_ROWS = 1 << 16
 _COUNTED = ("id", "status", "reason", "error", "content")
 
 
 @dataclass(frozen=True)
 class Miss:
-    """A row without a picture: its id, how it ended, and why."""
+    """A row without a picture: where it is, its id, how it ended, and why."""
 
+    place: Place
     id: str
     status: str
     reason: str
@@ -54,6 +53,8 @@ class Tally:
         rows: in all parts. counts: by status.
         parts: (shard, rows) of each part, ascending.
         reasons: by (status, reason). misses: the first rows of each status but done.
+        flagged: rows with a flag; None where the results have no such column. flags: by flag.
+        flag_examples: the first rows with each flag.
         unreadable: what is wrong with each part that could not be read.
     """
 
@@ -62,6 +63,9 @@ class Tally:
     parts: list[tuple[int, int]] = field(default_factory=list)
     reasons: dict[tuple[str, str], Reason] = field(default_factory=dict)
     misses: dict[str, list[Miss]] = field(default_factory=lambda: {FAILED: [], REJECTED: []})
+    flagged: int | None = None
+    flags: Counter[str] = field(default_factory=Counter)
+    flag_examples: dict[str, list[Place]] = field(default_factory=lambda: defaultdict(list))
     unreadable: list[str] = field(default_factory=list)
 
     def named_misses(self) -> list[Miss]:
@@ -72,7 +76,7 @@ class Tally:
 def count_rows(run: RunFolder, shards: Sequence[int]) -> Tally:
     """Counts the rows of some parts by status and reason."""
     tally = Tally()
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         counted = pool.map(lambda shard: _count_part(run, shard), shards)
         for shard, part in zip(shards, counted, strict=True):
             if isinstance(part, str):
@@ -87,6 +91,9 @@ class _Part:
     counts: Counter[str] = field(default_factory=Counter)
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     misses: list[Miss] = field(default_factory=list)
+    flagged: int | None = None
+    flags: Counter[str] = field(default_factory=Counter)
+    flag_examples: dict[str, list[Place]] = field(default_factory=lambda: defaultdict(list))
 
 
 def _add(tally: Tally, shard: int, part: _Part) -> None:
@@ -104,15 +111,29 @@ def _add(tally: Tally, shard: int, part: _Part) -> None:
         named = tally.misses.setdefault(miss.status, [])
         if len(named) < MAX_MISSES:
             named.append(miss)
+    if part.flagged is not None:
+        tally.flagged = (tally.flagged or 0) + part.flagged
+    tally.flags.update(part.flags)
+    for flag, places in part.flag_examples.items():
+        known = tally.flag_examples[flag]
+        known += places[: _EXAMPLES - len(known)]
 
 
 def _count_part(run: RunFolder, shard: int) -> _Part | str:
     def count() -> _Part:
         part = _Part()
-        with _open_part(run, shard) as parquet:
-            names = [name for name in _COUNTED if name in parquet.schema_arrow.names]
+        with open_part(run, shard) as parquet:
+            schema = parquet.schema_arrow
+            names = [name for name in _COUNTED if name in schema.names]
+            if has_flags(schema):
+                names.append(FLAGGED)
+                part.flagged = 0
+            first = 0
             for batch in parquet.iter_batches(_COUNT_ROWS, columns=names):
-                _count_batch(part, batch)
+                _count_batch(part, batch, shard, first)
+                if part.flagged is not None:
+                    _count_flags(part, batch.column(FLAGGED), shard, first)
+                first += batch.num_rows
         return part
 
     try:
@@ -122,15 +143,17 @@ def _count_part(run: RunFolder, shard: int) -> _Part | str:
         return f"{run.part(shard).rpartition('/')[2]}: {told}"
 
 
-def _count_batch(part: _Part, batch: pa.RecordBatch) -> None:
+def _count_batch(part: _Part, batch: pa.RecordBatch, shard: int, first: int) -> None:
     status = batch.column("status")
     for entry in pc.value_counts(status).to_pylist():
         part.counts[str(entry["values"])] += entry["counts"]
-    others = batch.filter(pc.fill_null(pc.not_equal(status, DONE), True))
+    offsets = pc.indices_nonzero(pc.fill_null(pc.not_equal(status, DONE), True))
     seen = Counter[str]()
-    for start in range(0, others.num_rows, 1024):
-        for values in others.slice(start, 1024).to_pylist():
+    for start in range(0, len(offsets), 1024):
+        here = offsets.slice(start, 1024)
+        for offset, values in zip(here.to_pylist(), batch.take(here).to_pylist(), strict=True):
             miss = Miss(
+                place=(shard, first + offset),
                 id=_text(values.get("id")),
                 status=str(values["status"]),
                 reason=_text(values.get("reason")) or "unknown",
@@ -144,72 +167,18 @@ def _count_batch(part: _Part, batch: pa.RecordBatch) -> None:
                 part.misses.append(miss)
 
 
+def _count_flags(part: _Part, column: pa.Array, shard: int, first: int) -> None:
+    for entry in pc.value_counts(column.drop_null()).to_pylist():
+        text, rows = str(entry["values"]), entry["counts"]
+        flags = flags_of(text)
+        part.flagged = (part.flagged or 0) + (rows if flags else 0)
+        for flag in flags:
+            part.flags[flag] += rows
+            known = part.flag_examples[flag]
+            if len(known) < _EXAMPLES:
+                offsets = pc.indices_nonzero(pc.equal(column, text)).slice(0, _EXAMPLES)
+                known += [(shard, first + offset) for offset in offsets.to_pylist()]
+
+
 def _text(value: object) -> str:
     return "" if value is None else storage.redact(str(value))
-
-
-def spread_rows(run: RunFolder, tally: Tally, most: int) -> list[dict[str, Any]]:
-    """At most `most` result rows, evenly spread over all that were counted, in their order.
-
-    Columns of bytes or of nested values other than lists are left out, but for the losses and, but
-    for theirs, the samples.
-    """
-    shown = min(most, tally.rows)
-    wanted = [number * tally.rows // shown for number in range(shown)]
-    by_part: list[tuple[int, list[int]]] = []
-    first, next_wanted = 0, 0
-    for shard, rows in tally.parts:
-        offsets = []
-        while next_wanted < shown and wanted[next_wanted] < first + rows:
-            offsets.append(wanted[next_wanted] - first)
-            next_wanted += 1
-        if offsets:
-            by_part.append((shard, offsets))
-        first += rows
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(lambda part: _read_rows(run, *part), by_part)
-        return [row for rows in found for row in rows]
-
-
-def _read_rows(run: RunFolder, shard: int, offsets: Sequence[int]) -> list[dict[str, Any]]:
-    def read() -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
-        with _open_part(run, shard) as parquet:
-            names = [name for field in parquet.schema_arrow for name in _shown_of(field)]
-            start = 0
-            for batch in parquet.iter_batches(_READ_ROWS, columns=names):
-                here = [o - start for o in offsets if start <= o < start + batch.num_rows]
-                rows += batch.take(pa.array(here, pa.int64())).to_pylist()
-                start += batch.num_rows
-                if start > offsets[-1]:
-                    break
-        return [{**row, "shard": shard} for row in rows]
-
-    try:
-        return storage.with_retries(read)
-    except Exception:  # it was there when it was counted; the page shows what can be read
-        return []
-
-
-def _shown_of(field: pa.Field) -> list[str]:
-    """What is read of a column."""
-    if field.name == "samples":
-        # Without the losses: of hundreds of samples they would fill the memory.
-        return [f"samples.list.element.{name}" for name in ("sample", "seed", "image")]
-    return [field.name] if _is_shown(field) else []
-
-
-def _is_shown(field: pa.Field) -> bool:
-    kind = field.type
-    while pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
-    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    return field.name == "losses" or not (is_bytes or pa.types.is_nested(kind))
-
-
-@contextmanager
-def _open_part(run: RunFolder, shard: int) -> Iterator[pq.ParquetFile]:
-    """Opened where it lies: of large parts only the columns asked for are fetched."""
-    filesystem, path = storage.open_filesystem(run.part(shard))
-    with filesystem.open(path, "rb") as raw, pq.ParquetFile(raw, pre_buffer=False) as parquet:
-        yield parquet

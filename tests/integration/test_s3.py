@@ -8,10 +8,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -220,6 +222,26 @@ def test_a_run_on_s3_is_evaluated_there(s3: S3, there: str, pictures: Path) -> N
     assert evaluate(options) == found
     after = s3.modified("judged")
     assert {key for key in keys if before[key] != after[key]} <= {"metrics.json"}
+
+
+def test_a_served_report_writes_nothing_into_the_bucket(s3: S3, finished: Settings) -> None:
+    before = s3.modified("run")
+    command = [sys.executable, "-m", "jobs.cli", "report", finished.output, "--serve", "--port=0"]
+    with FaultProxy(s3.server.port) as proxy:
+        variables = {**os.environ, "AWS_ENDPOINT_URL": proxy.endpoint}
+        with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) as served:
+            try:
+                assert served.stdout is not None
+                url = served.stdout.readline().split()[0]
+                with urllib.request.urlopen(url, timeout=60) as answer:
+                    page = answer.read().decode()
+            finally:
+                served.send_signal(signal.SIGINT)
+        asked = {request.method for request in proxy.requests}
+        assert proxy.count("GET .*/run/results/part-00000") > 0, "it read through the proxy"
+    assert f"all {ROWS} rows that ended" in page
+    assert asked <= {"GET", "HEAD"} and s3.modified("run") == before
+    assert served.returncode == OK
 
 
 def test_failed_rows_are_retried_and_their_neighbours_stay(

@@ -1,6 +1,6 @@
 """Unit tests start no Ray and open no network connection; here both raise.
 
-Only the server that a test starts itself, with the fixture `file_host`, may be spoken to.
+Only a server that a test starts itself, with a fixture named in `_OWN_SERVERS`, may be spoken to.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import socket
 from typing import Any, NoReturn
 
 import pytest
+
+_OWN_SERVERS = frozenset(["file_host", "report_server"])
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +21,7 @@ def _no_ray_and_no_network(request: pytest.FixtureRequest, monkeypatch: pytest.M
         raise AssertionError("unit tests start no Ray; tests/integration is the place")
 
     real_connect = socket.socket.connect
-    has_server = "file_host" in request.fixturenames
+    has_server = not _OWN_SERVERS.isdisjoint(request.fixturenames)
 
     def connect(self: socket.socket, address: Any) -> None:
         is_own_server = has_server and address[0] == "127.0.0.1"

@@ -94,3 +94,13 @@ def test_the_driver_and_the_reading_workers_import_no_torch(module: str) -> None
     # Seconds at the start of every process that only reads, writes or waits.
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_report_is_served_or_printed_on_a_sheet_but_not_both(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ("report", str(tmp_path), "--serve", "--contact-sheet", str(tmp_path / "a.png"))
+    code, _, err = call(capsys, *arguments)
+    assert (
+        code == 2 and err == "error: --serve, --contact-sheet: found both; expected one of them\n"
+    )

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -214,10 +215,11 @@ def test_the_page_is_one_file(make_run: MakeRun) -> None:
     assert len(page.all("img")) == 4, "two contents, a style and a result"
     assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
     assert all(image["alt"] for image in page.all("img"))
-    assert not page.all("link") and not page.all("iframe")
-    for _, attributes in page.tags:
+    assert [link["rel"] for link in page.all("link")] == ["icon"] and not page.all("iframe")
+    for tag, attributes in page.tags:
         assert not {"srcset", "action", "data", "poster", "background"} & set(attributes)
-        assert attributes.get("href", "#").startswith("#")
+        start = "data:image/svg+xml," if tag == "link" else "#"
+        assert attributes.get("href", "#").startswith(start)
         assert "url(" not in attributes.get("style", "")
     text = (output / "report.html").read_text()
     assert not re.search(r"@import|url\(", text)
@@ -295,9 +297,101 @@ def test_losses_become_curves(make_run: MakeRun) -> None:
         "loss structure by guided step: 0.167 to 1, ends at 0.167",
         "loss clip by guided step: always 0.5, ends at 0.5",
     ]
-    assert len(labels) == 4, "and two over time; a loss of only NaN has no curve"
-    assert len(page.all("rect", "band")) == 2
-    assert "2 steps of the resample phase" in page.text
+    assert labels[2:4] == [
+        "loss structure by guided step: median ends at 0.167, 80 % of the rows at 0.167 to 0.167",
+        "loss clip by guided step: median ends at 0.5, 80 % of the rows at 0.5 to 0.5",
+    ]
+    assert len(labels) == 6, "and two over time; a loss of only NaN has no curve"
+    assert len(page.all("rect", "band")) == 4
+    assert page.text.count("2 steps of the resample phase") == 2
+    assert "Losses of 1 row, by guided step" in page.text
+    assert "1 of the rows restarted: their last chain counts" in page.text
+
+
+def _measure(output: Path, **columns: Any) -> None:
+    """metrics.json, and the part of the first shard, whose two rows are done."""
+    told = {"mean": 0.5, "low": 0.25, "high": 0.75, "count": 2}
+    baselines = {"source_copy": {"mask_iou": {**told, "mean": 1.0}}, "style_copy": {}}
+    values = {
+        "judging": {"dino": "vit-of-others", "clip": "vit-of-theirs"},
+        "rows": 4,
+        "metrics": {"mask_iou": told, "truth_lpips": told},
+        "baselines": baselines,
+    }
+    _write(output / "metrics.json", values)
+    (output / "metrics").mkdir(exist_ok=True)
+    table = pa.table({"id": ["one", "two"], "status": ["done", "done"], **columns})
+    pq.write_table(table, output / "metrics" / "part-00000.parquet")
+
+
+def test_an_evaluated_run_shows_its_metrics(make_run: MakeRun) -> None:
+    output = make_run()
+    columns = {"mask_iou": [0.125, None], "style_right": [1, 0], "metrics_error": [None, "gone"]}
+    _measure(output, **columns, source_copy_mask_iou=[0.9, 0.9])
+    page = _page(output)
+    assert "mask_iou higher 0.5 0.25 to 0.75 1 0.25 to 0.75 " in page.text
+    assert "Judged by vit-of-others and vit-of-theirs." in page.text
+    first, second = (json.loads(card["data-sort"]) for card in page.all("article", "card")[:2])
+    assert first["metric mask_iou"] == 0.125 and first["metric style_right"] == 1
+    assert "metric mask_iou" not in second and second["metric style_right"] == 0
+    assert "mask_iou 0.125 style_right 1 steps 6" in page.text
+    options = {option["value"]: option.get("data-better") for option in page.all("option")}
+    assert options["metric mask_iou"] == "higher" and options["loss structure"] == "lower"
+    assert not [name for name in options if "source_copy" in name]
+
+
+def test_a_run_that_was_not_evaluated_says_how(make_run: MakeRun) -> None:
+    output = make_run()
+    assert f"Not measured yet: dstc evaluate {output} does" in _page(output).text
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"metrics": {"a": 3}}', "\xff"])
+def test_broken_metrics_are_said_and_not_fatal(make_run: MakeRun, text: str) -> None:
+    output = make_run()
+    _measure(output, a=[1.0, 2.0])
+    (output / "metrics.json").write_bytes(text.encode("latin-1"))
+    (output / "metrics" / "part-00001.parquet").write_bytes(b"PAR1 and no more")
+    page = _page(output)
+    assert "metrics.json " in page.text and "writes it anew" in page.text
+    first = json.loads(page.all("article", "card")[0]["data-sort"])
+    assert first["metric a"] == 1, "what lies in the parts is shown"
+
+
+def test_measures_of_other_rows_are_not_shown(make_run: MakeRun) -> None:
+    output = make_run()
+    _measure(output, a=[1.0, 2.0])
+    part = output / "metrics" / "part-00000.parquet"
+    pq.write_table(pa.table({"id": ["two", "one"], "a": [1.0, 2.0]}), part)
+    assert "metric a" not in _page(output).all("article", "card")[0]["data-sort"]
+    pq.write_table(pa.table({"a": [1.0, 2.0, 3.0]}), part)
+    assert "metric a" not in _page(output).all("article", "card")[0]["data-sort"]
+
+
+def test_flagged_rows_are_counted_shown_and_filtered(make_run: MakeRun) -> None:
+    output = make_run()
+    assert "done, flagged" not in _page(output).text
+    part = output / "results" / "part-00000.parquet"
+    rows = pq.read_table(part)
+    flagged = pa.array(["range, structure", None], pa.string())
+    pq.write_table(rows.append_column("flagged", flagged), part)
+    page = _page(output)
+    assert "done, flagged 1 " in page.text and "1 row is done and doubtful" in page.text
+    first, second = page.all("article", "card")[:2]
+    assert json.loads(first["data-flags"]) == ["range", "structure"]
+    assert json.loads(second["data-flags"]) == []
+    assert {"*", "range", "structure"} <= {option["value"] for option in page.all("option")}
+
+
+def test_cards_have_no_box_for_what_a_row_does_not_have(make_run: MakeRun) -> None:
+    output = make_run()
+    page = _page(output)
+    figures = [figure["data-name"] for figure in page.all("figure") if "data-name" in figure]
+    assert figures[:5] == ["content", "style", "result", "content", "result"]
+    run = RunFolder(str(output))
+    row = _row("one", "in/a.png", style="in/b.png")
+    write_part(run, 0, result_table(_table([row]), [_done(run, "one")]))
+    (output / "results" / "part-00001.parquet").unlink()
+    assert not _page(output).all("div", "words")
 
 
 def test_speed_comes_from_the_stats(make_run: MakeRun) -> None:
@@ -359,7 +453,7 @@ def test_large_runs_show_a_spread_of_their_rows(tmp_path: Path) -> None:
     page = _page(tmp_path)
     assert len(page.cards) == MAX_CARDS
     assert {name[0] for name in page.cards} == {"0", "1", "2"}
-    assert "200 of 450 rows, evenly spread" in page.text
+    assert "200 of 450 rows: 191 evenly spread and examples of each reason" in page.text
     assert "Row by row: 50 of 450, failed ones first" in page.text
 
 

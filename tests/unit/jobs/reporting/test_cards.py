@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from jobs.reporting.cards import _sort_values, manifest_folders
+from jobs.reporting.cards import _side, _sort_values, manifest_folders
 from jobs.reporting.record import Record
+from jobs.reporting.thumbnails import MAX_SIDE
 
 
 def _job(uri: str, rows: dict[str, int], rows_per_shard: int = 4) -> Record:
@@ -42,9 +43,22 @@ def test_a_partial_record_tells_nothing() -> None:
     assert manifest_folders(_job("/data/a.parquet", {}))(0) is None
 
 
-def test_cards_sort_by_the_last_losses_that_are_numbers() -> None:
+def test_cards_sort_by_metrics_and_by_last_losses_that_are_numbers() -> None:
     losses = [{"index": 1, "phase": "sample", "clip": 3.0}]
     losses += [{"index": 0, "phase": "sample", "clip": 0.5, "total": float("nan")}]
     row = {"steps": 2, "seconds": 1.5, "restarts": 0}
-    assert _sort_values(row, losses) == {"seconds": 1.5, "restarts": 0, "loss clip": 0.5}
-    assert _sort_values({**row, "steps": 0}, []) == {}
+    expected = {"seconds": 1.5, "restarts": 0, "metric clip": 0.25, "loss clip": 0.5}
+    assert _sort_values(row, losses, {"clip": 0.25}) == expected
+    assert _sort_values({**row, "steps": 0}, [], {}) == {}
+
+
+def _rows(number: int, samples: int) -> list[dict[str, Any]]:
+    row = {"content": "c", "style": "s", "image": "i", "samples": [{"sample": 1}] * samples}
+    return [row] * number
+
+
+def test_many_pictures_are_inlined_smaller() -> None:
+    assert _side(_rows(24, 0), 11) == MAX_SIDE
+    assert _side(_rows(200, 0), 3) < MAX_SIDE
+    assert _side(_rows(200, 3), 3) < _side(_rows(200, 0), 3)
+    assert _side(_rows(200, 99), 3) == _side(_rows(200, 3), 3), "three of them are shown"

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from jobs.reporting.charts import MAX_POINTS, WIDTH, line_plot, number, thin
+from jobs.reporting.charts import (
+    MAX_POINTS,
+    WIDTH,
+    band_plot,
+    interval_plot,
+    line_plot,
+    number,
+    thin,
+)
 
 NAN, INF = math.nan, math.inf
 
@@ -80,3 +89,43 @@ def test_long_lines_keep_their_ends_peaks_and_troughs() -> None:
     assert {(7777, 9.0), (3333, -9.0)} <= set(thinned)
     assert thinned == sorted(set(thinned))
     assert thin(run[:5]) == run[:5]
+
+
+def _points(path: ElementTree.Element) -> list[tuple[float, float]]:
+    pairs = re.findall(r"([\d.]+) ([\d.]+)", path.get("d", ""))
+    return [(float(x), float(y)) for x, y in pairs]
+
+
+def test_a_band_holds_its_line() -> None:
+    low, middle, high = [1.0, 0.0, 2.0], [2.0, 3.0, 4.0], [5.0, 4.0, 10.0]
+    svg = ElementTree.fromstring(str(band_plot("loss", low, middle, high, shaded=1)))
+    paths = {path.get("class"): _points(path) for path in svg.iter("path")}
+    upper, lower = paths["fill"][:3], paths["fill"][:2:-1][-3:]
+    for (x, y), (_, top), (_, bottom) in zip(paths["line"], upper, lower, strict=True):
+        assert x in {at for at, _ in upper} and top < y < bottom, "y grows downwards"
+    assert _texts(svg) == ["4", "10", "0", "1", "3"]
+    assert svg.get("aria-label") == "loss: median ends at 4, 80 % of the rows at 2 to 10"
+    assert len(list(svg.iter("rect"))) == 1
+
+
+def test_a_band_has_gaps_and_an_end() -> None:
+    gap = [NAN, 1.0, 2.0, NAN, 3.0, 4.0, NAN]
+    svg = ElementTree.fromstring(str(band_plot("loss", gap, gap, gap)))
+    assert len([path for path in svg.iter("path") if path.get("class") == "fill"]) == 2
+    assert band_plot("loss", [NAN], [NAN], [NAN]) is None
+    assert band_plot("loss", [], [], []) is None
+    long = [float(n) for n in range(10_000)]
+    assert len(str(band_plot("loss", long, long, long))) < 12_000
+
+
+def test_an_interval_lies_between_the_copies() -> None:
+    svg = ElementTree.fromstring(str(interval_plot("a metric", 0.5, 0.4, 0.6, 0.0, 1.0)))
+    (dot,) = [c for c in svg.iter("circle") if c.get("class") == "dot"]
+    (content,) = [c for c in svg.iter("circle") if c.get("class") == "copy"]
+    (style,) = svg.iter("rect")
+    ends = [float(at) for at in (content.get("cx"), dot.get("cx"), style.get("x")) if at]
+    assert ends == sorted(ends) and len(set(ends)) == 3
+    assert interval_plot("a metric", 0.5, 0.4, 0.6) is None, "nothing to compare with"
+    assert interval_plot("a metric", 0.5, 0.5, 0.5, 0.5) is None
+    assert interval_plot("a metric", 0.5, 0.4, INF, 0.5) is None
+    assert interval_plot("a metric", 1.7e308, -1.7e308, 1.7e308, 0.0) is not None

@@ -29,7 +29,8 @@ def card(**changes: Any) -> Card:
     fields: dict[str, Any] = dict(
         id="row", status="done", reason="", error="", prompt="a fox", source_prompt="",
         content=flat((200, 0, 0)), style=None, result=flat((0, 0, 200)), samples=(),
-        more_samples=0, facts=(), details=(), plots=(), resampled=0, search="", sort_values={},
+        more_samples=0, flags=(), metrics=(), facts=(), details=(), plots=(),
+        resampled=0, search="", sort_values={},
     )  # fmt: skip
     return Card(**(fields | changes))
 

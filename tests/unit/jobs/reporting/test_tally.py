@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.reporting.tally import MAX_MISSES, count_rows, spread_rows
+from jobs.reporting.tally import MAX_MISSES, count_rows
 from jobs.store.run_folder import RunFolder
 
 
@@ -58,20 +58,25 @@ def test_a_broken_part_is_named(tmp_path: Path) -> None:
     assert len(tally.unreadable) == 1 and tally.unreadable[0].startswith("part-00001.parquet: ")
 
 
-def test_rows_are_spread_evenly_over_parts_of_any_size(tmp_path: Path) -> None:
+def test_flags_are_counted_one_by_one(tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path))
-    sizes = [1, 600, 0, 7, 392]
-    first = 0
-    for shard, size in enumerate(sizes):
-        rows = [(str(first + n), "done", None) for n in range(size)]
-        if size:
-            _write(run, shard, rows)
-        first += size
+    Path(run.results).mkdir(parents=True)
+    told = ["range, structure", None, "structure", "", "structure", "structure", "structure"]
+    columns = {"id": list("abcdefg"), "status": ["done"] * 7, "flagged": told}
+    pq.write_table(pa.table(columns), run.part(0))
+    pq.write_table(pa.table({**columns, "flagged": [None] * 6 + ["range"]}), run.part(2))
+    pq.write_table(pa.table({**columns, "flagged": [True] * 7}), run.part(3))
     tally = count_rows(run, run.parts())
-    ids = [int(row["id"]) for row in spread_rows(run, tally, 10)]
-    assert ids == list(range(0, 1000, 100))
-    found = spread_rows(run, tally, 2000)
-    assert [int(row["id"]) for row in found] == list(range(1000))
-    assert found[0]["losses"] == [{"index": 1}] and found[0]["shard"] == 0
-    assert "pixels" not in found[0], "bytes stay in storage"
-    assert spread_rows(run, count_rows(run, []), 10) == []
+    assert tally.rows == 21 and tally.flagged == 6
+    assert tally.flags == {"structure": 5, "range": 2}
+    assert tally.flag_examples["structure"] == [(0, 0), (0, 2), (0, 4)]
+    assert tally.flag_examples["range"] == [(0, 0), (2, 6)]
+    assert count_rows(run, [3]).flagged is None, "a column of booleans is the user's own"
+
+
+def test_examples_tell_where_they_are(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    _write(run, 0, [("a", "done", None), ("b", "failed", "oom")])
+    _write(run, 5, [("c", "done", None)] * 1500 + [("d", "failed", "oom")])
+    (reason,) = count_rows(run, run.parts()).reasons.values()
+    assert [miss.place for miss in reason.examples] == [(0, 1), (5, 1500)]
