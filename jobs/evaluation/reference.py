@@ -27,6 +27,8 @@ MOST = 50_000
 # Pictures that one task looks at.
 CHUNK = 256
 _PICTURE_COLUMNS = ("png", "picture")
+# Of the emoji, right on 84.5 % of val; on 84.7 % when fitted on 7,218, in 29 s of one core, not 20.
+_MOST_FITTED = 5000
 # Every so many of the pictures tells how often the classifier is right.
 _HELD_OUT = 10
 
@@ -115,6 +117,8 @@ def fit_classifier(reference: Reference, size: int, fit: str) -> tuple[StyleClas
     from dstc_engine.metrics.style_classifier import StyleClassifier
 
     known = [number for number, style in enumerate(reference.styles) if style is not None]
+    if len(known) > _MOST_FITTED:
+        known = [known[n * len(known) // _MOST_FITTED] for n in range(_MOST_FITTED)]
     styles = [str(reference.styles[number]) for number in known]
     if len(set(styles)) < 2 or len(known) < 2 * _HELD_OUT:
         raise SettingsError(
