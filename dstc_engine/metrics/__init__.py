@@ -1,11 +1,11 @@
 """Measures of finished pictures; none of them guides.
 
-Every metric of one picture, with whether more of it is better. Measures of whole sets are in
-`sets.SET_METRICS`.
+What they are called, for those who do not load torch.
 """
 
 from __future__ import annotations
 
+# Of one picture, with whether more of it is better.
 METRICS: dict[str, bool] = {
     "structure_distance": False,
     "lpips": False,
@@ -19,4 +19,11 @@ METRICS: dict[str, bool] = {
     "truth_ssim": True,
     "truth_l1": False,
     "truth_lpips": False,
+}
+# Distances of sets, and what they are called through Inception's features.
+SET_METRICS: dict[str, str] = {
+    "frechet_distance": "FID",
+    "kernel_distance": "KID",
+    "mean_distance": "SFID",
+    "class_mean_distance": "CSFID",
 }

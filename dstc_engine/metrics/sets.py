@@ -100,7 +100,7 @@ def class_mean_distance(
     return mean, *_basic_interval(mean, np.mean(draws, axis=0))
 
 
-SET_METRICS: dict[str, Callable[[Array, Array], Estimate]] = {
+WITHOUT_CLASSES: dict[str, Callable[[Array, Array], Estimate]] = {
     "frechet_distance": frechet_distance,
     "kernel_distance": kernel_distance,
     "mean_distance": mean_distance,

@@ -14,7 +14,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from dstc_engine.metrics import METRICS
+from dstc_engine.metrics import METRICS, SET_METRICS
 from jobs.evaluation.measure_shard import BASELINES, COLUMNS
 from jobs.evaluation.plan import (
     THREADS,
@@ -33,13 +33,6 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 _SETS = ("results", *BASELINES)
-# What the distances are called through Inception's features.
-_INCEPTION_NAMES = {
-    "frechet_distance": "FID",
-    "kernel_distance": "KID",
-    "mean_distance": "SFID",
-    "class_mean_distance": "CSFID",
-}
 
 
 def summarise(
@@ -116,7 +109,7 @@ def _compare_sets(
     run: RunFolder, judging: Judging, shards: Sequence[int], reference_parts: int
 ) -> dict[str, Any] | None:
     """The distances of the results, and of both copies, from the reference; None without one."""
-    from dstc_engine.metrics.sets import LEAST, SET_METRICS, class_mean_distance
+    from dstc_engine.metrics.sets import LEAST, WITHOUT_CLASSES, class_mean_distance
 
     tables = _read_all(lambda shard: read_table(features_part(run, shard)), shards)
     known = [table for table in tables if table is not None and len(table)]
@@ -137,7 +130,7 @@ def _compare_sets(
         if name not in sets or len(sets[name][0]) < LEAST:
             continue
         features, styles = sets[name]
-        told = {metric: way(features, real) for metric, way in SET_METRICS.items()}
+        told = {metric: way(features, real) for metric, way in WITHOUT_CLASSES.items()}
         told["class_mean_distance"] = class_mean_distance(features, real, styles, real_styles)
         found[name] = {metric: _numbers(estimate) for metric, estimate in told.items()} | {
             "pictures": len(features)
@@ -180,7 +173,7 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
         better = "higher" if METRICS[name] else "lower"
         table.add_row(name, better, _told(values), *copies, f"{values['count']:,}")
     sets = summary["sets"]
-    for name, label in _INCEPTION_NAMES.items() if sets else ():
+    for name, label in SET_METRICS.items() if sets else ():
         told = [_told_value(sets[which][name]) if which in sets else "" for which in _SETS]
         if any(told):
             shown = label if summary["judging"]["inception"] else name

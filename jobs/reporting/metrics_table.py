@@ -11,13 +11,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from dstc_engine.metrics import METRICS, SET_METRICS
 from jobs.reporting.charts import interval_plot, number
 from jobs.reporting.record import MISSING, Record
 from jobs.reporting.texts import rows_of
 from jobs.reporting.throughput import finite
 
-# Last words of names of metrics that are the better the lower they are.
-_LOWER = frozenset(["distance", "l1", "l2", "mse", "rmse", "lpips", "fid", "kid", "error"])
+_SETS = ("results", "source_copy", "style_copy")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class MetricsTable:
     """What metrics.json tells.
 
     Attributes:
-        metrics: the lines. sets: numbers of whole sets of pictures, (name, text).
+        metrics: the lines. sets: what sets were compared with, and by what, (name, text).
         judges: (what, name) of the networks that judged. judges_guided: they are those that guided.
         notes: what a reader has to know. problem: why there is nothing, or None.
     """
@@ -68,8 +68,11 @@ class MetricsTable:
 
 
 def better(name: str) -> str:
-    """`lower` or `higher`: which way a metric is better, by its name."""
-    return "lower" if name.rpartition("_")[2] in _LOWER else "higher"
+    """`lower` or `higher`: which way a metric is better; empty where it is not known here."""
+    if name in SET_METRICS or name in SET_METRICS.values():
+        return "lower"
+    known = METRICS.get(name)
+    return "" if known is None else ("higher" if known else "lower")
 
 
 def make_table(record: Record, job: Record, rows: int) -> MetricsTable:
@@ -82,18 +85,34 @@ def make_table(record: Record, job: Record, rows: int) -> MetricsTable:
         return MetricsTable(problem=record.problem)
     baselines = record.part("baselines")
     metrics = list(_metrics(record.part("metrics"), baselines))
-    judging = record.part("judging")
+    judging, sets = record.part("judging"), record.part("sets")
+    of_sets = {name: _distances(sets, name, bool(judging.get("inception"))) for name in _SETS}
+    metrics += _metrics(of_sets["results"], of_sets)
     judges = [(what, str(judging[what])) for what in ("dino", "clip") if judging.get(what)]
     preset = job.part("preset")
     guides = {preset.get("dino"), *_list(preset.get("clips"))}
     return MetricsTable(
         metrics=metrics,
-        sets=rows_of(record.part("sets")),
+        sets=rows_of({key: told for key, told in sets.items() if key not in _SETS}),
         judges=judges,
         judges_guided=any(name in guides for _, name in judges),
         notes=list(_notes(record, rows)),
         problem=None if metrics else "tells of no metric",
     )
+
+
+def _distances(sets: Mapping[str, Any], name: str, by_inception: bool) -> dict[str, Any]:
+    """The distances of one set from the reference, in the form of metrics."""
+    told = _object(sets.get(name))
+    return {
+        SET_METRICS.get(metric, metric) if by_inception else metric: {
+            **numbers,
+            "mean": numbers.get("value"),
+            "count": told.get("pictures"),
+        }
+        for metric, numbers in told.items()
+        if isinstance(numbers, dict)
+    }
 
 
 def _metrics(found: Mapping[str, Any], baselines: Mapping[str, Any]) -> Iterable[Metric]:

@@ -44,10 +44,10 @@ def test_results_stand_beside_both_copies() -> None:
 
 @pytest.mark.parametrize(
     ("name", "way"),
-    [("structure_distance", "lower"), ("truth_l1", "lower"), ("lpips", "lower"), ("fid", "lower")]
-    + [("clip_score", "higher"), ("mask_iou", "higher"), ("truth_psnr", "higher"), ("x", "higher")],
+    [("structure_distance", "lower"), ("truth_l1", "lower"), ("lpips", "lower"), ("FID", "lower")]
+    + [("clip_score", "higher"), ("mask_iou", "higher"), ("truth_psnr", "higher"), ("x", "")],
 )
-def test_which_way_is_better_follows_from_the_name(name: str, way: str) -> None:
+def test_which_way_is_better(name: str, way: str) -> None:
     assert better(name) == way
 
 
@@ -75,9 +75,23 @@ def test_what_a_reader_has_to_know_is_said() -> None:
     assert table.notes[1].startswith("2 rows could not be measured")
 
 
-def test_numbers_of_whole_sets_are_shown() -> None:
-    table = _table({"sets": {"fid": {"results": 12.5, "style_copy": 80}, "pictures": 24}})
-    assert table.sets == [("fid.results", "12.5"), ("fid.style_copy", "80"), ("pictures", "24")]
+def test_distances_of_sets_stand_among_the_metrics() -> None:
+    def distance(value: Any) -> dict[str, Any]:
+        return {"mean_distance": {"value": value, "low": 1, "high": 3}, "pictures": 40}
+
+    sets = {
+        "results": distance(2.0) | {"class_mean_distance": {"value": None}},
+        "source_copy": distance(5.0),
+        "reference": "real.parquet",
+        "reference_pictures": 90,
+    }
+    table = _table({"sets": sets, "judging": {"inception": "", "dino": "vit"}})
+    (metric,) = table.metrics
+    assert (metric.name, metric.better, metric.rows) == ("mean_distance", "lower", 40)
+    assert metric.content_copy.mean == "5" and metric.style_copy is None
+    assert table.sets == [("reference", "real.parquet"), ("reference_pictures", "90")]
+    by_inception = _table({"sets": sets, "judging": {"inception": "file"}})
+    assert [metric.name for metric in by_inception.metrics] == ["SFID"]
 
 
 def test_a_run_that_was_not_evaluated_is_told_from_a_broken_file() -> None:
