@@ -136,11 +136,15 @@ def print_retried(limits: Mapping[str, float], before: Pictures, after: Pictures
     pairs = zip(after.verdicts(limits), before.verdicts(limits), strict=True)
     kept = np.array([gates.is_better(new, old) for new, old in pairs], bool)
     passing = kept & ~after.flags(limits)
-    still_bad = np.where(kept, after.is_bad, before.is_bad)
+    judges = {**before.bad, "either": before.is_bad}
+    judged_again = {**after.bad, "either": after.is_bad}
+    changes = [
+        f"{bad.sum()} then {np.where(kept, judged_again[name], bad).sum()} by {name}"
+        for name, bad in judges.items()
+    ]
     print(
         f"\nOf {len(kept)} flagged rows another seed was better for {kept.sum()}, and "
-        f"{passing.sum()} pass. Bad by either judge: {before.is_bad.sum()} of them before, "
-        f"{still_bad.sum()} after."
+        f"{passing.sum()} pass. Bad before and after: {', '.join(changes)}."
     )
 
 
