@@ -44,6 +44,15 @@ def _number(meaning: str, least: float = -math.inf, most: float = math.inf) -> F
     return Field(meaning, lambda v: math.isfinite(v) and least <= v <= most, expected)
 
 
+def _gate(meaning: str, least: float = 0.0) -> Field:
+    """`least`: of the loss; a limit there would flag every picture."""
+    return Field(
+        f"flag pictures whose {meaning} ends above; -1: none",
+        lambda v: math.isfinite(v) and (v == -1 or v > least),
+        f"-1 for none, or a finite number above {least:g}",
+    )
+
+
 def _either(meaning: str, *choices: str) -> Field:
     return Field(meaning, lambda value: value in choices, " or ".join(choices))
 
@@ -164,6 +173,11 @@ FIELDS: dict[str, Field] = {
     # the finished picture
     "match_colours": _switch("carry the style picture's colours over to the finished picture"),
     "fit": _either("pictures not square: crop the centre, or pad and cut back", "crop", "pad"),
+    # gates
+    "gate_structure": _gate("structure loss"),
+    "gate_range": _gate("range loss"),
+    "gate_style_cls": _gate("style_cls loss"),
+    "gate_clip": _gate("clip loss, minus a cosine,", least=-1.0),
 }
 
 

@@ -61,6 +61,10 @@ class Preset:
     match_colours: carry the style picture's colour statistics over to the finished picture.
     fit: "crop" (centre crop) or "pad" (pad, and crop back at the end) for pictures not square.
 
+    Gates, which change no picture: gate_*, upper limits of a picture's unweighted losses at its
+    last guided step; above one, its row is flagged. -1 is no gate. docs/failures.md: how they are
+    learned.
+
     Raises:
         PresetError: a value is of another type, or out of its range; preset and field are named.
     """
@@ -125,6 +129,11 @@ class Preset:
     # the finished picture
     match_colours: bool = False
     fit: str = "crop"
+    # gates
+    gate_structure: float = -1.0
+    gate_range: float = -1.0
+    gate_style_cls: float = -1.0
+    gate_clip: float = -1.0
 
     def __post_init__(self) -> None:
         for name, field in FIELDS.items():
@@ -239,6 +248,11 @@ TINY64 = Preset(
     weight_clip=1000.0,
     weight_range=12.0,
     crops=4,
+    # Learned on the val split by benchmarks/gates.py, to be learned anew when a weight changes. The
+    # structure loss has none: it does not tell kept shapes from lost ones.
+    gate_range=0.00827,
+    gate_style_cls=0.762,
+    gate_clip=-0.513,
 )
 
 PRESETS = {

@@ -50,6 +50,7 @@ class _Device(StrEnum):
 
 class _Retry(StrEnum):
     failed = "failed"
+    flagged = "flagged"
 
 
 _HOW, _WHAT, _WHERE = "How pictures are made", "Which rows", "Where it runs"
@@ -111,7 +112,10 @@ def translate(
     ] = None,
     retry: Annotated[
         _Retry | None,
-        typer.Option(help="Also run the failed rows again.", rich_help_panel=_WHAT),
+        typer.Option(
+            help="Also run the failed rows again; or the flagged ones, with another seed.",
+            rich_help_panel=_WHAT,
+        ),
     ] = None,
     rows_per_shard: Annotated[
         int, typer.Option(help="Rows committed together.", rich_help_panel=_WHAT)

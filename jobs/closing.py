@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import JobError
 from jobs.store import storage
+from jobs.store.ledger import flagged_reasons
 from jobs.store.results import DONE, FAILED, REJECTED, STATUSES
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class Summary:
         run_id: of the run. rows: result rows in all.
         done, rejected, failed: rows by status.
         rejected_reasons, failed_reasons: rows by reason.
+        flagged: of the rows that are done, those a gate flags. flagged_reasons: those by gates.
         seconds: of this invocation. rows_run: rows of the shards it ran. rate: those per second.
     """
 
@@ -33,6 +35,8 @@ class Summary:
     failed: int
     rejected_reasons: dict[str, int]
     failed_reasons: dict[str, int]
+    flagged: int
+    flagged_reasons: dict[str, int]
     seconds: float
     rows_run: int
     rate: float
@@ -67,6 +71,7 @@ def summarise(plan: Plan, seconds: float) -> Summary:
         }
         for status in (REJECTED, FAILED)
     }
+    flagged = flagged_reasons(totals)
     rows_run = manifest.rows - plan.rows_done
     summary = Summary(
         run_id=plan.job.run_id,
@@ -76,6 +81,8 @@ def summarise(plan: Plan, seconds: float) -> Summary:
         failed=counts[FAILED],
         rejected_reasons=reasons[REJECTED],
         failed_reasons=reasons[FAILED],
+        flagged=sum(flagged.values()),
+        flagged_reasons=flagged,
         seconds=round(seconds, 3),
         rows_run=rows_run,
         rate=round(rows_run / seconds, 4) if seconds else 0.0,

@@ -73,6 +73,12 @@ def derive_sample_seed(seed: int, sample: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def derive_retry_seed(seed: int, retry: int) -> int:
+    """The seed of a flagged row's other try `retry`, 1 or more, from the one it began with."""
+    digest = hashlib.sha256(f"retry:{retry}:{seed}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
 def check_id(row_id: str | None) -> str | None:
     """What is wrong with an id, or None."""
     expected = "expected letters, digits, '.', '_', '-', and '/' between folders"

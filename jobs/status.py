@@ -14,7 +14,7 @@ from typing import Any
 
 from jobs.errors import RunFolderError
 from jobs.store import storage
-from jobs.store.ledger import Ledger
+from jobs.store.ledger import Ledger, flagged_reasons
 from jobs.store.run_folder import RunFolder
 
 # Four times what the driver takes between two notes. Clocks of two machines may differ by some.
@@ -35,6 +35,7 @@ class Status:
         rows: of the run. rows_ended: of them, those of shards at work included while it runs.
         done, rejected, failed: rows of finished shards.
         rejected_reasons, failed_reasons: those rows by reason, most frequent first.
+        flagged, flagged_reasons: of the rows that are done, those a gate flags, and by which.
         shards, shards_done: of the run; `shards` is 0 when no driver has said how many.
         rate: rows per second lately; None when it does not run or before there is one.
         seconds_left: at that rate.
@@ -56,6 +57,8 @@ class Status:
     failed: int
     rejected_reasons: dict[str, int]
     failed_reasons: dict[str, int]
+    flagged: int
+    flagged_reasons: dict[str, int]
     shards: int
     shards_done: int
     rate: float | None
@@ -104,6 +107,9 @@ def read_status(output: str, now: float | None = None) -> Status:
         failed=int(counts["failed"]),
         rejected_reasons=_most_frequent_first(counts["rejected_reasons"]),
         failed_reasons=_most_frequent_first(counts["failed_reasons"]),
+        # A driver of before there were gates tells of none.
+        flagged=int(counts.get("flagged", 0)),
+        flagged_reasons=_most_frequent_first(counts.get("flagged_reasons", {})),
         shards=int(told.get("shards", 0)),
         shards_done=int(counts["shards_done"]),
         rate=told["rate"] if is_running else None,
@@ -121,7 +127,7 @@ def _counts(run: RunFolder) -> dict[str, Any]:
     ledger.complete(run.parts())
     totals = ledger.totals()
     rejected, failed = totals.get("rejected", Counter()), totals.get("failed", Counter())
-    done = sum(totals["done"].values())
+    done, flagged = totals["done"].total(), flagged_reasons(totals)
     return {
         "rows_ended": done + rejected.total() + failed.total(),
         "done": done,
@@ -129,6 +135,8 @@ def _counts(run: RunFolder) -> dict[str, Any]:
         "failed": failed.total(),
         "rejected_reasons": {str(reason): rows for reason, rows in rejected.items()},
         "failed_reasons": {str(reason): rows for reason, rows in failed.items()},
+        "flagged": sum(flagged.values()),
+        "flagged_reasons": flagged,
         "shards_done": len(ledger),
     }
 

@@ -85,6 +85,8 @@ def print_closing(summary: Summary, run: RunFolder) -> None:
     """How the run ended, and where its results are."""
     table = _facts("Run " + summary.run_id)
     table.add_row("done", f"{summary.done:,}")
+    if summary.flagged:
+        table.add_row("  flagged", f"{summary.flagged:,}{_by_reason(summary.flagged_reasons)}")
     table.add_row("rejected", f"{summary.rejected:,}{_by_reason(summary.rejected_reasons)}")
     table.add_row("failed", f"{summary.failed:,}{_by_reason(summary.failed_reasons)}")
     if summary.rows_run:
@@ -92,8 +94,7 @@ def print_closing(summary: Summary, run: RunFolder) -> None:
         table.add_row("this time", f"{took}, {summary.rate:.2f} row/s")
     table.add_row("results", run.results)
     table.add_row("report", f"dstc report {run.uri}")
-    if summary.failed:
-        table.add_row("again", "the same command with --retry failed")
+    _say_what_may_run_again(table, summary.failed, summary.flagged)
     _console().print(table)
 
 
@@ -117,6 +118,8 @@ def print_status(status: Status) -> None:
     share = status.rows_ended / status.rows if status.rows else 1.0
     table.add_row("rows", f"{status.rows_ended:,} of {status.rows:,} ({share:.1%})")
     table.add_row("done", f"{status.done:,}")
+    if status.flagged:
+        table.add_row("  flagged", f"{status.flagged:,}{_by_reason(status.flagged_reasons)}")
     table.add_row("rejected", f"{status.rejected:,}{_by_reason(status.rejected_reasons)}")
     table.add_row("failed", f"{status.failed:,}{_by_reason(status.failed_reasons)}")
     of_all = f" of {status.shards:,}" if status.shards else ""
@@ -130,9 +133,16 @@ def print_status(status: Status) -> None:
         table.add_row("actors", f"{actors}, {status.actors_seen} seen")
     if status.occupancy is not None:
         table.add_row("slots busy", f"{status.occupancy:.0%}")
-    if status.failed and status.state == "finished":
-        table.add_row("again", "the same command with --retry failed")
+    if status.state == "finished":
+        _say_what_may_run_again(table, status.failed, status.flagged)
     _console().print(table)
+
+
+def _say_what_may_run_again(table: Table, failed: int, flagged: int) -> None:
+    if failed:
+        table.add_row("again", "the same command with --retry failed")
+    if flagged:
+        table.add_row("again", "with --retry flagged: another seed, the better picture is kept")
 
 
 def _console() -> Console:

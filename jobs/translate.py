@@ -215,9 +215,10 @@ def what_is_left(plan: Plan) -> Plan:
     if existing:
         done = existing.done_shards(manifest)
         ledger = Ledger.open(job.run)
-    if existing and plan.settings.retry == "failed":
+    if existing and plan.settings.retry:
         ledger.complete(done)
-        done -= set(ledger.failed_shards())
+        retry_flagged = plan.settings.retry == "flagged"
+        done -= set(ledger.flagged_shards() if retry_flagged else ledger.failed_shards())
     pending = manifest.shards_without(done)
     ledger.forget(pending)
     return dataclasses.replace(

@@ -5,9 +5,10 @@
 Ray calls it with two shards at a time. Where rows have several samples, each is a request of its
 own to the engine, and the row ends when all of them have. The pictures of a row are written before
 the shard's result rows leave the actor, under names made from the ids, so a shard that is run again
-writes the same files again. No fault of a row leaves a call as an exception: it is a result row.
-Every half minute the rows that have ended are kept aside, so that a process which dies without a
-word, as on a spot node, costs little more than the rows in its slots.
+writes the same files again. A flagged row that is tried with another seed writes its picture beside
+the old one, and only if it is better. No fault of a row leaves a call as an exception: it is a
+result row. Every half minute the rows that have ended are kept aside, so that a process which dies
+without a word, as on a spot node, costs little more than the rows in its slots.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -30,14 +31,23 @@ from typing import Any
 import pyarrow as pa
 
 from dstc_engine.request import Translation, TranslationRequest
-from jobs import progress
+from jobs import gates, progress
 from jobs.attempts import Attempt
 from jobs.engine_factory import make_engine_factory
 from jobs.engine_thread import Engine, EngineThread, Occupancy
 from jobs.errors import OutputError
 from jobs.metrics import ActorMetrics
 from jobs.picture_cache import PictureCache
-from jobs.row import Failed, Rejected, Row, check_row, derive_sample_seed, load_request
+from jobs.row import (
+    Failed,
+    Rejected,
+    Row,
+    check_row,
+    derive_retry_seed,
+    derive_sample_seed,
+    load_request,
+)
+from jobs.rows_before import RowsBefore, rows_before
 from jobs.settings import Settings
 from jobs.store import storage
 from jobs.store.manifest import pack_rows, unpack_rows
@@ -48,8 +58,6 @@ from jobs.store.results import (
     REJECTED,
     Outcome,
     Sample,
-    read_part,
-    read_rows_so_far,
     result_table,
     save_rows_so_far,
 )
@@ -111,6 +119,7 @@ class TranslateShard:
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
         # Containers give a fresh process the host and number of a dead one.
         self._process = f"{self._worker}:{uuid.uuid4().hex[:8]}"
+        self._limits = gates.limits_of(task.settings.resolved_preset)
         slots = task.settings.slots
         self._metrics = ActorMetrics(task.run_id)
         storage.watch(self._metrics)
@@ -206,53 +215,20 @@ class TranslateShard:
                 return
 
     def _translate(self, shard: _ShardRun, rows: pa.Table) -> pa.Table:
-        kept, places = self._kept_rows(shard, rows)
+        run, retry = self._task.run, self._task.settings.retry
+        before = rows_before(run, shard.number, rows, shard.attempt.is_rerun, retry)
+        kept, places = before.kept, before.places
         if shard.attempt.is_rerun:
             shard.attempt.keep(len(places))
         is_kept = set(places)
         todo = [offset for offset in range(rows.num_rows) if offset not in is_kept]
-        shard.start(rows, kept, places)
+        shard.start(rows, before)
         shard.tell(self._row_count, len(places))
         outcomes = self._outcomes(shard, rows.take(pa.array(todo, pa.int64())), todo)
         new = result_table(rows.take(pa.array(todo, pa.int64())), outcomes)
         row_at = {offset: row for row, offset in enumerate([*places, *todo])}
         order = pa.array([row_at[offset] for offset in range(rows.num_rows)], pa.int64())
         return pa.concat_tables([kept, new]).take(order)
-
-    def _kept_rows(self, shard: _ShardRun, rows: pa.Table) -> tuple[pa.Table, list[int]]:
-        """Result rows that stand already, and their places in the shard.
-
-        From a part written before (of a shard with failed rows, or cut short by a limit), and from
-        an attempt whose process died.
-        """
-        kept = result_table(rows.slice(0, 0), [])
-        places: list[int] = []
-        for found, offsets in self._written_before(shard):
-            fresh = [
-                row
-                for row, status in enumerate(found.column("status").to_pylist())
-                if status in (DONE, REJECTED)
-                and offsets[row] < rows.num_rows
-                and offsets[row] not in places
-            ]
-            try:
-                more = found.take(pa.array(fresh, pa.int64())).cast(kept.schema)
-            except (pa.ArrowException, ValueError):
-                continue  # of another version of this program: its rows run again
-            kept = pa.concat_tables([kept, more])
-            places += [offsets[row] for row in fresh]
-        return kept, places
-
-    def _written_before(self, shard: _ShardRun) -> Iterator[tuple[pa.Table, list[int]]]:
-        run = self._task.run
-        try:
-            part = read_part(run, shard.number, patience=storage.STEADY)
-            yield part, list(range(part.num_rows))
-        except (FileNotFoundError, pa.ArrowException):
-            pass
-        if shard.attempt.is_rerun and (saved := read_rows_so_far(run, shard.number)):
-            shard.has_saved = True
-            yield saved
 
     def _outcomes(self, shard: _ShardRun, rows: pa.Table, offsets: Sequence[int]) -> list[Outcome]:
         known = rows.select([name for name in _KNOWN_COLUMNS if name in rows.schema.names])
@@ -268,8 +244,10 @@ class TranslateShard:
 
     def _start_row(self, shard: _ShardRun, offset: int, values: dict[str, Any]) -> Future[Outcome]:
         ended: Future[Outcome] = Future()
+        before = shard.flagged.get(offset)
 
         def end(outcome: Outcome) -> None:
+            outcome = _settled(outcome, before)
             shard.end_row(offset, outcome)
             shard.tell(self._row_count, 1)
             ended.set_result(outcome)
@@ -280,7 +258,7 @@ class TranslateShard:
             row: Row | None = None
             try:
                 row = self._check(shard, offset, values)
-                requests = self._requests(row, shard)
+                requests = self._requests(row, shard, before)
                 clock.lap("fetch")
                 waiting = set(range(len(requests)))
 
@@ -304,7 +282,7 @@ class TranslateShard:
         def write(row: Row, done: Sequence[Future[Translation]], clock: _Clock) -> None:
             try:
                 clock.lap("translate")
-                outcome = self._keep(row, [translation.result() for translation in done])
+                outcome = self._keep(row, [translation.result() for translation in done], before)
                 clock.lap("write")
             except OutputError as error:
                 ended.set_exception(error)  # no fault of the row: the job ends
@@ -319,6 +297,7 @@ class TranslateShard:
     def _run_carefully(self, shard: _ShardRun, offset: int, values: dict[str, Any]) -> Outcome:
         """One row with nothing beside it, named before each stage that could end the process."""
         row: Row | None = None
+        before = shard.flagged.get(offset)
         clock = _Clock(shard)
         with self._one_careful_row:
             try:
@@ -327,7 +306,7 @@ class TranslateShard:
                 if shard.attempt.is_blamed(row_id):
                     raise Failed("worker_died", "the process died each time it ran this row alone")
                 shard.attempt.start_alone(row_id)
-                requests = self._requests(row, shard)
+                requests = self._requests(row, shard, before)
                 # While other rows leave the slots, a death would be theirs.
                 shard.attempt.end_alone()
                 clock.lap("fetch")
@@ -343,13 +322,14 @@ class TranslateShard:
                 ]
                 outcomes = [translation.result() for translation in translations]
                 clock.lap("translate")
-                outcome = self._keep(row, outcomes)
+                outcome = self._keep(row, outcomes, before)
                 shard.attempt.end_alone()
                 clock.lap("write")
             except OutputError:
                 raise
             except Exception as error:
                 outcome = _outcome_of(error, row, values)
+        outcome = _settled(outcome, before)
         shard.end_row(offset, outcome)
         shard.tell(self._row_count, 1)
         return outcome
@@ -359,24 +339,41 @@ class TranslateShard:
         seed = self._task.settings.seed
         return check_row(values, number, seed, shard.duplicate_of.get(number))
 
-    def _requests(self, row: Row, shard: _ShardRun) -> list[TranslationRequest]:
-        """A request for each sample of a row; they share its pictures."""
+    def _requests(
+        self, row: Row, shard: _ShardRun, before: Outcome | None
+    ) -> list[TranslationRequest]:
+        """A request for each sample of a row; they share its pictures.
+
+        Where a flagged row is tried again, one alone: its further pictures stay.
+        """
         request = load_request(row, shard.folder, _fetch, self._pictures)
+        if before is not None:
+            return [replace(request, seed=derive_retry_seed(row.seed, before.retries + 1))]
         others = range(1, self._task.settings.samples_per_row)
         return [
             request,
             *(replace(request, seed=derive_sample_seed(row.seed, sample)) for sample in others),
         ]
 
-    def _keep(self, row: Row, translations: Sequence[Translation]) -> Outcome:
-        """Writes the pictures of a row's samples, and says how the row ended."""
+    def _keep(
+        self, row: Row, translations: Sequence[Translation], before: Outcome | None
+    ) -> Outcome:
+        """Writes the pictures of a row's samples, and says how the row ended.
+
+        Args:
+            before: the flagged row that stays unless the new picture is better.
+        """
         for number, translation in enumerate(translations):
             if translation.status != DONE:
                 return _failure(row, number, translation)
+        verdict = gates.judge(translations[0].losses, self._limits)
+        retry = before.retries + 1 if before else 0
+        if before and not gates.is_better(verdict, gates.judge(before.losses, self._limits)):
+            return replace(before, retries=retry)
         first, *others = [
             Sample(
                 number,
-                *self._write(row, number, translation),
+                *self._write(row, number, translation, retry),
                 seed=translation.seed,
                 steps=translation.steps,
                 restarts=translation.restarts,
@@ -389,10 +386,14 @@ class TranslateShard:
         return Outcome(
             DONE,
             **{name: getattr(first, name) for name in _OF_PICTURES},
-            samples=others or None,
+            flagged=verdict.flagged,
+            retries=retry,
+            samples=before.samples if before else others or None,
         )
 
-    def _write(self, row: Row, number: int, translation: Translation) -> tuple[str, str]:
+    def _write(
+        self, row: Row, number: int, translation: Translation, retry: int
+    ) -> tuple[str, str]:
         """Writes the picture of a sample; its path in the run folder, and its sum."""
         from dstc_engine import image
 
@@ -405,9 +406,11 @@ class TranslateShard:
         }
         if number:
             texts["sample"] = str(number)
+        if retry:
+            texts["retry"] = str(retry)
         assert translation.picture is not None
         data = image.encode_png(translation.picture, texts)
-        name = run.sample_name(row.id, number)
+        name = run.retry_name(row.id, retry) if retry else run.sample_name(row.id, number)
         uri = storage.join(run.uri, name)
         try:
             with storage.writing_output(uri):
@@ -433,6 +436,7 @@ class _ShardRun:
     started: float = field(default_factory=time.time)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     ended: int = 0
+    flagged: Mapping[int, Outcome] = field(default_factory=dict)
     has_saved: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
     _rows: pa.Table = None
@@ -443,10 +447,11 @@ class _ShardRun:
     _saved_at: float = field(default_factory=time.monotonic)
     _may_save: bool = False
 
-    def start(self, rows: pa.Table, kept: pa.Table, places: Sequence[int]) -> None:
-        """The shard's manifest rows, and the result rows that stand already, with their places."""
+    def start(self, rows: pa.Table, before: RowsBefore) -> None:
+        """The shard's manifest rows, and the result rows that stand already."""
         with self.lock:
-            self._rows, self._kept, self._kept_places = rows, kept, places
+            self._rows, self._kept, self._kept_places = rows, before.kept, before.places
+            self.flagged, self.has_saved = before.flagged, before.has_saved
             self._may_save = True
 
     def end_row(self, offset: int, outcome: Outcome) -> None:
@@ -552,6 +557,15 @@ def _failure(row: Row, number: int, translation: Translation) -> Outcome:
         slots=translation.slots,
         losses=translation.losses,
     )
+
+
+def _settled(outcome: Outcome, before: Outcome | None) -> Outcome:
+    """How a row ends: a flagged one whose other seed made no picture is what it was before."""
+    if before is None or outcome.status == DONE:
+        return outcome
+    retry = before.retries + 1
+    log.warning("%s: retry %d: %s: %s", before.image, retry, outcome.reason, outcome.error)
+    return replace(before, retries=retry)
 
 
 def _fetch(uri: str) -> bytes:

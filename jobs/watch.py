@@ -27,6 +27,7 @@ from jobs.metrics import DriverMetrics
 from jobs.progress import Look
 from jobs.store import storage
 from jobs.store.lease import Lease
+from jobs.store.ledger import flagged_reasons
 
 if TYPE_CHECKING:
     from jobs.translate import Plan, Workers
@@ -231,6 +232,7 @@ class Watch:
         totals = self._ledger.totals()
         rejected = totals.get("rejected", Counter())
         failed = totals.get("failed", Counter())
+        flagged = flagged_reasons(totals)
         occupancy = look.occupancy if look else None
         return {
             "run_id": plan.job.run_id,
@@ -247,6 +249,8 @@ class Watch:
             "failed": sum(failed.values()),
             "rejected_reasons": {str(reason): rows for reason, rows in rejected.items()},
             "failed_reasons": {str(reason): rows for reason, rows in failed.items()},
+            "flagged": sum(flagged.values()),
+            "flagged_reasons": flagged,
             "rate": round(pace.rate, 4) if pace.rate else None,
             "seconds_left": round(pace.seconds_left, 1) if pace.seconds_left is not None else None,
             "actors_wanted": self._workers.fewest,

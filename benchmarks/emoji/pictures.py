@@ -1,10 +1,12 @@
 """Makes the benchmark's pictures and keeps them in a folder, so that a run cut short goes on.
 
 <work>/<way>/<row id>.png
+<work>/<way>/<row id>.json      its losses at the last guided step
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -46,6 +48,8 @@ def translate_missing(
                 raise RuntimeError(f"{way}, {ended.id}: {ended.error}")
             path = picture_path(work, way, by_id[ended.id])
             path.parent.mkdir(parents=True, exist_ok=True)
+            # Before the picture, which says that the row is made.
+            path.with_suffix(".json").write_text(json.dumps(ended.losses[-1].losses) + "\n")
             path.write_bytes(image.encode_png(ended.picture))
             print(f"\r{way}: {done} of {len(missing)}", end="", file=sys.stderr, flush=True)
         if missing:
@@ -57,3 +61,9 @@ def read_pictures(way: str, rows: Sequence[BenchmarkRow], work: Path) -> list[Pi
     if way in BASELINES:
         return [BASELINES[way](row.request.content, row.style) for row in rows]
     return [image.decode(picture_path(work, way, row).read_bytes()) for row in rows]
+
+
+def read_losses(way: str, rows: Sequence[BenchmarkRow], work: Path) -> list[dict[str, float]]:
+    """Losses of each row at its last guided step, in the order of rows; NaN: not computed."""
+    paths = [picture_path(work, way, row).with_suffix(".json") for row in rows]
+    return [json.loads(path.read_text()) for path in paths]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,8 @@ _FIELDS = (
     pa.field("reason", pa.string()),
     pa.field("error", pa.string()),
     *_PICTURE_FIELDS,
+    pa.field("flagged", pa.string()),
+    pa.field("retries", pa.int32()),
 )
 RESERVED_COLUMNS = frozenset([*(f.name for f in _FIELDS), "losses", "samples"]) - {"seed"}
 
@@ -95,6 +97,8 @@ class Outcome:
         image: path of the picture, relative to the run folder. image_sha256: over its bytes.
         seed: given or derived; None when the row was rejected before it had one.
         steps, restarts, seconds, slots, losses: as in `Translation`.
+        flagged: names of the gates that the picture fails; None when it passes all there are.
+        retries: other seeds tried since, whether their pictures were kept or not.
         samples: further pictures of a row that is done; None where no more than one is asked for.
     """
 
@@ -108,6 +112,8 @@ class Outcome:
     restarts: int = 0
     seconds: float = 0.0
     slots: int = 0
+    flagged: str | None = None
+    retries: int = 0
     losses: Sequence[StepLosses] = field(default_factory=list)
     samples: Sequence[Sample] | None = None
 
@@ -145,6 +151,31 @@ def _samples(outcome: Outcome) -> list[dict[str, object]] | None:
             "losses": _losses(sample),
         }
         for sample in outcome.samples
+    ]
+
+
+def read_outcome(row: Mapping[str, Any]) -> Outcome:
+    """What `result_table` made a row of."""
+    told = {column.name: row[column.name] for column in _FIELDS}
+    samples = row["samples"]
+    return Outcome(
+        **told,
+        losses=_read_losses(row["losses"]),
+        samples=samples
+        and [Sample(**{**sample, "losses": _read_losses(sample["losses"])}) for sample in samples],
+    )
+
+
+def _read_losses(steps: Sequence[Mapping[str, Any]]) -> list[StepLosses]:
+    from dstc_engine.request import StepLosses
+
+    return [
+        StepLosses(
+            step["index"],
+            step["phase"],
+            {name: step[name] for name in LOSS_NAMES if step[name] is not None},
+        )
+        for step in steps
     ]
 
 

@@ -3,6 +3,7 @@
 job.json                  settings, preset in full, weights, manifest identity, fingerprint
 images/3f/<id>.png        two hex digits of a hash of the id spread the keys
 samples/1/3f/<id>.png     further pictures of a row, by their numbers
+retries/1/3f/<id>.png     pictures by other seeds that took the place of flagged ones
 results/part-00000.parquet
 stats/00000.json          timings and attempts of one shard; 00000.arrow: its rows so far
 stats/ledger.arrow        counts of finished shards
@@ -88,10 +89,15 @@ class RunFolder:
 
     def sample_name(self, row_id: str, sample: int) -> str:
         """Path of one of a row's pictures, relative to the run folder; 0 is *the* picture."""
-        # Object stores split load by key prefix; ids often share theirs.
-        spread = hashlib.sha256(row_id.encode()).hexdigest()[:2]
-        folder = f"samples/{sample}" if sample else "images"
-        return f"{folder}/{spread}/{row_id}.png"
+        return f"samples/{sample}/{_spread(row_id)}" if sample else f"images/{_spread(row_id)}"
+
+    def retry_name(self, row_id: str, retry: int) -> str:
+        """Path of the picture by a row's other seed `retry`, 1 or more; relative to the folder.
+
+        Not that of the picture it takes the place of: until the part names the new one, the old one
+        is the row's.
+        """
+        return f"retries/{retry}/{_spread(row_id)}"
 
     def image(self, row_id: str) -> str:
         """URI of a row's picture."""
@@ -114,6 +120,11 @@ class RunFolder:
         """Numbers of the shards whose part exists, ascending."""
         matches = (_PART.fullmatch(name) for name in storage.list_names(self.results))
         return sorted(int(match[1]) for match in matches if match)
+
+
+def _spread(row_id: str) -> str:
+    # Object stores split load by key prefix; ids often share theirs.
+    return f"{hashlib.sha256(row_id.encode()).hexdigest()[:2]}/{row_id}.png"
 
 
 @dataclass(frozen=True)
@@ -188,6 +199,8 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
         }
     )
     fingerprint = _digest(identity)
+    # Gates judge pictures and change none.
+    deciding = {name: value for name, value in preset.items() if not name.startswith("gate_")}
     run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{fingerprint[:6]}"
     limits = (settings.limit,) if settings.limit else ()
     return Job(
@@ -195,7 +208,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
         run_id=run_id,
         identity=identity,
         fingerprint=fingerprint,
-        picture_fingerprint=_digest(_plain({"preset": preset, **decisive, "engine": engine})),
+        picture_fingerprint=_digest(_plain({"preset": deciding, **decisive, "engine": engine})),
         limits=limits,
         record=_plain(
             {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -14,9 +15,12 @@ import pytest
 
 from dstc_engine.presets import TINY64
 from jobs.errors import RunFolderError
+from jobs.row import derive_retry_seed, derive_seed
 from jobs.settings import Settings, make_settings
 from jobs.translate import OK, SOME_FAILED, run
+from tests.outcomes import told
 from tests.ray_session import RAY_WARNINGS, picture, result_rows, workers
+from tests.seeded_engine import structure_of
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), RAY_WARNINGS]
 
@@ -209,3 +213,56 @@ def test_several_pictures_of_each_row(tmp_path: Path, good_rows: Columns) -> Non
     assert modified(output) == before
     with pytest.raises(RunFolderError, match="samples_per_row: there 3, here 2"):
         run(settings_of(manifest, output, samples_per_row=2))
+
+
+def test_flagged_rows_are_told_then_tried_with_other_seeds(
+    tmp_path: Path, good_rows: Columns
+) -> None:
+    columns = good_rows(22)
+    manifest, output = tmp_path / "manifest.parquet", tmp_path / "run"
+    pq.write_table(pa.table(columns), manifest)
+    limit = 0.6
+
+    def translate(retry: str | None = None) -> list[dict[str, Any]]:
+        engine, fields = "tests.seeded_engine:seeded", {"gate_structure": str(limit)}
+        assert run(settings_of(manifest, output, engine=engine, set=fields, retry=retry)) == OK
+        return result_rows(output)
+
+    def counted() -> tuple[int, dict[str, int]]:
+        summary = json.loads((output / "summary.json").read_text())
+        assert summary["done"] == 22
+        return summary["flagged"], summary["flagged_reasons"]
+
+    rows = translate()
+    flagged = [row["id"] for row in rows if row["flagged"]]
+    assert flagged == [i for i in columns["id"] if structure_of(derive_seed(0, i)) > limit]
+    assert {row["flagged"] for row in rows} == {None, "structure"}
+    assert counted() == (7, {"structure": 7})
+    before = modified(output)
+    translate()
+    assert modified(output) == before, "nothing is tried again without being asked for"
+
+    for retry, left in ((1, 1), (2, 1)):
+        before, earlier, rows = modified(output), rows, translate("flagged")
+        better = set()
+        for old, new in zip(earlier, rows, strict=True):
+            other = derive_retry_seed(derive_seed(0, old["id"]), retry)
+            if old["flagged"] and structure_of(other) < structure_of(old["seed"]):
+                better.add(output / new["image"])
+                assert new["seed"] == other
+                assert (new["flagged"] is not None) == (structure_of(other) > limit)
+            else:
+                assert told([{**new, "retries": 0}]) == told([{**old, "retries": 0}])
+            assert new["retries"] == old["retries"] + (old["flagged"] is not None)
+            data = (output / new["image"]).read_bytes()
+            assert hashlib.sha256(data).hexdigest() == new["image_sha256"]
+        assert better and counted() == (left, {"structure": left})
+        pngs, parts = output.rglob("*.png"), (output / "results").glob("*.parquet")
+        now = modified(output)
+        assert {path for path in pngs if now[path] != before.get(path)} == better
+        ran = {n // 4 for n, row in enumerate(earlier) if row["flagged"]}
+        rewritten = {int(path.stem[-5:]) for path in parts if now[path] != before[path]}
+        assert rewritten == ran, "shards without flagged rows do not run"
+    assert {row["retries"] for row in rows} == {0, 1, 2}
+    progress = json.loads((output / "progress.json").read_text())
+    assert (progress["flagged"], progress["flagged_reasons"]) == (1, {"structure": 1})

@@ -155,6 +155,8 @@ def test_presets_are_frozen() -> None:
         ("crop_scale", "0.5, 0.9", (0.5, 0.9)),
         ("clips", "clip-rn50, clip-vit-b-32", ("clip-rn50", "clip-vit-b-32")),
         ("clips", "clip-rn50", ("clip-rn50",)),
+        ("gate_clip", "-0.25", -0.25),
+        ("gate_range", "-1", -1.0),
     ],
 )
 def test_fields_are_read_by_their_type(field: str, text: str, value: object) -> None:
@@ -208,6 +210,10 @@ def test_fields_are_read_by_their_type(field: str, text: str, value: object) -> 
         ("crop_flip", "1.5", "a finite number, 0 to 1"),
         ("direction_target", "inf", "a finite number"),
         ("fit", "squash", "crop or pad"),
+        ("gate_structure", "0", "-1 for none, or a finite number above 0"),
+        ("gate_range", "-0.5", "-1 for none, or a finite number above 0"),
+        ("gate_style_cls", "inf", "-1 for none, or a finite number above 0"),
+        ("gate_clip", "-1.5", "-1 for none, or a finite number above -1"),
         ("vgg_size", "0", "1 or more"),
         ("vgg_content_layers", "", LAYERS),
         ("vgg_gram_layers", "relu1_1,conv2_1", LAYERS),

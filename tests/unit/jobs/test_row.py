@@ -16,6 +16,7 @@ from jobs.row import (
     Row,
     check_id,
     check_row,
+    derive_retry_seed,
     derive_sample_seed,
     derive_seed,
     load_request,
@@ -84,6 +85,12 @@ def test_seeds_of_samples_never_change_either() -> None:
     assert derive_sample_seed(8534018142825387843, 1) == 4999349398019823108
     seeds = [derive_sample_seed(seed, sample) for seed in (0, 1, 2**63 - 1) for sample in (1, 2, 3)]
     assert len(set(seeds)) == 9 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_seeds_of_retries_never_change_either() -> None:
+    assert derive_retry_seed(8534018142825387843, 1) == 19690689447131091
+    seeds = [derive(7, n) for derive in (derive_sample_seed, derive_retry_seed) for n in (1, 2, 3)]
+    assert len({7, *seeds}) == 7 and all(0 <= seed < 2**63 for seed in seeds)
 
 
 def row(**change: Any) -> Row:

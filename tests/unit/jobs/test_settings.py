@@ -18,6 +18,7 @@ from jobs.settings import Compile, make_settings
         ("seed", -1, "--seed: found -1"),
         ("rows_per_shard", 0, "--rows-per-shard: found 0"),
         ("limit", 0, "--limit: found 0"),
+        ("retry", "rejected", "--retry: found 'rejected'"),
         ("precision", "int8", "--precision: found 'int8'"),
     ],
 )

@@ -45,7 +45,7 @@ def start_run(folder: Path, **progress: Any) -> RunFolder:
         (folder / "progress.json").write_text(json.dumps({**told, **progress}))
     outcomes = [
         [Outcome("done"), Outcome("failed", "fetch_error")],
-        [Outcome("done"), Outcome("done")],
+        [Outcome("done"), Outcome("done", flagged="clip, range")],
         [Outcome("rejected", "bad_id"), Outcome("failed", "fetch_error")],
     ]
     for shard, ended in enumerate(outcomes):
@@ -61,6 +61,14 @@ def test_while_it_runs_its_driver_is_believed(tmp_path: Path) -> None:
     assert (status.rows_ended, status.done, status.shards_done) == (9, 4, 2)
     assert (status.rate, status.actors_running, status.actors_wanted) == (0.5, 3, 4)
     assert status.driver == "host head, process 7"
+    assert status.flagged == 0, "its version may know of no gates"
+
+
+def test_what_may_run_again_is_said_when_it_is_finished(tmp_path: Path) -> None:
+    start_run(tmp_path, state="finished")
+    shown = CliRunner().invoke(app, ["status", str(tmp_path)]).stdout
+    assert "1 (clip, range 1)" in shown
+    assert "--retry failed" in shown and "--retry flagged" in shown
 
 
 @pytest.mark.parametrize(
@@ -73,6 +81,7 @@ def test_when_it_does_not_run_the_parts_are_counted(tmp_path: Path, told: str, s
     assert (status.rows_ended, status.done, status.rejected, status.failed) == (6, 3, 1, 2)
     assert status.failed_reasons == {"fetch_error": 2}
     assert status.rejected_reasons == {"bad_id": 1}
+    assert (status.flagged, status.flagged_reasons) == (1, {"clip, range": 1})
     assert (status.shards_done, status.shards, status.rate) == (3, 5, None)
 
 

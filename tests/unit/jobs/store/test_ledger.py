@@ -3,9 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from jobs.store import storage
-from jobs.store.ledger import Ledger, count_rows
+from jobs.store.ledger import Ledger, count_rows, flagged_reasons
 from jobs.store.results import Outcome, result_table, write_part
 from jobs.store.run_folder import RunFolder
 
@@ -33,7 +34,7 @@ def test_counts_survive_saving_and_opening(tmp_path: Path) -> None:
     assert again.totals() == ledger.totals()
     assert again.totals()["done"] == {None: 17}
     assert again.totals()["failed"] == {"fetch_error": 2, "non_finite": 1}
-    assert again.failed_shards() == [2]
+    assert again.failed_shards() == [2] and again.flagged_shards() == []
     assert [again.rows_of(shard) for shard in (2, 3, 7)] == [4, 4, 16]
 
 
@@ -76,3 +77,34 @@ def test_a_ledger_that_cannot_be_read_is_no_ledger(tmp_path: Path) -> None:
 def test_rows_are_counted_by_status_and_reason(tmp_path: Path) -> None:
     table = finish(RunFolder(str(tmp_path)), 0, [DONE, ("failed", "x"), DONE, ("failed", "y")])
     assert count_rows(table) == {"done": {None: 2}, "failed": {"x": 1, "y": 1}}
+
+
+def test_flagged_rows_are_done_for_a_reason(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    outcomes = [
+        [Outcome("done"), Outcome("done", flagged="clip"), Outcome("done", flagged="clip, range")],
+        [Outcome("done"), Outcome("failed", "x")],
+        [Outcome("done", flagged="clip")],
+    ]
+    for shard, ended in enumerate(outcomes):
+        rows = pa.table({"id": [f"{shard}-{row}" for row in range(len(ended))]})
+        write_part(run, shard, result_table(rows, ended))
+    ledger = Ledger(run)
+    ledger.complete(run.parts())
+    ledger.save()
+    for known in (ledger, Ledger.open(run)):
+        assert known.flagged_shards() == [0, 2] and known.failed_shards() == [1]
+        assert known.totals()["done"] == {None: 2, "clip": 2, "clip, range": 1}
+        assert known.totals()["done"].total() == 5
+        assert flagged_reasons(known.totals()) == {"clip": 2, "clip, range": 1}
+        assert [known.rows_of(shard) for shard in range(3)] == [3, 2, 1]
+
+
+def test_a_part_of_before_there_were_gates_is_counted(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    table = finish(run, 0, [DONE, ("failed", "x")]).drop_columns(["flagged", "retries"])
+    pq.write_table(table, run.part(0))
+    ledger = Ledger(run)
+    ledger.complete([0])
+    assert ledger.totals() == {"done": {None: 1}, "failed": {"x": 1}}
+    assert ledger.flagged_shards() == []

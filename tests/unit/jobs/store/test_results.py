@@ -13,6 +13,7 @@ from jobs.store.results import (
     Outcome,
     ResultParts,
     Sample,
+    read_outcome,
     read_part,
     read_rows_so_far,
     result_schema,
@@ -35,7 +36,7 @@ def test_columns_are_those_of_the_manifest_and_of_the_result() -> None:
         table().schema.names
         == (
             "id label status reason error image image_sha256 seed steps restarts "
-            "seconds slots losses samples"
+            "seconds slots flagged retries losses samples"
         ).split()
     )
     assert table().schema == result_schema(ROWS.schema)
@@ -106,3 +107,27 @@ def test_rows_so_far_come_back_with_their_places(tmp_path: Path) -> None:
     assert found[1] == [5, 1]
     Path(run.rows_so_far(3)).write_bytes(b"half of")
     assert read_rows_so_far(run, 3) is None
+
+
+def test_an_outcome_comes_back_from_its_row() -> None:
+    losses = [StepLosses(1, "resample", {"structure": 0.5}), StepLosses(0, "sample", {"clip": -1})]
+    sample = Sample(1, "samples/1/x.png", "ab", 7, 3, 0, 1.5, 4, losses[1:])
+    done = Outcome(
+        "done",
+        image="retries/2/a.png",
+        image_sha256="cd",
+        seed=9,
+        steps=2,
+        restarts=1,
+        seconds=0.25,
+        slots=4,
+        flagged="clip",
+        retries=2,
+        losses=losses,
+        samples=[sample],
+    )
+    failed = Outcome("failed", "engine_error", "text", seed=4)
+    assert [read_outcome(row) for row in result_table(ROWS, [done, failed]).to_pylist()] == [
+        done,
+        failed,
+    ]

@@ -54,6 +54,7 @@ def test_paths() -> None:
     assert run.image_name("cats/1") == "images/5f/cats/1.png"
     assert run.sample_name("cats/1", 0) == run.image_name("cats/1")
     assert run.sample_name("cats/1", 12) == "samples/12/5f/cats/1.png"
+    assert run.retry_name("cats/1", 2) == "retries/2/5f/cats/1.png"
     assert run.stats(7) == "s3://bucket/run/stats/00007.json"
 
 
@@ -68,6 +69,7 @@ def test_the_same_arguments_continue_the_run(plan: Callable[..., Job]) -> None:
     [
         ({"seed": 4}, "seed: there 0, here 4"),
         ({"set": {"skip": "1"}}, f"preset.skip: there {TINY64.skip}, here 1"),
+        ({"set": {"gate_range": "0.5"}}, f"preset.gate_range: there {TINY64.gate_range}, here 0.5"),
         ({"samples_per_row": 3}, "samples_per_row: there 1, here 3"),
         ({"slots": 2}, "engine.slots: there 8, here 2"),
         ({"precision": "bf16"}, 'engine.precision: there "fp32", here "bf16"'),
@@ -91,13 +93,20 @@ def test_another_run_is_refused_naming_what_differs(
 
 def test_actors_limit_and_address_do_not_make_another_run(plan: Callable[..., Job]) -> None:
     open_or_create(plan())
-    other = plan(actors=3, limit=2, retry="failed", address="ray://elsewhere:10001")
-    assert open_or_create(other).limits == (2,)
+    for retry in ("failed", "flagged"):
+        other = plan(actors=3, limit=2, retry=retry, address="ray://elsewhere:10001")
+        assert open_or_create(other).limits == (2,)
 
 
 def test_the_picture_fingerprint_leaves_out_the_manifest(plan: Callable[..., Job]) -> None:
     assert plan().picture_fingerprint == plan(rows=3, seed=5).picture_fingerprint
     assert plan().picture_fingerprint != plan(slots=2).picture_fingerprint
+
+
+def test_gates_change_no_picture(plan: Callable[..., Job]) -> None:
+    gated = plan(set={"gate_range": "0.5"})
+    assert gated.picture_fingerprint == plan().picture_fingerprint
+    assert gated.fingerprint != plan().fingerprint, "and what flags a row of a folder is one thing"
 
 
 def test_a_folder_that_is_no_run_is_refused(plan: Callable[..., Job], tmp_path: Path) -> None:
