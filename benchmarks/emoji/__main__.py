@@ -25,6 +25,7 @@ import torch
 from benchmarks.emoji.baselines import BASELINES
 from benchmarks.emoji.measures import MEASURES, Array, measure
 from benchmarks.emoji.pictures import read_pictures, translate_missing
+from benchmarks.emoji.random_vgg import random_vgg
 from benchmarks.emoji.rows import TASKS, BenchmarkRow, benchmark_rows
 from benchmarks.emoji.ways import ABLATIONS, WHOLE, is_tried
 from benchmarks.table import print_table
@@ -98,6 +99,9 @@ def main() -> None:
     rows = benchmark_rows(drawings, arguments.rows, arguments.split)
     preset = with_fields(get_preset("tiny64"), read_key_values(arguments.set))
     models = load_models(preset, precision=arguments.precision)
+    models.vgg = random_vgg(
+        preset, arguments.precision
+    )  # the way that has no DINO looks through it
     found: dict[str, dict[str, Array]] = {}
     classifier, dino = fit_classifier(drawings), load_models(preset).dino
     assert dino is not None

@@ -19,6 +19,12 @@ ABLATIONS: dict[str, dict[str, str]] = {
     "without range": {"weight_range": "0"},
     "without resampling": {"resample": "1"},
     "without noise mixing": {"noise_mix": "false"},
+    "random VGG instead of DINO": {
+        **{f"weight_{loss}": "0" for loss in ("contrast", "structure", "divergence", "style_cls")},
+        "weight_vgg_content": "100",
+        "weight_vgg_gram": "100",
+        "vgg_size": "64",
+    },
     "with colour matching": {"match_colours": "true"},
     "with restarts": {"range_restart": "true", "range_restart_limit": "0.05"},
     "no guidance": {
@@ -27,7 +33,12 @@ ABLATIONS: dict[str, dict[str, str]] = {
     },
 }
 # What looks at the style picture, or at the prompt, says nothing of rows that have none.
-_OF_PICTURES = ("without style_cls", "without style_pixels", "with colour matching")
+_OF_PICTURES = (
+    "without style_cls",
+    "without style_pixels",
+    "with colour matching",
+    "random VGG instead of DINO",
+)
 _OF_TEXTS = ("without clip",)
 
 

@@ -203,6 +203,8 @@ def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     if row.get("steps"):  # else it never came into a slot
         facts = [(name, f"{finite(row.get(name)) or 0:,.0f}") for name in ("steps", "restarts")]
         facts.append(("seconds", f"{finite(row.get('seconds')) or 0:,.2f}"))
+        if row.get("retries"):
+            facts.append(("other seeds tried", f"{finite(row['retries']) or 0:,.0f}"))
     return facts
 
 

@@ -48,7 +48,9 @@ def run(tmp_path: Path) -> RunFolder:
             failed = result_table(rows, [Outcome("failed", "rare", "alone")])
             failed = failed.set_column(0, "id", pa.array([f"{RARE[0]}/{RARE[1]}"]))
             part = pa.concat_tables([part.slice(0, RARE[1]), failed, part.slice(RARE[1] + 1)])
-        part = part.append_column("flagged", pa.array(flags, pa.string()))
+        part = part.set_column(
+            part.column_names.index("flagged"), "flagged", pa.array(flags, pa.string())
+        )
         write_part(run, shard, part.combine_chunks())
     return run
 
