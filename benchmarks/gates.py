@@ -203,7 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="Parquet of `dstc emoji build`")
     parser.add_argument("--work", type=Path, required=True, help="where pictures are kept")
-    parser.add_argument("--rows", type=int, default=32, help="of each task, in each split (32)")
+    parser.add_argument("--rows", type=int, default=64, help="of each task, in each split (64)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--slots", type=int, default=8)
@@ -220,9 +220,7 @@ def main() -> None:
         fit_classifier(drawings),
     )
     val, test = (
-        studio.pictures(
-            f"{split}-{arguments.rows}", benchmark_rows(drawings, arguments.rows, split)
-        )
+        studio.pictures(split, benchmark_rows(drawings, arguments.rows, split))
         for split in ("val", "test")
     )
     learned = {gate: learn(val.loss(gate), val.bad[JUDGED[gate]]) for gate in JUDGED}
@@ -231,8 +229,8 @@ def main() -> None:
     print_told(learned, test)
     flags = test.flags(limits)
     flagged = [row for row, is_flagged in zip(test.rows, flags, strict=True) if is_flagged]
-    before = studio.pictures(f"test-{arguments.rows}", flagged)
-    after = studio.pictures(f"retry-{arguments.rows}", [with_other_seed(row) for row in flagged])
+    before = studio.pictures("test", flagged)
+    after = studio.pictures("retry", [with_other_seed(row) for row in flagged])
     print_retried(limits, before, after)
     fields = ", ".join(f"gate_{gate}={limit:g}" for gate, limit in limits.items())
     print(f"\nFields: {fields or 'none'}")

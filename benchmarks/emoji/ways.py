@@ -21,8 +21,8 @@ ABLATIONS: dict[str, dict[str, str]] = {
     "without noise mixing": {"noise_mix": "false"},
     "random VGG instead of DINO": {
         **{f"weight_{loss}": "0" for loss in ("contrast", "structure", "divergence", "style_cls")},
-        "weight_vgg_content": "100",
-        "weight_vgg_gram": "100",
+        "weight_vgg_content": "3000",
+        "weight_vgg_gram": "300",
         "vgg_size": "64",
     },
     "with colour matching": {"match_colours": "true"},
