@@ -8,6 +8,7 @@ ones. N, M pictures, F features.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,8 +22,8 @@ Array = npt.NDArray[np.float64]
 Estimate = tuple[float, float, float]
 """Value, and the ends of its 95 % interval; NaN where there is none."""
 
-# Of fewer pictures none of this says anything.
-LEAST = 16
+# Of fewer pictures none of this says anything: the noise of a mean is larger than what it tells.
+LEAST, LEAST_OF_CLASS = 50, 16
 # Subsets of Binkowski et al. 2018, and how many of them.
 _SUBSET, _SUBSETS = 1000, 100
 
@@ -83,12 +84,17 @@ def mean_distance(ours: Array, real: Array) -> Estimate:
 def class_mean_distance(
     ours: Array, real: Array, our_classes: Sequence[str | None], classes: Sequence[str | None]
 ) -> Estimate:
-    """`mean_distance` within each class, mean over classes that both sets have; "CSFID".
+    """`mean_distance` within each class, mean over those that both have enough of; "CSFID".
 
     NaN where there is no such class.
     """
     a, b = np.array(our_classes, object), np.array(classes, object)
-    shared = sorted({c for c in our_classes if c is not None} & {c for c in classes if c})
+    counts = Counter(our_classes), Counter(classes)
+    shared = sorted(
+        name
+        for name in set(our_classes) - {None}
+        if name and min(count[name] for count in counts) >= LEAST_OF_CLASS
+    )
     if not shared:
         return np.nan, np.nan, np.nan
     found = [mean_distance(ours[a == c], real[b == c])[0] for c in shared]

@@ -60,3 +60,7 @@ def test_distance_within_classes() -> None:
     assert value == pytest.approx((4 + 0) / 2)
     assert low < value < high
     assert np.isnan(class_mean_distance(ours, real, [None] * 1200, classes)).all()
+    few = ["a"] * 15 + ["b"] * 400 + [None] * 785
+    assert class_mean_distance(ours, real, few, classes)[0] == pytest.approx(
+        np.square((ours[15:415] - WHITE - 10).mean(axis=0)).sum()
+    ), "fifteen pictures of a class are too few"

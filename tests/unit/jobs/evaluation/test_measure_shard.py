@@ -126,29 +126,29 @@ def test_a_fault_of_the_measuring_is_no_fault_of_the_row(
 def test_sets_are_compared_with_the_styles_of_the_run(
     make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of 40 rows in 20 styles, results that are the styles are nearer than the contents."""
-    styles = [save(tmp_path / f"s{n}.png", 255 - picture(n)) for n in range(20)]
+    """Of 80 rows in 50 styles, results that are the styles are nearer than the contents."""
+    styles = [save(tmp_path / f"s{n}.png", 255 - picture(n)) for n in range(50)]
     rows = [
         {
             "id": f"row-{n:02d}",
             "content": save(tmp_path / f"c{n}.png", picture(100 + n)),
-            "style": styles[n % 20],
+            "style": styles[n % 50],
             "wanted": "dark" if n % 2 else "pale",
-            "result": 255 - picture(n % 20),
+            "result": 255 - picture(n % 50),
         }
-        for n in range(40)
+        for n in range(80)
     ]
     run = make_run(rows)
     judging = Judging("emoji64-vit", 64, -1, "", None, 64, "crop", style_column="wanted")
     MeasureShard(MeasureTask(run.uri, judging, "cpu", 1, None, 10, None))(SHARD_0)
     features = pq.read_table(features_part(run, 0))
     assert features["set"].to_pylist() == ["results", "source_copy", "style_copy"] * 10
-    assert summarise(run, judging, [0], 40)["sets"] is None, "ten are too few"
+    assert summarise(run, judging, [0], 80)["sets"] is None, "ten are too few"
 
     MeasureShard(MeasureTask(run.uri, judging, "cpu", 1, None, 100, None))(SHARD_0)
-    summary = summarise(run, judging, [0], 40)
+    summary = summarise(run, judging, [0], 80)
     sets = summary["sets"]
-    assert sets["reference_pictures"] == 20 and sets["results"]["pictures"] == 40
+    assert sets["reference_pictures"] == 50 and sets["results"]["pictures"] == 80
     assert sets["network"] == "emoji64-vit, class token"
     for name in ("frechet_distance", "mean_distance", "class_mean_distance", "kernel_distance"):
         ours, copied = sets["results"][name]["value"], sets["source_copy"][name]["value"]
@@ -156,7 +156,7 @@ def test_sets_are_compared_with_the_styles_of_the_run(
     print_summary(summary)
     told = capsys.readouterr().out
     assert "frechet_distance" in told and "FID" not in told
-    assert "20 pictures of the run's style pictures" in " ".join(told.split())
+    assert "50 pictures of the run's style pictures" in " ".join(told.split())
 
 
 def test_damaged_parts_are_told_and_measured_again(make_run: MakeRun, tmp_path: Path) -> None:
