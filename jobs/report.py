@@ -21,6 +21,7 @@ import contextlib
 import datetime
 import hashlib
 import posixpath
+import signal
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -100,6 +101,8 @@ def serve_report(output: str, port: int) -> None:
     run = _run_folder(output)
     _open_run(run)
     with ReportServer(lambda: make_report(output), port) as server:
+        # A shell script's background processes start with SIGINT ignored, and Python leaves it so.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         print(f"{server.url}  (Ctrl-C ends)", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()

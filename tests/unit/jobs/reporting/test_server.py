@@ -122,15 +122,26 @@ def test_the_command_prints_its_url_and_ends_at_ctrl_c(
     _write(RunFolder(str(tmp_path)), 0)
     command = [sys.executable, "-m", "jobs.cli", "report", str(tmp_path), "--serve", "--port", "0"]
     before = _files(tmp_path)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
-        assert it.stdout is not None
-        url = it.stdout.readline().split()[0]
-        port = int(url.removeprefix("http://127.0.0.1:").rstrip("/"))
-        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
-            connection.request("GET", "/")
-            assert b"row-0" in connection.getresponse().read()
-        it.send_signal(signal.SIGINT)
-        out, err = it.communicate(timeout=30)
+    # As a shell script starts it in the background: with SIGINT ignored.
+    kept = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        served = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, kept)
+    with served as it:
+        try:
+            assert it.stdout is not None
+            url = it.stdout.readline().split()[0]
+            port = int(url.removeprefix("http://127.0.0.1:").rstrip("/"))
+            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+                connection.request("GET", "/")
+                assert b"row-0" in connection.getresponse().read()
+            it.send_signal(signal.SIGINT)
+            out, err = it.communicate(timeout=30)
+        finally:
+            it.kill()
     assert (it.returncode, out, err) == (0, "", "")
     assert _files(tmp_path) == before
 
