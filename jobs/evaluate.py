@@ -35,7 +35,8 @@ from jobs.evaluation.plan import (
 from jobs.evaluation.reference import CHUNK, MOST, fit_classifier, read_reference
 from jobs.evaluation.summary import print_summary, summarise
 from jobs.ray_session import own_error_in, running_ray
-from jobs.reporting.record import Record
+from jobs.reporting.record import Record, read_record
+from jobs.reporting.throughput import finite
 from jobs.store import storage, weights_bucket
 from jobs.store.results import read_part
 from jobs.store.run_folder import RunFolder
@@ -112,20 +113,21 @@ def _evaluate(run: RunFolder, options: EvaluateOptions) -> dict[str, Any]:
     preset = preset_of(job, run)
     shards = run.parts()
     judging = judging_of(options, preset, _columns(options, run, shards))
-    chunks, classifier, right = _reference_of(judging)
+    chunks = _chunks(judging)
     pending = [
         *({"of_reference": True, "number": n} for n in _unseen(run, judging, chunks)),
         *({"of_reference": False, "number": n} for n in unmeasured(run, judging, shards)),
     ]
+    # Fitting takes half a minute, and nobody looks where everything is measured.
+    classifier, right = _classifier(judging) if pending else (None, _right_before(run, judging))
     if pending:
-        share = MOST / max(1, len(shards))
         task = MeasureTask(
             output=run.uri,
             judging=judging,
             device="cpu",
             threads=int(os.environ.get("OMP_NUM_THREADS") or 1),
             classifier=classifier,
-            features_per_shard=math.ceil(share),
+            features_per_shard=math.ceil(MOST / max(1, len(shards), _shards_in_all(job))),
             weights=weights_bucket.bucket(),
         )
         _run_job(task, pending, options)
@@ -236,15 +238,26 @@ def _columns(options: EvaluateOptions, run: RunFolder, shards: Sequence[int]) ->
     return found if "truth" in found or "truth" not in columns else {**found, "truth": "truth"}
 
 
-def _reference_of(judging: Judging) -> tuple[int, StyleClassifier | None, float | None]:
-    """Chunks of the reference, and the classifier of its styles with how often it is right."""
-    if not judging.reference:
-        return 0, None, None
+def _chunks(judging: Judging) -> int:
+    """Of the reference's pictures, those that something describes."""
+    if not judging.reference or not (judging.dino or judging.inception):
+        return 0
+    return math.ceil(len(read_reference(judging.reference, judging.where).pictures) / CHUNK)
+
+
+def _classifier(judging: Judging) -> tuple[StyleClassifier | None, float | None]:
+    """What tells the styles of the reference, and how often it is right; None where not asked."""
+    if not judging.reference or judging.style_column is None:
+        return None, None
     reference = read_reference(judging.reference, judging.where)
-    chunks = math.ceil(len(reference.pictures) / CHUNK) if judging.dino or judging.inception else 0
-    if judging.style_column is None:
-        return chunks, None, None
-    return chunks, *fit_classifier(reference, judging.image_size, judging.fit)
+    return fit_classifier(reference, judging.image_size, judging.fit)
+
+
+def _right_before(run: RunFolder, judging: Judging) -> float | None:
+    """How often the classifier was right that measured what there is."""
+    told = read_record(storage.join(run.uri, "metrics.json"), "metrics.json").values
+    is_same = told.get("judging") == judging.told
+    return finite(told.get("classifier_right")) if is_same else None
 
 
 def _unseen(run: RunFolder, judging: Judging, chunks: int) -> list[int]:
@@ -260,6 +273,12 @@ def _unseen(run: RunFolder, judging: Judging, chunks: int) -> list[int]:
 def _expected(job: Record) -> int | None:
     rows = job.part("manifest").get("rows")
     return rows if isinstance(rows, int) else None
+
+
+def _shards_in_all(job: Record) -> int:
+    """Of the finished run, so that each gives its share of the sets from the start."""
+    per_shard = finite(job.part("settings").get("rows_per_shard"))
+    return math.ceil((_expected(job) or 0) / per_shard) if per_shard else 0
 
 
 def _run_job(

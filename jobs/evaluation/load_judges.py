@@ -10,6 +10,8 @@ from jobs.evaluation.plan import Judging
 from jobs.store import storage, weights_bucket
 
 if TYPE_CHECKING:
+    import torch
+
     from dstc_engine.metrics.judges import Judges
     from dstc_engine.metrics.segmentation import Segmentation
     from dstc_engine.metrics.style_classifier import StyleClassifier
@@ -79,7 +81,7 @@ def foreground_level(segmentation: str) -> int | None:
     )
 
 
-def _segmentation(text: str, device: object) -> Segmentation | None:
+def _segmentation(text: str, device: torch.device) -> Segmentation | None:
     from dstc_engine.metrics.segmentation import foreground, torchvision_network
 
     if not text:
@@ -88,7 +90,7 @@ def _segmentation(text: str, device: object) -> Segmentation | None:
     if level is not None:
         return foreground(level)
     name, _, uri = text.partition("=")
-    return torchvision_network(name, _read(uri), device)  # type: ignore[arg-type]
+    return torchvision_network(name, _read(uri), device)
 
 
 def _read(uri: str) -> bytes:

@@ -30,6 +30,7 @@ from jobs.evaluation.plan import (
     write_table,
 )
 from jobs.evaluation.reference import CHUNK, read_reference
+from jobs.picture_cache import PictureCache
 from jobs.reporting.cards import manifest_folders
 from jobs.store import storage, weights_bucket
 from jobs.store.results import DONE, read_part
@@ -55,6 +56,8 @@ SCHEMA = pa.schema(
 # Rows whose pictures are in memory together.
 _ROWS_AT_ONCE = 32
 _READERS = 8
+# Fitted pictures that rows share: at 256 pixels 1,300 of them.
+_SHARED_BYTES = 256 << 20
 # SSIM looks through windows of so many pixels.
 _LEAST_SIDE = 11
 
@@ -108,6 +111,8 @@ class MeasureShard:
         self._run = RunFolder(task.output)
         self._judges: Judges | None = None
         self._folder_of = manifest_folders(record_of(self._run))
+        # Ten million rows in ten styles would ask storage ten million times for ten files.
+        self._pictures = PictureCache(_SHARED_BYTES)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         for of_reference, number in zip(*batch.to_pydict().values(), strict=True):
@@ -133,7 +138,9 @@ class MeasureShard:
         folder = self._folder_of(shard)
         rows: list[dict[str, Any]] = []
         features = _Features()
-        results = read_part(self._run, shard, patience=storage.STEADY).to_pylist()
+        part = read_part(self._run, shard, patience=storage.STEADY)
+        # Of a large shard, losses as Python objects would fill the memory.
+        results = part.drop_columns(["losses", "samples"]).to_pylist()
         for start in range(0, len(results), _ROWS_AT_ONCE):
             rows += self._rows(results[start : start + _ROWS_AT_ONCE], folder, features)
             features.cut(self._task.features_per_shard * len(features.SETS))
@@ -150,7 +157,7 @@ class MeasureShard:
             if row["status"] != DONE:
                 return None
             try:
-                return read_pictures(self._run, self._task.judging, row, folder)
+                return read_pictures(self._run, self._task.judging, row, folder, self._pictures)
             except Exception as error:  # drivers of storage raise their own types
                 return storage.redact(f"{type(error).__name__}: {error}")
 
@@ -235,41 +242,43 @@ class _Features:
 
 
 def read_pictures(
-    run: RunFolder, judging: Judging, row: Mapping[str, Any], folder: str | None
+    run: RunFolder,
+    judging: Judging,
+    row: Mapping[str, Any],
+    folder: str | None,
+    cache: PictureCache,
 ) -> RowPictures:
     """The pictures of a row that is done, fitted to the square.
+
+    Args:
+        folder: what relative URIs start at. cache: for pictures that rows share, fitted.
 
     Raises:
         PictureError, StorageError, OSError: one of them cannot be read.
     """
     from dstc_engine import image
 
-    def given(column: str | None) -> Picture | None:
+    size, fit = judging.image_size, judging.fit
+
+    def place(column: str | None) -> str | None:
         uri = row.get(column) if column else None
-        if not uri:
-            return None
-        return _read(storage.resolve(uri, folder or ""))
+        return storage.resolve(uri, folder or "") if uri else None
 
-    def fitted(picture: Picture | None) -> Picture | None:
-        if picture is None:
-            return None
-        return image.fit(picture, judging.image_size, judging.fit)
+    def given(column: str | None) -> Picture | None:
+        uri = place(column)
+        return cache.get(uri, lambda: image.fit(_read(uri), size, fit)) if uri else None
 
-    result, content = _read(storage.join(run.uri, row["image"])), given("content")
+    content, mask = given("content"), place(judging.masks)
     assert content is not None, "a row without content is not done"
-    labels = given(judging.masks)
-    in_square = fitted(result), fitted(content)
-    assert in_square[0] is not None and in_square[1] is not None
+    result = _read(storage.join(run.uri, row["image"]))
     whole = np.ones(result.shape[:2], np.uint8)
-    inside = image.fit_labels(whole, judging.image_size, judging.fit).astype(bool)
+    inside = image.fit_labels(whole, size, fit).astype(bool)
     return RowPictures(
-        result=in_square[0],
-        content=in_square[1],
-        style=fitted(given("style")),
-        truth=fitted(given(judging.truth)),
-        labels=None
-        if labels is None
-        else image.fit_labels(labels[..., 0], judging.image_size, judging.fit),
+        result=image.fit(result, size, fit),
+        content=content,
+        style=given("style"),
+        truth=given(judging.truth),
+        labels=image.fit_labels(_read(mask)[..., 0], size, fit) if mask else None,
         region=(_span(inside.any(axis=1)), _span(inside.any(axis=0))),
     )
 
@@ -281,7 +290,7 @@ def measure(
     pictures: RowPictures,
     looks: Sequence[Look],
 ) -> dict[str, float]:
-    """All COLUMNS of one row, NaN where it has no such part.
+    """Those of COLUMNS that a row has the parts for; NaN where nobody looks.
 
     Args:
         looks: at result, content and, where there is one, style.

@@ -38,8 +38,7 @@ class Judging:
         masks, truth, style_column: columns of the results: labels of the content, the ground truth,
             the name of the style that is wanted; None where there is none.
         image_size, fit: how pictures are fitted to the square that all networks see, as the engine
-            does it: Lanczos, then a centre crop or white padding. Networks resize from there
-            bilinearly.
+            does it. interpolation: how, and how networks resize from there.
         sums: sha256 of weights and files, by name.
     """
 
@@ -59,6 +58,7 @@ class Judging:
     where: dict[str, str] = field(default_factory=dict)
     masks: str | None = None
     style_column: str | None = None
+    interpolation: str = "Lanczos to image_size, from there bilinear"
     sums: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -17,6 +17,7 @@ from dstc_engine.metrics.pixels import l1, psnr
 from jobs.evaluation.measure_shard import SCHEMA, MeasureShard, MeasureTask
 from jobs.evaluation.plan import Judging, features_part, metrics_part, unmeasured
 from jobs.evaluation.summary import print_summary, summarise
+from jobs.store import storage
 from jobs.store.run_folder import RunFolder
 from tests.unit.jobs.evaluation.conftest import MakeRun, picture, save
 
@@ -104,6 +105,32 @@ def test_masks_that_are_given_stand_in_for_the_content(make_run: MakeRun, tmp_pa
     )
     judging = Judging("", 64, -1, "", None, 64, "crop", segmentation="foreground", masks="mask")
     assert measured(run, judging)["row"]["mask_iou"] == pytest.approx(0.5)
+
+
+def test_a_picture_that_rows_share_is_fetched_once(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    style = save(tmp_path / "style.png", picture(9))
+    run = make_run(
+        [
+            {
+                "id": f"row-{n}",
+                "content": save(tmp_path / f"{n}.png", picture(n)),
+                "style": style,
+                "result": picture(20 + n),
+            }
+            for n in range(40)
+        ]
+    )
+    read, asked = storage.read_bytes, list[str]()
+
+    def counted(uri: str, *patience: storage.Patience) -> bytes:
+        asked.append(uri)
+        return read(uri, *patience)
+
+    monkeypatch.setattr(storage, "read_bytes", counted)
+    assert len(measured(run, BLIND)) == 40
+    assert asked.count(style) == 1 and asked.count(str(tmp_path / "3.png")) == 1
 
 
 def test_a_fault_of_the_measuring_is_no_fault_of_the_row(
