@@ -50,8 +50,8 @@ def write_manifest(folder: Path, rows: int) -> Path:
 
 def measure(actors: int, arguments: argparse.Namespace) -> list[str]:
     """One run."""
-    from jobs.settings import make_settings
-    from jobs.translate import run
+    from dstc.planning.settings import make_settings
+    from dstc.translate import run
 
     ideal = actors * SLOTS / (STEPS * arguments.step_seconds)
     wanted = ideal * (arguments.seconds + arguments.start_seconds * actors)

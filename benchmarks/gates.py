@@ -33,14 +33,14 @@ from benchmarks.emoji.ways import WHOLE
 from benchmarks.failure_sheet import Failure, failure_sheet
 from benchmarks.gate_limits import Array, Caught, Flags, Learned, catch, learn
 from benchmarks.table import print_table
+from dstc.options import read_key_values
+from dstc.worker import gates
+from dstc.worker.row import derive_retry_seed
 from dstc_engine.metrics.style_classifier import StyleClassifier
 from dstc_engine.models import Models, load_models
 from dstc_engine.presets import Preset, get_preset, with_fields
 from dstc_engine.request import Picture, StepLosses
 from dstc_engine.weights import fetch, registry
-from jobs import gates
-from jobs.key_values import read_key_values
-from jobs.row import derive_retry_seed
 
 SHAPE, STYLE = "shape", "style"
 # What a gate's loss should tell.

@@ -61,10 +61,10 @@ def run_bare_worker(manifest: str, start: int, step: int, slots: int) -> None:
     """Every `step`-th row from `start` on; waits for a line on stdin, prints when rows ended."""
     import torch
 
+    from dstc.worker.row import check_row, load_request
     from dstc_engine.engine import Engine, translate
     from dstc_engine.models import load_models
     from dstc_engine.presets import TINY64
-    from jobs.row import check_row, load_request
 
     os.nice(_RAY_NICENESS)
     torch.set_num_threads(1)
@@ -113,8 +113,8 @@ def measure_bare(manifest: Path, arguments: argparse.Namespace) -> dict[str, flo
 
 def measure_job(manifest: Path, output: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """Steady and whole rate of the job, and where its time went."""
-    from jobs.settings import make_settings
-    from jobs.translate import run
+    from dstc.planning.settings import make_settings
+    from dstc.translate import run
 
     settings = make_settings(
         manifest=str(manifest),

@@ -28,12 +28,12 @@ import pyarrow as pa
 
 from benchmarks.actors import write_manifest
 from benchmarks.table import print_table
+from dstc.planning.settings import make_settings
+from dstc.store.manifest import ManifestShards, open_manifest, unpack_rows
+from dstc.store.run_folder import RunFolder
+from dstc.worker.translate_shard import ShardTask, TranslateShard
 from dstc_engine.fake import FakeEngine
 from dstc_engine.request import StepLosses, Translation, TranslationRequest
-from jobs.settings import make_settings
-from jobs.store.manifest import ManifestShards, open_manifest, unpack_rows
-from jobs.store.run_folder import RunFolder
-from jobs.translate_shard import ShardTask, TranslateShard
 
 CHAIN, RESTART_PROBABILITY, MAX_RESTARTS = 20, 0.25, 3
 

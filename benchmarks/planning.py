@@ -67,10 +67,10 @@ def _rows(start: int, stop: int) -> pa.Table:
 
 def measure(manifest: str, output: str, rows_per_shard: int, create: bool) -> dict[str, float]:
     """Plans once in this process; with `create`, makes the run folder afterwards."""
-    from jobs.settings import make_settings
-    from jobs.store.manifest import ManifestShards
-    from jobs.store.run_folder import open_or_create
-    from jobs.translate import make_plan
+    from dstc.planning.settings import make_settings
+    from dstc.store.manifest import ManifestShards
+    from dstc.store.run_folder import open_or_create
+    from dstc.translate import make_plan
 
     settings = make_settings(
         manifest=manifest, output=output, engine="fake", rows_per_shard=rows_per_shard
@@ -114,7 +114,7 @@ def _median(runs: list[dict[str, float]], name: str) -> float:
 
 def _empty_parts(folder: Path, shards: int) -> Path:
     """A folder of so many empty part files; made once, since 625,000 files take a minute."""
-    from jobs.store.run_folder import RunFolder
+    from dstc.store.run_folder import RunFolder
 
     parts = folder / f"parts-{shards}"
     if not parts.exists():

@@ -20,10 +20,10 @@ import torch
 
 from benchmarks.table import print_table
 from benchmarks.ways import mixed_rows, tiny_models
+from dstc.worker.engine_thread import EngineThread
 from dstc_engine.engine import Engine
 from dstc_engine.presets import TINY64
 from dstc_engine.request import Translation
-from jobs.engine_thread import EngineThread
 
 # About the median, over the demo's rows, of the highest range loss of a chain times its weight.
 _LIMIT = 0.1

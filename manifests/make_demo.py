@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dstc_engine.training.captions import caption
-from jobs.emoji_data import EmojiSource, Subject, draw, open_source, png_bytes
+from tiny64.data import EmojiSource, Subject, draw, open_source, png_bytes
 
 SIZE = 256  # pixels; the tiny networks look at 64, and a picture on a page wants more
 # Last word of an id, so that a result folder can be read without the manifest.

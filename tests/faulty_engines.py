@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dstc.planning.settings import Settings
 from dstc_engine.fake import FakeEngine
 from dstc_engine.request import Translation, TranslationRequest
-from jobs.settings import Settings
 
 BAD_ROW = "row/007"
 # Slots for which the device of `small_memory` has room.

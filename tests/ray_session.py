@@ -18,7 +18,7 @@ import pytest
 import ray
 from PIL import Image
 
-from jobs.ray_session import start_ray
+from dstc.ray_session import start_ray
 
 # Ray's own code sets options it deprecated itself, whenever it copies a DataContext.
 RAY_WARNINGS = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context")

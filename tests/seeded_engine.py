@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from dstc.planning.settings import Settings
 from dstc_engine.fake import FakeEngine
 from dstc_engine.request import StepLosses, Translation, TranslationRequest
-from jobs.settings import Settings
 
 
 def structure_of(seed: int) -> float:

@@ -29,13 +29,13 @@ from benchmarks.emoji.random_vgg import random_vgg
 from benchmarks.emoji.rows import TASKS, BenchmarkRow, benchmark_rows
 from benchmarks.emoji.ways import ABLATIONS, WHOLE, is_tried
 from benchmarks.table import print_table
+from dstc.options import read_key_values
 from dstc_engine import image
 from dstc_engine.metrics.bootstrap import interval
 from dstc_engine.metrics.style_classifier import StyleClassifier
 from dstc_engine.models import load_models
 from dstc_engine.presets import get_preset, with_fields
 from dstc_engine.training.captions import STYLE_PHRASES
-from jobs.key_values import read_key_values
 
 _DIGITS = {"structure": 4, "PSNR": 1}
 

@@ -1,6 +1,6 @@
 """What every training loop here shares: where it runs, how long, its pace on the terminal, its EMA.
 
-A loop is plain PyTorch and runs on any one machine; `World` is how Ray Train (jobs/train.py) gives
+A loop is plain PyTorch and runs on any one machine; `World` is how Ray Train (dstc/train.py) gives
 it several.
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.settings import Settings, make_settings
+from dstc.planning.settings import Settings, make_settings
 from tests.ray_session import picture, result_rows
 
 ROWS = 40
@@ -41,7 +41,7 @@ class Driver:
     """
 
     def __init__(self, manifest: Path, output: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "jobs.cli", "translate", str(manifest), str(output)]
+        command = [sys.executable, "-m", "dstc.cli", "translate", str(manifest), str(output)]
         command += ["--engine", "fake", "--rows-per-shard", "4", "--slots", "3", *options]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import JobError
-from jobs.translate import OK, run
+from dstc.errors import JobError
+from dstc.translate import OK, run
 from tests.chaos.runs import ROWS, Columns, assert_whole, parts, settings_of, write_rows
 from tests.outcomes import outcome
 from tests.ray_session import RAY_WARNINGS

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import TERMINATED, UNUSABLE
-from jobs.status import read_status
-from jobs.translate import OK
+from dstc.cli import TERMINATED, UNUSABLE
+from dstc.status import read_status
+from dstc.translate import OK
 from tests.chaos.runs import (
     ROWS,
     Columns,

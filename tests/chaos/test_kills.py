@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import JobError
-from jobs.translate import OK, SOME_FAILED, run
+from dstc.errors import JobError
+from dstc.translate import OK, SOME_FAILED, run
 from tests.chaos.runs import (
     ROWS,
     Columns,

@@ -14,7 +14,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from jobs.translate import OK, run
+from dstc.translate import OK, run
 from tests.chaos.runs import (
     ROWS,
     Columns,

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import dstc_engine.guidance  # noqa: F401  (imported once, before the copies, each of which needs it)
+from dstc.planning.settings import make_settings
+from dstc.store.duplicates import find_duplicates
+from dstc.store.manifest import ManifestShards, open_manifest, unpack_rows
+from dstc.store.results import write_part
+from dstc.store.run_folder import RunFolder
+from dstc.worker.translate_shard import ShardTask, TranslateShard
 from dstc_engine.fake import FakeEngine
 from dstc_engine.presets import TINY64
 from dstc_engine.request import TranslationRequest
-from jobs.settings import make_settings
-from jobs.store.duplicates import find_duplicates
-from jobs.store.manifest import ManifestShards, open_manifest, unpack_rows
-from jobs.store.results import write_part
-from jobs.store.run_folder import RunFolder
-from jobs.translate_shard import ShardTask, TranslateShard
 
 POISON = "row/002"
 SLOTS = 3

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.settings import Settings, make_settings
-from jobs.translate import OK, run
+from dstc.planning.settings import Settings, make_settings
+from dstc.translate import OK, run
 from tests.fault_proxy import FaultProxy, Request
 from tests.outcomes import outcome
 from tests.ray_session import RAY_WARNINGS
@@ -227,7 +227,7 @@ def test_a_driver_killed_between_two_writes_is_continued_by_the_same_command(
     s3: S3, quiet: FaultProxy, manifest: str, calm: Any, tmp_path: Path, at: str, parts: int
 ) -> None:
     place = f"killed-{parts}"
-    command = [sys.executable, "-m", "jobs.cli", "translate", manifest, s3.uri(place)]
+    command = [sys.executable, "-m", "dstc.cli", "translate", manifest, s3.uri(place)]
     command += ["--engine", "fake", "--rows-per-shard", str(ROWS_PER_SHARD), "--slots", "3"]
     said = tmp_path / "stderr.txt"
     quiet.hold(rf"^PUT /[^?]*/{place}{at}")

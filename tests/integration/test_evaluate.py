@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dstc.errors import RunFolderError, SettingsError
+from dstc.evaluate import EvaluateOptions, evaluate
+from dstc.evaluation.plan import IDENTITY
+from dstc.planning.settings import Settings, make_settings
+from dstc.translate import OK, run
 from dstc_engine.presets import TINY64
-from jobs.errors import RunFolderError, SettingsError
-from jobs.evaluate import EvaluateOptions, evaluate
-from jobs.evaluation.plan import IDENTITY
-from jobs.settings import Settings, make_settings
-from jobs.translate import OK, run
 from tests.ray_session import RAY_WARNINGS
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), RAY_WARNINGS]

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import pytest
 import ray
 
-from jobs.metrics import METRICS
-from jobs.ray_session import start_ray
-from jobs.settings import make_settings
-from jobs.translate import OK, run
+from dstc.planning.settings import make_settings
+from dstc.ray_session import start_ray
+from dstc.translate import OK, run
+from dstc.worker.prometheus import METRICS
 from tests.ray_session import RAY_WARNINGS, result_rows
 
 pytestmark = RAY_WARNINGS

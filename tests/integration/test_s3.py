@@ -25,10 +25,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.evaluate import EvaluateOptions, evaluate
-from jobs.settings import Settings, make_settings
-from jobs.store.manifest import open_manifest
-from jobs.translate import OK, SOME_FAILED, run
+from dstc.evaluate import EvaluateOptions, evaluate
+from dstc.planning.settings import Settings, make_settings
+from dstc.store.manifest import open_manifest
+from dstc.translate import OK, SOME_FAILED, run
 from tests.fault_proxy import FaultProxy
 from tests.outcomes import outcome, told
 from tests.ray_session import RAY_WARNINGS, result_rows
@@ -48,7 +48,7 @@ def settings_of(manifest: str | Path, output: str | Path, **values: Any) -> Sett
 def dstc(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *arguments],
+        [sys.executable, "-m", "dstc.cli", *arguments],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
@@ -226,7 +226,7 @@ def test_a_run_on_s3_is_evaluated_there(s3: S3, there: str, pictures: Path) -> N
 
 def test_a_served_report_writes_nothing_into_the_bucket(s3: S3, finished: Settings) -> None:
     before = s3.modified("run")
-    command = [sys.executable, "-m", "jobs.cli", "report", finished.output, "--serve", "--port=0"]
+    command = [sys.executable, "-m", "dstc.cli", "report", finished.output, "--serve", "--port=0"]
     with FaultProxy(s3.server.port) as proxy:
         variables = {**os.environ, "AWS_ENDPOINT_URL": proxy.endpoint}
         with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) as served:

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dstc.errors import RunFolderError
+from dstc.planning.settings import Settings, make_settings
+from dstc.translate import OK, SOME_FAILED, run
+from dstc.worker.row import derive_retry_seed, derive_seed
 from dstc_engine.presets import TINY64
-from jobs.errors import RunFolderError
-from jobs.row import derive_retry_seed, derive_seed
-from jobs.settings import Settings, make_settings
-from jobs.translate import OK, SOME_FAILED, run
 from tests.outcomes import told
 from tests.ray_session import RAY_WARNINGS, picture, result_rows, workers
 from tests.seeded_engine import structure_of

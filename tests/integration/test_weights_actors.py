@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from dstc.planning.settings import Settings, make_settings
+from dstc.translate import OK, run
 from dstc_engine.errors import WeightsError
 from dstc_engine.presets import get_preset
 from dstc_engine.weights.registry import Weights, find, weights_of
-from jobs.settings import Settings, make_settings
-from jobs.translate import OK, run
 from tests.fault_proxy import FaultProxy
 from tests.ray_session import RAY_WARNINGS, picture, ray_session, result_rows
 from tests.s3_server import S3

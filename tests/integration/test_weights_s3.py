@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dstc.store import weights_bucket
 from dstc_engine.weights import registry
 from dstc_engine.weights.registry import file_sha256
-from jobs.store import weights_bucket
 from tests.fault_proxy import FaultProxy
 from tests.s3_server import S3
 from tests.some_weights import preset_of, register, sum_of
@@ -31,7 +31,7 @@ _CHILD = """
 import dataclasses, json, sys
 from dstc_engine.presets import Preset
 from dstc_engine.weights.registry import REGISTRY, Weights
-from jobs.store.weights_bucket import bring
+from dstc.store.weights_bucket import bring
 fields = json.loads(sys.argv[1])
 REGISTRY[fields["name"]] = Weights(**fields)
 sys.stdin.readline()  # so that all begin at once

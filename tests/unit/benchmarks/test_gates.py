@@ -14,9 +14,9 @@ from benchmarks.emoji.rows import benchmark_rows
 from benchmarks.failure_sheet import Failure, choose, failure_sheet
 from benchmarks.gate_limits import MOST_GOOD_FLAGGED, auc, catch, learn
 from benchmarks.gates import JUDGED, SHAPE, STYLE, Pictures, failures, state_of, with_other_seed
+from dstc.worker.gates import GATES
+from dstc.worker.row import derive_retry_seed
 from dstc_engine.presets import TINY64
-from jobs.gates import GATES
-from jobs.row import derive_retry_seed
 from tests.unit.benchmarks.test_emoji import data
 
 GOOD = np.linspace(0, 1, 20)

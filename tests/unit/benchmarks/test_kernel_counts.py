@@ -8,9 +8,9 @@ import torch
 from benchmarks.gpu_ways import flops_of_step
 from benchmarks.kernel_counts import counting
 from benchmarks.random_networks import prepared, random_models
+from dstc.planning.cost import cost_of
 from dstc_engine.models import load_models
 from dstc_engine.presets import IMAGENET256_IMAGE, TINY64
-from jobs.cost import cost_of
 
 
 def test_a_product_reads_both_factors_and_writes_the_result() -> None:

@@ -6,7 +6,7 @@ import fsspec
 import pyarrow.parquet as pq
 
 from deploy.demo_rows import PICTURES, demo_rows, put_demo
-from jobs.row import check_row
+from dstc.worker.row import check_row
 
 
 def test_any_number_of_rows_with_different_ids_that_the_job_takes() -> None:

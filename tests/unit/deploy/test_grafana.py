@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.metrics import METRICS
+from dstc.worker.prometheus import METRICS
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 EXPORTED = {name: metric for metric in METRICS for name in metric.exported}

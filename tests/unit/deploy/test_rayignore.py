@@ -27,7 +27,7 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 
 
 def test_all_code_travels(brought: dict[str, int]) -> None:
-    for package in ("dstc_engine", "jobs"):
+    for package in ("dstc_engine", "dstc", "tiny64", "jobs"):
         for pattern in ("*.py", "*.j2", "*.json"):
             for path in (REPOSITORY / package).rglob(pattern):
                 assert str(path.relative_to(REPOSITORY)) in brought

@@ -9,7 +9,7 @@ import pytest
 import ray
 from typer.testing import CliRunner
 
-from jobs.cli import app
+from dstc.cli import app
 from tests.unit.deploy.files import (
     RAYJOB,
     SECRET,

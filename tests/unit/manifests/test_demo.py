@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dstc_engine.training.captions import caption
-from jobs.emoji_families import family_of, split_of
+from tiny64.families import family_of, split_of
 
 FOLDER = Path(__file__).parents[3] / "manifests"
 

@@ -1,0 +1,261 @@
+"""What the driver does beside the run: it keeps the ledger and `progress.json`, and looks on.
+
+One thread asks the `RowCount` actor, another writes to storage, so that a storage that stalls does
+not stop the bar. Nothing that fails here fails the run, but for one thing: actors that die again
+and again before they can do anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from dstc.driver.lease import Lease
+from dstc.errors import JobError
+from dstc.store import storage
+from dstc.store.ledger import flagged_reasons
+from dstc.worker.prometheus import DriverMetrics
+from dstc.worker.row_count import Look
+from dstc_engine.errors import DstcError, UserError
+
+if TYPE_CHECKING:
+    from dstc.translate import Plan, Workers
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 1.0  # at half of that, the driver took 4 % of a core
+# Of processes in a row while they load, with no actor at work: more do not end otherwise.
+_DEATHS_WHILE_LOADING = 3
+_PROGRESS_EVERY_S = 15.0
+_LEDGER_EVERY_S = 60.0
+# What "now" means in a rate: long enough to hold many shards' ends, short enough to follow changes.
+_RATE_WINDOW_S = 300.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast it goes.
+
+    Attributes:
+        rows_ended: of the whole run, those of earlier invocations included.
+        rate: rows per second over the last minutes; None before there is one.
+        seconds_left: at that rate; None before there is one.
+    """
+
+    rows_ended: int
+    rate: float | None
+    seconds_left: float | None
+
+
+class Watch:
+    """Runs beside the pipeline, inside its `with` block.
+
+    Args:
+        plan: of the run. workers: its actors.
+        row_count: a `RowCount` actor.
+        lease: taken; files are left alone once it is lost.
+        interrupt: ends the run as Ctrl-C would.
+
+    Attributes:
+        fault: why the run cannot go on; None while it can.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        workers: Workers,
+        row_count: Any,
+        lease: Lease,
+        interrupt: Callable[[], None],
+    ) -> None:
+        self._plan = plan
+        self._workers = workers
+        self._ledger = plan.ledger
+        self._row_count = row_count
+        self._lease = lease
+        self._interrupt = interrupt
+        self._started = time.time()
+        self._look: Look | None = None
+        self._commits = 0
+        # (seconds, rows ended in this invocation), from the first row on: before it, actors start.
+        self._window: deque[tuple[float, int]] = deque()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._metrics = DriverMetrics(plan.job.run_id)
+        self._threads = [
+            threading.Thread(target=self._look_on, name="look", daemon=True),
+            threading.Thread(target=self._keep, name="keep", daemon=True),
+        ]
+        self.fault: DstcError | None = None
+
+    def __enter__(self) -> Watch:
+        self._show()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(10)  # a storage that stalls may not hold a driver that was told to end
+        self._look_once()
+        if kind is None:
+            with contextlib.suppress(OSError):
+                # The last parts' words may still be on their way; the parts are there.
+                self._ledger.complete(self._plan.job.run.parts())
+        state = "finished" if kind is None else "broken"
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and not self.fault:
+            state = "stopped"
+        self._save_quietly(state)
+
+    @property
+    def actors_wanted(self) -> int:
+        """Actors that the run starts with, and keeps at least."""
+        return self._workers.fewest
+
+    @property
+    def look(self) -> Look | None:
+        """The latest, or None before the first."""
+        return self._look
+
+    @property
+    def pace(self) -> Pace:
+        """At this moment."""
+        look = self._look
+        ended = min(self._plan.manifest.rows, self._plan.rows_done + (look.rows if look else 0))
+        with self._lock:
+            window = list(self._window)
+        if len(window) < 2 or window[-1][1] == window[0][1]:
+            return Pace(ended, None, None)
+        rate = (window[-1][1] - window[0][1]) / (time.monotonic() - window[0][0])
+        return Pace(ended, rate, (self._plan.manifest.rows - ended) / rate)
+
+    # -- the two threads -------------------------------------------------------------------------
+
+    def _look_on(self) -> None:
+        while not self._stop.wait(_LOOK_EVERY_S):
+            self._look_once()
+            self._show()
+            is_hopeless = self._look is not None and self._are_actors_hopeless(self._look)
+            if self._look is not None and is_hopeless:
+                self.fault = JobError(
+                    f"{self._look.starts} processes in a row ended while they loaded their "
+                    "networks, without an exception: look for memory that is too small, and into "
+                    "Ray's worker logs"
+                )
+            # What a person has to mend is told now, not after Ray has tried it some times more.
+            if is_hopeless or isinstance(self.fault, UserError):
+                self._interrupt()
+                return
+
+    def _look_once(self) -> None:
+        try:
+            look = ray.get(self._row_count.look.remote(self._commits), timeout=5)
+        except Exception:  # of Ray, in many types; a count that does not answer is no harm
+            return
+        self.fault = self.fault or look.fault
+        for shard, counts in look.commits:
+            self._ledger.record(shard, counts)
+        self._commits = look.commits_before + len(look.commits)
+        now = time.monotonic()
+        with self._lock:
+            if look.rows and (not self._window or look.rows != self._window[-1][1]):
+                self._window.append((now, look.rows))
+            while len(self._window) > 2 and now - self._window[0][0] > _RATE_WINDOW_S:
+                self._window.popleft()
+        self._look = look
+
+    def _show(self) -> None:
+        look, plan = self._look, self._plan
+        self._metrics.show(
+            rows=plan.manifest.rows,
+            rows_ended=self.pace.rows_ended,
+            shards=plan.manifest.shards,
+            shards_done=len(self._ledger),
+            actors_wanted=self._workers.fewest,
+            actors_at_most=self._workers.actors,
+            actors_running=look.workers if look else 0,
+            actor_starts=look.workers_seen if look else 0,
+        )
+
+    def _keep(self) -> None:
+        saved = written = time.monotonic()
+        self._write_progress("running")
+        while not self._stop.wait(1.0):
+            now = time.monotonic()
+            if now - written >= _PROGRESS_EVERY_S:
+                written = now
+                self._write_progress("running")
+            if now - saved >= _LEDGER_EVERY_S:
+                saved = now
+                self._save_ledger()
+
+    def _are_actors_hopeless(self, look: Look) -> bool:
+        # Ray starts a dead actor again for ever, and Ray Data's own limit counts only the deaths
+        # that Ray does not mend. As many as there are actors may be loading at this moment.
+        return not look.workers and look.starts > self._workers.actors + _DEATHS_WHILE_LOADING
+
+    # -- what is written -------------------------------------------------------------------------
+
+    def _save_quietly(self, state: str) -> None:
+        if self._lease.is_lost:
+            return  # the files are another driver's now
+        self._save_ledger()
+        self._write_progress(state)
+
+    def _save_ledger(self) -> None:
+        try:
+            self._ledger.save()
+        except OSError as error:
+            log.warning("ledger not saved: %s", storage.redact(str(error)))
+
+    def _write_progress(self, state: str) -> None:
+        text = json.dumps(self._record(state), indent=2)
+        try:
+            storage.write_bytes(self._plan.job.run.progress, text.encode() + b"\n")
+        except OSError as error:
+            log.warning("progress not written: %s", storage.redact(str(error)))
+
+    def _record(self, state: str) -> dict[str, Any]:
+        look, pace, plan = self._look, self.pace, self._plan
+        totals = self._ledger.totals()
+        rejected = totals.get("rejected", Counter())
+        failed = totals.get("failed", Counter())
+        flagged = flagged_reasons(totals)
+        occupancy = look.occupancy if look else None
+        return {
+            "run_id": plan.job.run_id,
+            "state": state,
+            "started": round(self._started, 3),
+            "updated": round(time.time(), 3),
+            "driver": {"host": socket.gethostname(), "pid": os.getpid()},
+            "rows": plan.manifest.rows,
+            "rows_ended": pace.rows_ended,
+            "shards": plan.manifest.shards,
+            "shards_done": len(self._ledger),
+            "done": sum(totals["done"].values()),
+            "rejected": sum(rejected.values()),
+            "failed": sum(failed.values()),
+            "rejected_reasons": {str(reason): rows for reason, rows in rejected.items()},
+            "failed_reasons": {str(reason): rows for reason, rows in failed.items()},
+            "flagged": sum(flagged.values()),
+            "flagged_reasons": flagged,
+            "rate": round(pace.rate, 4) if pace.rate else None,
+            "seconds_left": round(pace.seconds_left, 1) if pace.seconds_left is not None else None,
+            "actors_wanted": self._workers.fewest,
+            "actors_at_most": self._workers.actors,
+            "actors_running": look.workers if look else 0,
+            "actors_seen": look.workers_seen if look else 0,
+            "occupancy": round(occupancy, 4) if occupancy is not None else None,
+        }

@@ -1,0 +1,93 @@
+"""The end of a run: every row counted, summary.json written."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from dstc.errors import JobError
+from dstc.store import storage
+from dstc.store.ledger import flagged_reasons
+from dstc.store.results import DONE, FAILED, REJECTED, STATUSES
+
+if TYPE_CHECKING:
+    from dstc.translate import Plan
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What summary.json holds.
+
+    Attributes:
+        run_id: of the run. rows: result rows in all.
+        done, rejected, failed: rows by status.
+        rejected_reasons, failed_reasons: rows by reason.
+        flagged: of the rows that are done, those a gate flags. flagged_reasons: those by gates.
+        seconds: of this invocation. rows_run: rows of the shards it ran. rate: those per second.
+    """
+
+    run_id: str
+    rows: int
+    done: int
+    rejected: int
+    failed: int
+    rejected_reasons: dict[str, int]
+    failed_reasons: dict[str, int]
+    flagged: int
+    flagged_reasons: dict[str, int]
+    seconds: float
+    rows_run: int
+    rate: float
+
+
+def summarise(plan: Plan, seconds: float) -> Summary:
+    """Counts the result rows of all parts and writes summary.json.
+
+    Raises:
+        JobError: result rows are missing; the same command runs their shards.
+        OSError: storage does not answer.
+    """
+    manifest, run = plan.manifest, plan.job.run
+    ledger = plan.ledger
+    ledger.complete(run.parts())
+    missing = [
+        shard
+        for shard in range(manifest.shards)
+        if shard not in ledger or ledger.rows_of(shard) < manifest.shard(shard).rows
+    ]
+    if missing:
+        raise JobError(
+            f"{len(missing)} of {manifest.shards} shards have no complete results (the first is "
+            f"{missing[0]}); the same command runs them"
+        )
+    ledger.save()
+    totals = ledger.totals()
+    counts = {status: sum(totals.get(status, {}).values()) for status in STATUSES}
+    reasons = {
+        status: {
+            reason or "unknown": n for reason, n in totals.get(status, Counter()).most_common()
+        }
+        for status in (REJECTED, FAILED)
+    }
+    flagged = flagged_reasons(totals)
+    rows_run = manifest.rows - plan.rows_done
+    summary = Summary(
+        run_id=plan.job.run_id,
+        rows=sum(counts.values()),
+        done=counts[DONE],
+        rejected=counts[REJECTED],
+        failed=counts[FAILED],
+        rejected_reasons=reasons[REJECTED],
+        failed_reasons=reasons[FAILED],
+        flagged=sum(flagged.values()),
+        flagged_reasons=flagged,
+        seconds=round(seconds, 3),
+        rows_run=rows_run,
+        rate=round(rows_run / seconds, 4) if seconds else 0.0,
+    )
+    if plan.pending or not storage.exists(run.summary):  # else it holds the speed of the real run
+        text = json.dumps(asdict(summary), indent=2)
+        storage.write_bytes(run.summary, text.encode() + b"\n")
+    return summary

@@ -1,0 +1,228 @@
+"""What a run says on the terminal: the plan, its progress, how it ended."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from dstc.driver.lease import EXPIRES_AFTER_S
+from dstc.driver.summary import Summary
+from dstc.store.run_folder import RunFolder
+from dstc.text import duration
+
+if TYPE_CHECKING:
+    from dstc.driver.monitor import Watch
+    from dstc.planning.cost import Estimate
+    from dstc.status import Status
+    from dstc.translate import Plan
+
+_BAR_EVERY_S = 0.5
+_LINE_EVERY_S = 5.0
+
+
+def print_plan(plan: Plan, expected: Estimate | None, device: str) -> None:
+    """What `--dry-run` shows.
+
+    Args:
+        plan: of the run.
+        expected: what its rows will cost; None where there are none to do, or no networks.
+        device: "cuda" or "cpu", for which that was estimated.
+    """
+    settings, manifest = plan.settings, plan.manifest
+    preset = settings.resolved_preset
+    table = _facts("Plan (nothing was run or written)")
+    rows = f"{manifest.rows:,} in {manifest.shards:,} shards of up to {manifest.rows_per_shard}"
+    table.add_row("manifest", manifest.uri)
+    table.add_row("rows", rows)
+    table.add_row("to do", f"{manifest.rows - plan.rows_done:,} in {len(plan.pending):,} shards")
+    if len(plan.duplicates.rows):
+        table.add_row("duplicate ids", f"{len(plan.duplicates.rows):,} rows will be rejected")
+    if settings.samples_per_row > 1:
+        table.add_row("pictures", f"{settings.samples_per_row} of each row")
+    table.add_row("output", f"{plan.job.run.uri} ({'new' if plan.is_new else 'continued'})")
+    table.add_row("preset", f"{preset.name}, {preset.image_size} x {preset.image_size} pixels")
+    for field, value in sorted(settings.set.items()):
+        table.add_row("", f"{field} = {value}")
+    actors = settings.actors or "one for each GPU, or core up to 4"
+    slots = f"{settings.slots} slots"
+    if settings.auto_slots and device == "cuda":
+        slots = "slots measured at the start, on one GPU of each kind"
+    table.add_row("actors", f"{actors}; {slots}, {settings.precision}")
+    for weights in plan.weights:
+        table.add_row("weights", f"{weights.name} ({weights.sha256}, {weights.licence})")
+    if expected is not None:
+        unit = "GPU" if device == "cuda" else "core"
+        hours = f"{expected.device_hours:,.3g} {unit}-hours"
+        if settings.actor_range:
+            fewest, most = settings.actor_range
+            hours += f", {duration(3600 * expected.hours(most))} on {most:,}"
+            if fewest != most:
+                hours += f", {duration(3600 * expected.hours(fewest))} on {fewest:,}"
+        table.add_row("expected", f"{hours}; starting up not included")
+        table.add_row("", f"({expected.basis})")
+    table.add_row("fingerprint", plan.job.fingerprint[:16])
+    _console().print(table)
+
+
+def print_waiting(holder: str) -> None:
+    """Another driver may be at work on the folder."""
+    print(
+        f"another driver ({holder}) has the output folder; waiting up to "
+        f"{EXPIRES_AFTER_S:.0f} s to see whether it is alive",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def print_closing(summary: Summary, run: RunFolder) -> None:
+    """How the run ended, and where its results are."""
+    table = _facts("Run " + summary.run_id)
+    table.add_row("done", f"{summary.done:,}")
+    if summary.flagged:
+        table.add_row("  flagged", f"{summary.flagged:,}{_by_reason(summary.flagged_reasons)}")
+    table.add_row("rejected", f"{summary.rejected:,}{_by_reason(summary.rejected_reasons)}")
+    table.add_row("failed", f"{summary.failed:,}{_by_reason(summary.failed_reasons)}")
+    if summary.rows_run:
+        took = f"{summary.rows_run:,} rows in {duration(summary.seconds)}"
+        table.add_row("this time", f"{took}, {summary.rate:.2f} row/s")
+    table.add_row("results", run.results)
+    table.add_row("report", f"dstc report {run.uri}")
+    _say_what_may_run_again(table, summary.failed, summary.flagged)
+    _console().print(table)
+
+
+_STATES = {
+    "running": "running",
+    "finished": "finished",
+    "stopped": "stopped; the same command continues",
+    "broken": "broken; the same command continues",
+    "silent": "its driver has fallen silent; the same command continues, once it is surely gone",
+    "new": "no driver has said anything yet",
+}
+
+
+def print_status(status: Status) -> None:
+    """What `dstc status` shows."""
+    table = _facts("Run " + status.run_id)
+    since = f", heard of {duration(status.seconds_since)} ago" if status.seconds_since else ""
+    table.add_row("state", _STATES.get(status.state, status.state))
+    if status.driver and status.state != "finished":
+        table.add_row("driver", status.driver + since)
+    share = status.rows_ended / status.rows if status.rows else 1.0
+    table.add_row("rows", f"{status.rows_ended:,} of {status.rows:,} ({share:.1%})")
+    table.add_row("done", f"{status.done:,}")
+    if status.flagged:
+        table.add_row("  flagged", f"{status.flagged:,}{_by_reason(status.flagged_reasons)}")
+    table.add_row("rejected", f"{status.rejected:,}{_by_reason(status.rejected_reasons)}")
+    table.add_row("failed", f"{status.failed:,}{_by_reason(status.failed_reasons)}")
+    of_all = f" of {status.shards:,}" if status.shards else ""
+    table.add_row("shards", f"{status.shards_done:,}{of_all} finished")
+    if status.rate and status.seconds_left is not None:
+        end = datetime.datetime.now() + datetime.timedelta(seconds=status.seconds_left)
+        left = f"{duration(status.seconds_left)} left, until {end:%Y-%m-%d %H:%M}"
+        table.add_row("rate", f"{status.rate:.2f} row/s; {left}")
+    if status.actors_wanted is not None:
+        actors = f"{status.actors_running} running, {status.actors_wanted} wanted"
+        table.add_row("actors", f"{actors}, {status.actors_seen} seen")
+    if status.occupancy is not None:
+        table.add_row("slots busy", f"{status.occupancy:.0%}")
+    if status.state == "finished":
+        _say_what_may_run_again(table, status.failed, status.flagged)
+    _console().print(table)
+
+
+def _say_what_may_run_again(table: Table, failed: int, flagged: int) -> None:
+    if failed:
+        table.add_row("again", "the same command with --retry failed")
+    if flagged:
+        table.add_row("again", "with --retry flagged: another seed, the better picture is kept")
+
+
+def _console() -> Console:
+    console = Console()
+    # Logs have no width: paths stay whole there, to be copied.
+    return console if console.is_terminal else Console(width=400)
+
+
+def _facts(title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    return table
+
+
+def _by_reason(reasons: dict[str, int]) -> str:
+    told = ", ".join(f"{reason} {number:,}" for reason, number in reasons.items())
+    return f" ({told})" if told else ""
+
+
+class ProgressLine:
+    """Shows rows ended, rate and time left, while its `with` block runs.
+
+    A bar on a terminal; elsewhere one line every few seconds, so that logs stay readable.
+
+    Args:
+        rows: of the whole run.
+        watch: knows how many have ended.
+    """
+
+    def __init__(self, rows: int, watch: Watch) -> None:
+        self._rows = rows
+        self._watch = watch
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._show, name="progress", daemon=True)
+
+    def __enter__(self) -> ProgressLine:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _show(self) -> None:
+        console = Console(stderr=True)
+        if console.is_terminal:
+            self._show_bar(console)
+        else:
+            self._show_lines()
+
+    def _show_bar(self, console: Console) -> None:
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
+        with Progress(*columns, console=console) as bar:
+            ended = self._watch.pace.rows_ended
+            task = bar.add_task("", total=self._rows, completed=ended, told="starting")
+            stopped = False
+            while not stopped:
+                stopped = self._stop.wait(_BAR_EVERY_S)
+                bar.update(task, completed=self._watch.pace.rows_ended, told=self._told())
+
+    def _show_lines(self) -> None:
+        stopped = False
+        while not stopped:
+            stopped = self._stop.wait(_LINE_EVERY_S)
+            told = f"{self._watch.pace.rows_ended:,}/{self._rows:,} rows, {self._told()}"
+            print(told, file=sys.stderr, flush=True)
+
+    def _told(self) -> str:
+        pace, look = self._watch.pace, self._watch.look
+        if look is None or not look.workers:
+            return f"starting {self._watch.actors_wanted} actors"
+        told = "started" if pace.rate is None else f"{pace.rate:.2f} row/s"
+        if pace.seconds_left is not None:
+            told += f", {duration(pace.seconds_left)} left"
+        if look.workers < self._watch.actors_wanted:
+            told += f", {look.workers} of {self._watch.actors_wanted} actors"
+        return told

@@ -1,0 +1,316 @@
+"""`dstc evaluate`: measures the pictures of a run, finished or not, as a Ray Data job.
+
+    shards with results and without measures -> MeasureShard actors -> metrics/part-*.parquet
+    all parts of metrics                     -> metrics.json, a table
+
+Run again, it measures what is new. `docs/evaluation.md` says what the numbers mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import ray
+import ray.data
+
+from dstc.errors import JobError, SettingsError
+from dstc.evaluation.load_judges import foreground_level
+from dstc.evaluation.measure_shard import MeasureShard, MeasureTask
+from dstc.evaluation.plan import (
+    Judging,
+    identity_of,
+    preset_of,
+    read_table,
+    record_of,
+    reference_part,
+    unmeasured,
+)
+from dstc.evaluation.reference import CHUNK, MOST, fit_classifier, read_reference
+from dstc.evaluation.summary import print_summary, summarise
+from dstc.ray_session import own_error_in, running_ray
+from dstc.reporting.throughput import finite
+from dstc.store import storage, weights_bucket
+from dstc.store.json_record import Record, read_record
+from dstc.store.results import read_part
+from dstc.store.run_folder import RunFolder
+from dstc_engine.errors import DstcError
+from dstc_engine.presets import Preset
+
+if TYPE_CHECKING:
+    from dstc_engine.metrics.style_classifier import StyleClassifier
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """The arguments of `dstc evaluate`.
+
+    Attributes:
+        output: the run folder. dino, clip: names of the networks that judge; None: the preset's
+            own, "none": measure nothing with one.
+        identity: name of the face network; None: the preset's, where it guides; or "none".
+        lpips: "alex=FILE", "vgg=FILE" or "squeeze=FILE" with torchvision's weights.
+        segmentation: "foreground", "foreground:LEVEL", or "NETWORK=FILE" with one of torchvision's.
+        masks: column of labels of the content, which stand in for the segmentation's.
+        reference, where: Parquet file of real pictures, and values that its rows must have.
+        style_column: column with the name of the wanted style, as the reference names it.
+        inception: file of FID's network.
+        truth: column of ground-truth pictures; None: `truth`, where the results have one.
+        actors: processes that measure. device: "auto", "cuda" or "cpu".
+        address: of a running Ray cluster; None starts one here, unless RAY_ADDRESS is set.
+    """
+
+    output: str
+    dino: str | None = None
+    clip: str | None = None
+    identity: str | None = None
+    lpips: str | None = None
+    segmentation: str | None = None
+    masks: str | None = None
+    reference: str | None = None
+    where: Mapping[str, str] = field(default_factory=dict)
+    style_column: str | None = None
+    inception: str | None = None
+    truth: str | None = None
+    actors: int = 1
+    device: str = "auto"
+    address: str | None = None
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of the cluster; None starts one here."""
+        return self.address or os.environ.get("RAY_ADDRESS")
+
+
+def evaluate(options: EvaluateOptions) -> dict[str, Any]:
+    """Measures what is not measured yet, and tells about the whole.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        RunFolderError: the folder holds no run.
+        SettingsError: no such column or file. WeightsError: networks that are not there.
+        JobError: the job broke, or storage does not answer; the same command continues it.
+    """
+    storage.refuse_credentials(options.output, "output")
+    run = RunFolder(storage.absolute(options.output).rstrip("/") or "/")
+    try:
+        return _evaluate(run, options)
+    except OSError as error:
+        told = storage.redact(f"{type(error).__name__}: {error}")
+        raise JobError(
+            f"storage does not answer: {told}. What is measured is kept; the same command continues"
+        ) from error
+
+
+def _evaluate(run: RunFolder, options: EvaluateOptions) -> dict[str, Any]:
+    job = record_of(run)
+    preset = preset_of(job, run)
+    shards = run.parts()
+    judging = judging_of(options, preset, _columns(options, run, shards))
+    chunks = _chunks(judging)
+    pending = [
+        *({"of_reference": True, "number": n} for n in _unseen(run, judging, chunks)),
+        *({"of_reference": False, "number": n} for n in unmeasured(run, judging, shards)),
+    ]
+    # Fitting takes half a minute, and nobody looks where everything is measured.
+    classifier, right = _classifier(judging) if pending else (None, _right_before(run, judging))
+    if pending:
+        task = MeasureTask(
+            output=run.uri,
+            judging=judging,
+            device="cpu",
+            threads=int(os.environ.get("OMP_NUM_THREADS") or 1),
+            classifier=classifier,
+            features_per_shard=math.ceil(MOST / max(1, len(shards), _shards_in_all(job))),
+            weights=weights_bucket.bucket(),
+        )
+        _run_job(task, pending, options)
+    summary = summarise(run, judging, shards, _expected(job), chunks, right)
+    print_summary(summary)
+    return summary
+
+
+def judging_of(options: EvaluateOptions, preset: Preset, columns: Mapping[str, str]) -> Judging:
+    """What measures: the preset's own networks unless others are named.
+
+    Args:
+        columns: of the results: truth, masks, style_column, those that are used.
+
+    Raises:
+        SettingsError: a file that is not there, or an option that lacks another.
+        WeightsError: networks that are not there.
+    """
+    clips = preset.clips if preset.guides("clip") else ()
+    own_face = preset.arcface if preset.guides("identity") else ""
+    dino = {None: preset.dino, "none": ""}.get(options.dino, options.dino)
+    clip = {None: clips[-1] if clips else "", "none": ""}.get(options.clip, options.clip)
+    face = {None: own_face, "none": ""}.get(options.identity, options.identity)
+    if options.segmentation:
+        foreground_level(options.segmentation)  # refuses what is neither
+    if options.masks and not options.segmentation:
+        raise SettingsError("--masks: expected --segmentation, which labels the results, beside it")
+    if options.where and not options.reference:
+        raise SettingsError("--where: expected --reference, whose rows it chooses, beside it")
+    files = {
+        "lpips": (options.lpips or "").partition("=")[2],
+        "segmentation": (options.segmentation or "").partition("=")[2],
+        "inception": options.inception or "",
+        "reference": options.reference or "",
+    }
+    if options.lpips and not files["lpips"]:
+        raise SettingsError(f"--lpips: found {options.lpips!r}; expected alex=FILE, for example")
+    for option, uri in files.items():
+        storage.refuse_credentials(uri, f"--{option}")
+    places = {option: storage.absolute(uri) if uri else "" for option, uri in files.items()}
+
+    def placed(option: str, text: str | None) -> str:
+        name, mark, _ = (text or "").partition("=")
+        return f"{name}={places[option]}" if mark else name
+
+    networks = [str(name) for name in (dino, clip, face) if name]
+    return Judging(
+        dino=str(dino),
+        dino_size=preset.dino_size,
+        dino_layer=preset.dino_layer if dino == preset.dino else -1,
+        clip=str(clip),
+        truth=columns.get("truth"),
+        image_size=preset.image_size,
+        fit=preset.fit,
+        identity=str(face),
+        identity_crop=preset.identity_crop,
+        lpips=placed("lpips", options.lpips),
+        segmentation=placed("segmentation", options.segmentation),
+        inception=places["inception"],
+        reference=places["reference"],
+        where=dict(options.where),
+        masks=columns.get("masks"),
+        style_column=columns.get("style_column"),
+        sums={
+            **{name: _sum_of_network(name, options) for name in networks},
+            **{f"--{name}": _sum_of_file(name, uri) for name, uri in places.items() if uri},
+        },
+    )
+
+
+def _sum_of_network(name: str, options: EvaluateOptions) -> str:
+    """The sha256 of weights as published; a missing file shows here, before Ray starts."""
+    from dstc_engine.weights import fetch, registry
+
+    weights = registry.find(name)
+    if weights.is_published and weights_bucket.bucket() is not None:
+        told = weights_bucket.told_of(name)
+        return str(told["upstream_sha256"]) if told else "unknown"  # actors say what is missing
+    if options.cluster is None or weights.sha256 is None:
+        return fetch.upstream_sum(weights)
+    return weights.sha256
+
+
+def _sum_of_file(option: str, uri: str) -> str:
+    try:
+        return hashlib.sha256(storage.read_bytes(uri, storage.STEADY)).hexdigest()
+    except FileNotFoundError as error:
+        raise SettingsError(f"--{option} {storage.redact(uri)}: there is no such file") from error
+
+
+def _columns(options: EvaluateOptions, run: RunFolder, shards: Sequence[int]) -> dict[str, str]:
+    """Columns of the results by what they are used for."""
+    asked = {
+        "truth": options.truth,
+        "masks": options.masks,
+        "style_column": options.style_column,
+    }
+    found = {use: name for use, name in asked.items() if name is not None}
+    if not shards:
+        return found
+    columns = read_part(run, shards[0]).column_names
+    for use, name in found.items():
+        if name not in columns:
+            raise SettingsError(
+                f"--{use.replace('_', '-')}: found {name!r}; expected a column of the results, one "
+                "of " + ", ".join(sorted(columns))
+            )
+    return found if "truth" in found or "truth" not in columns else {**found, "truth": "truth"}
+
+
+def _chunks(judging: Judging) -> int:
+    """Of the reference's pictures, those that something describes."""
+    if not judging.reference or not (judging.dino or judging.inception):
+        return 0
+    return math.ceil(len(read_reference(judging.reference, judging.where).pictures) / CHUNK)
+
+
+def _classifier(judging: Judging) -> tuple[StyleClassifier | None, float | None]:
+    """What tells the styles of the reference, and how often it is right; None where not asked."""
+    if not judging.reference or judging.style_column is None:
+        return None, None
+    reference = read_reference(judging.reference, judging.where)
+    return fit_classifier(reference, judging.image_size, judging.fit)
+
+
+def _right_before(run: RunFolder, judging: Judging) -> float | None:
+    """How often the classifier was right that measured what there is."""
+    told = read_record(storage.join(run.uri, "metrics.json"), "metrics.json").values
+    is_same = told.get("judging") == judging.told
+    return finite(told.get("classifier_right")) if is_same else None
+
+
+def _unseen(run: RunFolder, judging: Judging, chunks: int) -> list[int]:
+    """Chunks of the reference whose features are not there."""
+    expected = {"judging": judging.told}
+    return [
+        number
+        for number in range(chunks)
+        if identity_of(read_table(reference_part(run, number))) != expected
+    ]
+
+
+def _expected(job: Record) -> int | None:
+    rows = job.part("manifest").get("rows")
+    return rows if isinstance(rows, int) else None
+
+
+def _shards_in_all(job: Record) -> int:
+    """Of the finished run, so that each gives its share of the sets from the start."""
+    per_shard = finite(job.part("settings").get("rows_per_shard"))
+    return math.ceil((_expected(job) or 0) / per_shard) if per_shard else 0
+
+
+def _run_job(
+    task: MeasureTask, pending: Sequence[dict[str, Any]], options: EvaluateOptions
+) -> None:
+    with running_ray(options.cluster):
+        gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+        wants_gpu = options.device == "cuda" or (options.device == "auto" and gpus > 0)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.max_errored_blocks = 0
+        context.max_consecutive_actor_init_deaths = 3
+        dataset = ray.data.from_items(list(pending), override_num_blocks=len(pending)).map_batches(
+            MeasureShard,
+            fn_constructor_args=(replace(task, device="cuda" if wants_gpu else "cpu"),),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_gpus=1 if wants_gpu else None,
+            num_cpus=0.5,
+            compute=ray.data.ActorPoolStrategy(size=min(options.actors, len(pending))),
+        )
+        try:
+            measured = sum(len(batch["number"]) for batch in dataset.iter_batches())
+        except DstcError:
+            raise
+        except Exception as error:  # Ray wraps and re-raises in a dozen unrelated types
+            own = own_error_in(error)
+            if own is not None:
+                raise own from error
+            lines = str(error).strip().splitlines() or ["no message"]
+            raise JobError(
+                f"the evaluation broke: {storage.redact(lines[-1])}. What is measured is kept; the "
+                "same command continues"
+            ) from error
+        assert measured == len(pending), f"{measured} of {len(pending)} tasks were done"

@@ -1,0 +1,356 @@
+"""The actor that measures: the results of one shard in, one part of metrics out.
+
+A row whose pictures cannot be read is a row of nulls with `metrics_error`, never an exception. What
+goes wrong in the measuring itself is no fault of a row, and ends the job.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from dstc.errors import JobError
+from dstc.evaluation.load_judges import load_judges
+from dstc.evaluation.plan import (
+    Judging,
+    features_part,
+    metrics_part,
+    pictures_sum,
+    record_of,
+    reference_part,
+    shard_identity,
+    write_table,
+)
+from dstc.evaluation.reference import CHUNK, read_reference
+from dstc.reporting.cards import manifest_folders
+from dstc.store import storage, weights_bucket
+from dstc.store.results import DONE, read_part
+from dstc.store.run_folder import RunFolder
+from dstc.worker.image_cache import PictureCache
+from dstc_engine.metrics import METRICS
+from dstc_engine.request import Picture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dstc_engine.metrics.judges import Judges, Look
+    from dstc_engine.metrics.style_classifier import StyleClassifier
+
+# What every table has beside the results: the content and the style handed in as if they were.
+BASELINES = ("source_copy", "style_copy")
+COLUMNS = (*METRICS, *(f"{baseline}_{name}" for baseline in BASELINES for name in METRICS))
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("status", pa.string()),
+        *((name, pa.float64()) for name in COLUMNS),
+        ("metrics_error", pa.string()),
+    ]
+)
+# Rows whose pictures are in memory together.
+_ROWS_AT_ONCE = 32
+_READERS = 8
+# Fitted pictures that rows share: at 256 pixels 1,300 of them.
+_SHARED_BYTES = 256 << 20
+# SSIM looks through windows of so many pixels.
+_LEAST_SIDE = 11
+
+
+@dataclass(frozen=True)
+class MeasureTask:
+    """What every actor of an evaluation is made with.
+
+    Attributes:
+        output: the run folder. judging: what measures. device: "cuda" or "cpu".
+        threads: of the CPU. classifier: of styles, fitted, or None.
+        features_per_shard: rows of a shard whose features are kept, for sets.
+        weights: the driver's bucket of weights.
+    """
+
+    output: str
+    judging: Judging
+    device: str
+    threads: int
+    classifier: StyleClassifier | None
+    features_per_shard: int
+    weights: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class RowPictures:
+    """The pictures of one row in the square that all networks see.
+
+    Attributes:
+        labels: (H, W) uint8, what is where in the content. region: rows and columns of the square
+            that are no padding.
+    """
+
+    result: Picture
+    content: Picture
+    style: Picture | None
+    truth: Picture | None
+    labels: Picture | None
+    region: tuple[slice, slice]
+
+
+class MeasureShard:
+    """Ray Data calls it with one number at a time: of a shard, or of a chunk of the reference.
+
+    Args:
+        task: of the evaluation.
+    """
+
+    def __init__(self, task: MeasureTask) -> None:
+        self._task = task
+        self._run = RunFolder(task.output)
+        self._judges: Judges | None = None
+        self._folder_of = manifest_folders(record_of(self._run))
+        # Ten million rows in ten styles would ask storage ten million times for ten files.
+        self._pictures = PictureCache(_SHARED_BYTES)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        for of_reference, number in zip(*batch.to_pydict().values(), strict=True):
+            (self._look_at_reference if of_reference else self._measure)(number)
+        return batch
+
+    @property
+    def judges(self) -> Judges:
+        """Loaded when first asked: what an actor's constructor raises, Ray takes for its death."""
+        if self._judges is None:
+            import torch
+
+            task = self._task
+            if task.device == "cpu":
+                torch.set_num_threads(task.threads)
+            weights_bucket.use(task.weights)
+            self._judges = load_judges(task.judging, task.device, task.classifier)
+        return self._judges
+
+    def _measure(self, shard: int) -> None:
+        judging = self._task.judging
+        identity = shard_identity(judging, pictures_sum(self._run, shard))
+        folder = self._folder_of(shard)
+        rows: list[dict[str, Any]] = []
+        features = _Features()
+        part = read_part(self._run, shard, patience=storage.STEADY)
+        # Of a large shard, losses as Python objects would fill the memory.
+        results = part.drop_columns(["losses", "samples"]).to_pylist()
+        for start in range(0, len(results), _ROWS_AT_ONCE):
+            rows += self._rows(results[start : start + _ROWS_AT_ONCE], folder, features)
+            features.cut(self._task.features_per_shard * len(features.SETS))
+        write_table(features_part(self._run, shard), features.table(), identity)
+        table = pa.Table.from_pylist(rows, schema=SCHEMA)
+        write_table(metrics_part(self._run, shard), table, identity)
+
+    def _rows(
+        self, rows: Sequence[Mapping[str, Any]], folder: str | None, features: _Features
+    ) -> Iterator[dict[str, Any]]:
+        """The measures of some rows, in their order."""
+
+        def read(row: Mapping[str, Any]) -> RowPictures | str | None:
+            if row["status"] != DONE:
+                return None
+            try:
+                return read_pictures(self._run, self._task.judging, row, folder, self._pictures)
+            except Exception as error:  # drivers of storage raise their own types
+                return storage.redact(f"{type(error).__name__}: {error}")
+
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = list(pool.map(read, rows))
+        # In one go: networks see many pictures at once.
+        pictures = [
+            picture
+            for read_row in found
+            if isinstance(read_row, RowPictures)
+            for picture in (read_row.result, read_row.content, read_row.style)
+            if picture is not None
+        ]
+        looks = iter(self.judges.look(pictures))
+        for row, read_row in zip(rows, found, strict=True):
+            told: dict[str, Any] = {"id": row["id"], "status": row["status"]}
+            if isinstance(read_row, str):
+                told["metrics_error"] = read_row
+            elif read_row is not None:
+                seen = [next(looks), next(looks)]
+                seen += [next(looks)] if read_row.style is not None else []
+                style = row.get(self._task.judging.style_column or "")
+                features.add(seen, None if style is None else str(style))
+                told |= _without_nan(measure(self.judges, self._task.judging, row, read_row, seen))
+            yield told
+
+    def _look_at_reference(self, number: int) -> None:
+        judging = self._task.judging
+        reference = read_reference(judging.reference, judging.where)
+        chunk = range(number * CHUNK, min((number + 1) * CHUNK, len(reference.pictures)))
+        features = _Features()
+        for start in range(0, len(chunk), _ROWS_AT_ONCE):
+            some = chunk[start : start + _ROWS_AT_ONCE]
+            try:
+                pictures = [reference.decode(n, judging.image_size, judging.fit) for n in some]
+            except Exception as error:  # no set without all of its pictures
+                told = storage.redact(f"{type(error).__name__}: {error}")
+                raise JobError(f"--reference: {told}") from error
+            described = self.judges.describe(pictures)
+            assert described is not None, "chunks are asked for where something describes them"
+            for n, values in zip(some, described, strict=True):
+                style = reference.styles[n]
+                features.add_to("reference", values, None if style is None else str(style))
+        write_table(reference_part(self._run, number), features.table(), {"judging": judging.told})
+
+
+class _Features:
+    """Features of pictures, for the distances between sets."""
+
+    SETS = ("results", *BASELINES)
+
+    def __init__(self) -> None:
+        self._sets: list[str] = []
+        self._styles: list[str | None] = []
+        self._values: list[np.ndarray[Any, Any]] = []
+
+    def add(self, looks: Sequence[Look], style: str | None) -> None:
+        """Those of a row: of result, content and, where there is one, style."""
+        for name, look in zip(self.SETS, looks, strict=False):
+            if "set" in look:
+                self.add_to(name, look["set"], style)
+
+    def add_to(self, name: str, values: Tensor, style: str | None) -> None:
+        self._sets.append(name)
+        self._styles.append(style)
+        # Half the bytes; its error of a thousandth is far below what sets of pictures vary by.
+        self._values.append(values.to("cpu").numpy().astype(np.float16))
+
+    def cut(self, most: int) -> None:
+        del self._sets[most:], self._styles[most:], self._values[most:]
+
+    def table(self) -> pa.Table:
+        width = len(self._values[0]) if self._values else 1
+        flat = np.concatenate(self._values) if self._values else np.empty(0, np.float16)
+        return pa.table(
+            {
+                "set": pa.array(self._sets, pa.string()),
+                "style": pa.array(self._styles, pa.string()),
+                "features": pa.FixedSizeListArray.from_arrays(pa.array(flat), width),
+            }
+        )
+
+
+def read_pictures(
+    run: RunFolder,
+    judging: Judging,
+    row: Mapping[str, Any],
+    folder: str | None,
+    cache: PictureCache,
+) -> RowPictures:
+    """The pictures of a row that is done, fitted to the square.
+
+    Args:
+        folder: what relative URIs start at. cache: for pictures that rows share, fitted.
+
+    Raises:
+        PictureError, StorageError, OSError: one of them cannot be read.
+    """
+    from dstc_engine import image
+
+    size, fit = judging.image_size, judging.fit
+
+    def place(column: str | None) -> str | None:
+        uri = row.get(column) if column else None
+        return storage.resolve(uri, folder or "") if uri else None
+
+    def given(column: str | None) -> Picture | None:
+        uri = place(column)
+        return cache.get(uri, lambda: image.fit(_read(uri), size, fit)) if uri else None
+
+    content, mask = given("content"), place(judging.masks)
+    assert content is not None, "a row without content is not done"
+    result = _read(storage.join(run.uri, row["image"]))
+    whole = np.ones(result.shape[:2], np.uint8)
+    inside = image.fit_labels(whole, size, fit).astype(bool)
+    return RowPictures(
+        result=image.fit(result, size, fit),
+        content=content,
+        style=given("style"),
+        truth=given(judging.truth),
+        labels=image.fit_labels(_read(mask)[..., 0], size, fit) if mask else None,
+        region=(_span(inside.any(axis=1)), _span(inside.any(axis=0))),
+    )
+
+
+def measure(
+    judges: Judges,
+    judging: Judging,
+    row: Mapping[str, Any],
+    pictures: RowPictures,
+    looks: Sequence[Look],
+) -> dict[str, float]:
+    """Those of COLUMNS that a row has the parts for; NaN where nobody looks.
+
+    Args:
+        looks: at result, content and, where there is one, style.
+    """
+    import torch
+
+    labels = None
+    if pictures.labels is not None:
+        labels = torch.from_numpy(pictures.labels.astype(np.int64))
+        if judging.segmentation.startswith("foreground"):
+            labels = (labels >= 128).to(labels.dtype)  # masks are white where it counts
+        labels = labels.to(judges.device)
+    content, style = looks[1], looks[2] if len(looks) > 2 else None
+    wanted = row.get(judging.style_column or "")
+    found: dict[str, float] = {}
+    shown = (pictures.result, pictures.content, pictures.style)
+    for prefix, picture, look in zip(
+        ("", *(f"{name}_" for name in BASELINES)), shown, (*looks, None), strict=False
+    ):
+        if picture is None or look is None:
+            continue
+        told = judges.compare(
+            look,
+            content,
+            style,
+            prompt=row.get("prompt") or None,
+            source_prompt=row.get("source_prompt") or None,
+            target_style=None if wanted is None else str(wanted),
+            labels=labels,
+        )
+        told["lpips"] = judges.perceptual_distance(picture, pictures.content)
+        if pictures.truth is not None:
+            told["truth_lpips"] = judges.perceptual_distance(picture, pictures.truth)
+            told |= _by_pixels(picture[pictures.region], pictures.truth[pictures.region])
+        found |= {f"{prefix}{name}": value for name, value in told.items()}
+    return found
+
+
+def _by_pixels(picture: Picture, truth: Picture) -> dict[str, float]:
+    from dstc_engine.metrics import pixels
+
+    ways: dict[str, Callable[[Picture, Picture], float]] = {
+        "truth_psnr": pixels.psnr,
+        "truth_l1": pixels.l1,
+    }
+    if min(truth.shape[:2]) >= _LEAST_SIDE:
+        ways["truth_ssim"] = pixels.ssim
+    return {name: way(picture, truth) for name, way in ways.items()}
+
+
+def _span(inside: Any) -> slice:
+    (places,) = np.nonzero(inside)
+    return slice(int(places[0]), int(places[-1]) + 1)
+
+
+def _read(uri: str) -> Picture:
+    from dstc_engine import image
+
+    return image.decode(storage.read_bytes(uri), storage.redact(uri))
+
+
+def _without_nan(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in values.items()}

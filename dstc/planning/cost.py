@@ -1,0 +1,354 @@
+"""What a run will cost, before it is started: floating-point operations of a row, and hours.
+
+Operations are counted, not guessed: one guided step of the preset runs on PyTorch's meta device
+(shapes without numbers, so no weights and hardly any memory), under PyTorch's own counter of
+convolutions, matrix products and attention, forward and backward. Norms, activations, resizes and
+crops are not counted.
+
+How fast a device works them off is an assumption (`ASSUMED_TFLOPS`), until the run has results of
+its own: then `measured_seconds_per_row` replaces both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dstc.store import storage
+from dstc.store.run_folder import RunFolder
+from dstc_engine.presets import Preset
+
+if TYPE_CHECKING:
+    from dstc_engine.models import Models
+
+# Sustained TFLOP/s of one device, by its kind and the precision of the networks. Assumptions: a
+# sixth of what an H100's data sheet gives for dense bf16 (989), under half of its fp32 (67); one
+# core with AVX2.
+ASSUMED_TFLOPS = {
+    ("cuda", "bf16"): 160.0,
+    ("cuda", "fp16"): 160.0,
+    ("cuda", "fp32"): 30.0,
+    ("cpu", "fp32"): 0.04,
+    ("cpu", "bf16"): 0.04,
+    ("cpu", "fp16"): 0.04,
+}
+# Shards whose stats are read for a measured speed: enough for some rows of every actor.
+_MEASURED_SHARDS = 128
+
+_TEXT_TEMPLATES = 79
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Floating-point operations; a multiplication with its addition counts as two.
+
+    Attributes:
+        steps: guided steps of a row that never restarts.
+        step: of one row in one guided step: all networks forward, and backward to the picture.
+        plain_steps, plain_step: the same of steps that the preset leaves without guidance, which
+            ask the prior alone.
+        conditions: once per row: its content and style encoded.
+        text: once per actor and text: a prompt over all templates; remembered afterwards, and
+            therefore not part of `row`.
+    """
+
+    steps: int
+    step: int
+    conditions: int
+    text: int
+    plain_steps: int = 0
+    plain_step: int = 0
+
+    @property
+    def chain(self) -> int:
+        """Of all steps of one picture."""
+        return self.steps * self.step + self.plain_steps * self.plain_step
+
+    @property
+    def row(self) -> int:
+        """Of one row from its slot's beginning to its end."""
+        return self.chain + self.conditions
+
+    def hours(self, rows: int, actors: int, tflops: float) -> float:
+        """Hours for so many rows on devices of a sustained rate, slots always full."""
+        return rows * self.row / (actors * tflops * 1e12) / 3600
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is to be expected of a run.
+
+    Attributes:
+        rows: to do.
+        flops_per_row: counted. tflops: assumed rate of a device; None where time was measured.
+        seconds_per_row: of one device with its slots full.
+        device_hours: of all devices together.
+        basis: one line that says what the numbers stand on.
+    """
+
+    rows: int
+    flops_per_row: int
+    tflops: float | None
+    seconds_per_row: float
+    device_hours: float
+    basis: str
+
+    def hours(self, actors: int) -> float:
+        """Wall time on so many devices; start, and rows that end unevenly, are not in it."""
+        return self.device_hours / actors
+
+
+def estimate(
+    preset: Preset,
+    rows: int,
+    device: str,
+    precision: str = "fp32",
+    *,
+    tflops: float | None = None,
+    measured_seconds_per_row: float | None = None,
+    with_prompt: bool = True,
+    samples: int = 1,
+) -> Estimate:
+    """What so many rows will cost.
+
+    Args:
+        preset: how rows are made. rows: to do. device: "cuda" or "cpu". precision: of the networks.
+        tflops: sustained rate of one device; by default that of `ASSUMED_TFLOPS`.
+        measured_seconds_per_row: of one device, in this very run folder; goes before `tflops`.
+        with_prompt: rows look through CLIP too; those without a prompt do not.
+        samples: pictures of a row; what is encoded of its content and style serves all of them.
+    """
+    cost = cost_of(preset, with_prompt)
+    flops = samples * cost.chain + cost.conditions
+    if measured_seconds_per_row is not None:
+        seconds, rate = measured_seconds_per_row, None
+        basis = f"{seconds:.3g} s a row and device, as measured in this run"
+    else:
+        assumed = ASSUMED_TFLOPS[device, precision]
+        rate = assumed if tflops is None else tflops
+        seconds = flops / (rate * 1e12)
+        told = "assumed" if tflops is None else "given"
+        name = "GPU" if device == "cuda" else "CPU core"
+        basis = (
+            f"{flops / 1e12:,.3g} TFLOP a row ({samples * cost.steps} guided steps), {told} "
+            f"{rate:g} TFLOP/s a {name}"
+        )
+    return Estimate(rows, flops, rate, seconds, rows * seconds / 3600, basis)
+
+
+def measured_seconds_per_row(run: RunFolder, shards: Sequence[int]) -> float | None:
+    """Device-seconds per row of finished shards, from their stats; None when there are none.
+
+    An actor works on several shards at once: the time of each actor counts once.
+
+    Args:
+        run: whose stats. shards: finished ones; the last `_MEASURED_SHARDS` are looked at.
+    """
+
+    def read(shard: int) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = json.loads(storage.read_bytes(run.stats(shard)))
+        except (OSError, ValueError):
+            return None  # an estimate does without
+        return found
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(read, shards[-_MEASURED_SHARDS:]))
+    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    rows = 0
+    for stats in found:
+        if stats and "ended" in stats and stats.get("status", {}).get("done"):
+            spans[stats["worker"]].append((stats["started"], stats["ended"]))
+            rows += stats["status"]["done"]
+    return sum(map(_covered, spans.values())) / rows if rows else None
+
+
+def _covered(spans: list[tuple[float, float]]) -> float:
+    """Seconds that lie in any of the spans."""
+    covered, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        covered += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return covered
+
+
+# --- counting -------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=8)
+def cost_of(preset: Preset, with_prompt: bool = True) -> Cost:
+    """Counts the operations of a row.
+
+    Args:
+        with_prompt: the row has one, and looks through CLIP in each step.
+
+    Raises:
+        PresetError: the preset's chain has no step.
+        WeightsError: a network of another name than those of the registry.
+    """
+    from dstc_engine.schedule import Schedule
+
+    models = meta_models(preset)
+    schedule = Schedule.respaced(preset.respacing, models.noise_schedule)
+    schedule.first_index(preset.skip)  # refuses a chain without a step, as the engine does
+    return Cost(
+        steps=preset.guided_steps,
+        step=_count_step(models, preset, with_prompt),
+        conditions=_count_conditions(models, preset, with_prompt),
+        text=_count_text(models),
+        plain_steps=preset.steps - preset.guided_steps,
+        plain_step=_count_plain_step(models, preset),
+    )
+
+
+def meta_models(preset: Preset) -> Models:
+    """The preset's networks without weights, on the meta device."""
+    import torch
+
+    from dstc_engine.encoders.arcface import ArcFace
+    from dstc_engine.encoders.vgg import Vgg
+    from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG
+    from dstc_engine.models import Models, vgg_layers
+    from dstc_engine.weights.architectures import build_clip, build_unet, noise_schedule
+    from dstc_engine.weights.load import build_dino, wrap_clip
+    from dstc_engine.weights.registry import find
+
+    prior, vit = find(preset.prior, "prior"), find(preset.dino, "vit")
+    clips = [find(name, "clip") for name in preset.clips] if preset.guides("clip") else []
+    with torch.device("meta"):
+        return Models(
+            unet=build_unet(prior),
+            dino=build_dino(vit, preset.dino_size, preset.dino_layer)
+            if preset.guides(*SEEN_BY_DINO)
+            else None,
+            clips=tuple(wrap_clip(weights, build_clip(weights)) for weights in clips),
+            arcface=ArcFace(preset.identity_crop) if preset.guides("identity") else None,
+            vgg=Vgg(preset.vgg_size, vgg_layers(preset)) if preset.guides(*SEEN_BY_VGG) else None,
+            noise_schedule=noise_schedule(prior),
+            device=torch.device("meta"),
+        )
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[list[int]]:
+    """Collects the operations of each kernel that runs inside the block."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    counted: list[int] = []
+
+    # PyTorch's own mode around the registry follows modules by hooks, which `torch.autograd.grad`
+    # to a leaf does not allow.
+    class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            result = function(*args, **(kwargs or {}))
+            count = flop_registry.get(function._overloadpacket)
+            if count is not None:
+                counted.append(int(count(*args, **(kwargs or {}), out_val=result)))
+            return result
+
+    with Counting():  # type: ignore[no-untyped-call]
+        yield counted
+
+
+def _count_step(models: Models, preset: Preset, with_prompt: bool) -> int:
+    """One guided step of one row, as the engine runs it."""
+    import torch
+
+    from dstc_engine.conditions import Conditions
+    from dstc_engine.guidance import guide
+    from dstc_engine.losses import WEIGHTED
+    from dstc_engine.sampling import ChainTables
+    from dstc_engine.schedule import Schedule
+
+    with torch.device("meta"), torch.no_grad():
+        picture = torch.empty(1, 3, preset.image_size, preset.image_size)
+        keys, cls = torch.empty(1, 0, 0), torch.empty(1, 0)
+        if models.dino is not None:
+            seen = models.dino(picture)
+            keys, cls = seen.keys, seen.cls
+        tokens = keys.shape[1]
+        layers = models.vgg(picture) if models.vgg is not None else {}
+        widths = [layers[name].shape[1] for name in preset.vgg_gram_layers if name in layers]
+        to = Conditions(
+            source=picture,
+            mask=picture[:, :1],
+            source_keys=keys,
+            source_similarity=torch.empty(1, tokens, tokens),
+            source_cls=cls,
+            style=picture,
+            style_cls=cls,
+            clip_targets=tuple(clip.embed_picture(picture) for clip in models.clips),
+            source_face=torch.empty(1, 512),
+            source_vgg=tuple(layers[name] for name in preset.vgg_content_layers if name in layers),
+            style_grams=tuple(torch.empty(1, width, width) for width in widths),
+        )
+        index = torch.zeros(1, dtype=torch.int64)
+        schedule = Schedule.respaced(preset.respacing, models.noise_schedule)
+        table = ChainTables(schedule, "meta").at(index)
+        crops = torch.empty(len(models.clips), 1, preset.crops, 2, 3)
+        weights = torch.empty(1, len(WEIGHTED))
+        classes = index if models.unet.config.classes is not None else None
+    wanted = {name: [0] for name in WEIGHTED if preset.guides(name)}
+    if not with_prompt:
+        wanted.pop("clip", None)
+    with counting() as counted:
+        guide(models, preset, picture, table, to, cls, crops, weights, wanted, classes)
+    return sum(counted)
+
+
+def _count_plain_step(models: Models, preset: Preset) -> int:
+    """The prior alone, forward."""
+    import torch
+
+    with torch.device("meta"), torch.no_grad(), counting() as counted:
+        picture = torch.empty(1, 3, preset.image_size, preset.image_size)
+        classes = None
+        if models.unet.config.classes is not None:
+            classes = torch.zeros(1, dtype=torch.int64)
+        models.unet(picture, torch.zeros(1), classes)
+    return sum(counted)
+
+
+def _count_conditions(models: Models, preset: Preset, with_prompt: bool) -> int:
+    """What `conditions.encode_conditions` runs forward, of a row with a style picture."""
+    import torch
+
+    from dstc_engine.crops import apply_crops
+    from dstc_engine.losses import SEEN_BY_VGG
+
+    with torch.device("meta"), torch.no_grad(), counting() as counted:
+        picture = torch.empty(1, 3, preset.image_size, preset.image_size)
+        if models.dino is not None:
+            models.dino(picture)
+            models.dino(picture)
+        if models.vgg is not None:
+            for _ in filter(preset.guides, SEEN_BY_VGG):  # content and style: a picture each
+                models.vgg(picture)
+        for clip in models.clips:
+            clip.embed_picture(picture)
+            if with_prompt:
+                maps = torch.empty(1, preset.crops, 2, 3)
+                clip.embed_crops(apply_crops(picture, maps, clip.size))
+        if models.arcface is not None:
+            models.arcface(picture)
+    return sum(counted)
+
+
+def _count_text(models: Models) -> int:
+    """One text through all CLIP models."""
+    import torch
+
+    with torch.device("meta"), torch.no_grad(), counting() as counted:
+        for clip in models.clips:
+            length = clip.model.context_length
+            clip.model.encode_text(torch.zeros(_TEXT_TEMPLATES, length, dtype=torch.int64))
+    return sum(counted)

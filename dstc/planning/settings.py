@@ -1,0 +1,153 @@
+"""What a run is made with: checked when made, saved as part of job.json."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from dstc.errors import SettingsError
+from dstc.store import storage
+from dstc_engine.presets import Preset, get_preset, with_fields
+from dstc_engine.weights.described import is_description
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Compile = Literal["no", "default", "max-autotune-no-cudagraphs"]
+# What was measured on CPUs (docs/performance.md), and what a GPU takes unless told otherwise.
+USUAL_SLOTS = 8
+
+
+def _actors(value: object) -> object:
+    """ "N" or "MIN:MAX" as text, whether a number or text was given."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,5})(?::([1-9]\d{0,5}))?", str(value))
+    if not found or (found[2] and int(found[2]) < int(found[1])):
+        raise ValueError("expected N, or MIN:MAX with 1 <= MIN <= MAX")
+    return str(value)
+
+
+class Settings(BaseModel):
+    """The arguments of `dstc translate`.
+
+    Attributes:
+        manifest: Parquet file, folder or glob; a local path or any fsspec URL.
+        output: the run folder; a local path or any fsspec URL.
+        preset: name of the preset.
+        set: fields of the preset to change, as text.
+        seed: of the run; a row without a seed derives its own from this one and its id.
+        actors: processes that translate, one GPU each where there are GPUs: "N", or "MIN:MAX" for
+            a pool that starts with MIN and grows as an autoscaling cluster brings nodes; None is
+            one for each GPU, or one for each CPU core, up to 4.
+        slots: pictures that one actor translates at once. It decides the shape of every batch, so
+            it is part of what makes a picture reproducible. "auto": see `auto_slots`.
+        auto_slots: the run is to choose `slots` by itself: what it was begun with, else what its
+            GPUs hold (`driver/slot_count.py`).
+        precision: of the networks.
+        compile: mode of torch.compile for the networks, or "no".
+        checkpointing: the prior keeps fewer activations and computes them twice.
+        samples_per_row: pictures of each row, with seeds of their own; the first is the one that
+            the row has without this option.
+        rows_per_shard: rows that are committed, and after a crash done again, together. 16 rows
+            are minutes of work; more than 16 `slots` are fed by over two shards at once.
+        limit: translate only the first rows of the manifest.
+        retry: "failed" also runs the failed rows of finished shards again; "flagged" the flagged
+            ones, with another seed, and keeps the better picture.
+        device: "auto" takes GPUs where Ray has any at the start; "cuda" also waits for a cluster
+            that brings them later.
+        address: of a running Ray cluster; None starts one here, unless RAY_ADDRESS is set.
+        engine: "fake" stands in for the networks in tests and benchmarks of the job; any other,
+            "package.module:function", is called with these settings and returns what builds an
+            engine of so many slots.
+        fake_step_seconds: what one step of the fake engine costs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    manifest: str
+    output: str
+    preset: str = "tiny64"
+    set: dict[str, str] = {}
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    actors: Annotated[str | None, BeforeValidator(_actors)] = None
+    slots: Annotated[int, Field(ge=1, le=1024)] = USUAL_SLOTS
+    auto_slots: bool = False
+    precision: Precision = "fp32"
+    compile: Compile = "no"
+    checkpointing: bool = False
+    samples_per_row: Annotated[int, Field(ge=1, le=256)] = 1
+    rows_per_shard: Annotated[int, Field(ge=1, le=100_000)] = 16
+    limit: Annotated[int, Field(ge=1)] | None = None
+    retry: Literal["failed", "flagged"] | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    address: str | None = None
+    engine: Annotated[str, Field(pattern=r"^(guided|fake|[\w.]+:\w+)$")] = "guided"
+    fake_step_seconds: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def resolved_preset(self) -> Preset:
+        """The preset with `set` applied.
+
+        Raises:
+            PresetError: no such preset or field, or a value out of its range.
+        """
+        return with_fields(get_preset(self.preset), dict(self.set))
+
+    @property
+    def actor_range(self) -> tuple[int, int] | None:
+        """Fewest and most actors, or None where nothing was asked for."""
+        if self.actors is None:
+            return None
+        fewest, _, most = self.actors.partition(":")
+        return int(fewest), int(most or fewest)
+
+    @property
+    def shards_at_once(self) -> int:
+        """Shards that one actor works on together, so that free slots always find rows.
+
+        The one whose last rows still run, and others with rows for all slots twice over: with one
+        at a time slots are 59 to 86 % busy, with these 98 to 99 % (`benchmarks/occupancy.py`).
+        """
+        return max(2, 1 + -(-self.slots * 2 // (self.rows_per_shard * self.samples_per_row)))
+
+
+# Preset fields that may name a description of weights by its path.
+_NETWORKS = frozenset({"prior", "dino", "clips", "arcface", "vgg"})
+
+
+def _absolute_networks(key: str, text: str) -> str:
+    if key not in _NETWORKS:
+        return text
+    names = [name.strip() for name in text.split(",")]
+    for name in filter(is_description, names):
+        storage.refuse_credentials(name, key)
+    return ",".join(storage.absolute(n) if is_description(n) else n for n in names)
+
+
+def make_settings(**values: object) -> Settings:
+    """Settings from the command line, paths made absolute.
+
+    Raises:
+        SettingsError: a value out of its range; the message names it.
+        PresetError: no such preset or field.
+        StorageError: a URL with credentials inside.
+    """
+    if values.get("slots") == "auto":
+        values |= {"slots": USUAL_SLOTS, "auto_slots": True}
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "--" + str(first["loc"][0]).replace("_", "-")
+        raise SettingsError(f"{name}: found {first['input']!r}; {first['msg']}") from None
+    storage.refuse_credentials(settings.manifest, "manifest")
+    storage.refuse_credentials(settings.output, "output")
+    assert settings.resolved_preset  # refuse a bad preset before anything else happens
+    return settings.model_copy(
+        update={
+            "set": {key: _absolute_networks(key, text) for key, text in settings.set.items()},
+            "manifest": storage.absolute(settings.manifest),
+            "output": storage.absolute(settings.output).rstrip("/") or "/",
+        }
+    )

@@ -1,0 +1,73 @@
+"""The Ray that a command works with, a cluster's or its own, and errors that come out of it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+
+from dstc.errors import JobError, SettingsError
+from dstc_engine.errors import DstcError
+
+
+@contextlib.contextmanager
+def running_ray(address: str | None, on_start: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Ray for the block: the one that runs in this process already, else as `start_ray` has it.
+
+    Args:
+        on_start: called when it was started here, and so is ended with the block.
+    """
+    own_ray = not ray.is_initialized()
+    try:
+        if own_ray:
+            start_ray(address)
+            on_start()
+        yield
+    finally:
+        if own_ray:
+            ray.shutdown()
+
+
+def start_ray(address: str | None, **options: Any) -> None:
+    """Joins a running cluster, or starts Ray on this machine for this process alone.
+
+    Args:
+        address: of the cluster, or None to start one.
+        options: for `ray.init`.
+
+    Raises:
+        SettingsError: no cluster answers at the address.
+        JobError: Ray does not start here.
+    """
+    # Ray's news of itself would drown ours; its logs stay in its session folder.
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # ours says it in one line
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    options = {"logging_level": logging.ERROR, "log_to_driver": False, **options}
+    if address:
+        try:
+            ray.init(address=address, **options)
+        except ConnectionError as error:
+            raise SettingsError(f"--address {address}: no Ray cluster answers there") from error
+        return
+    try:
+        ray.init(address="local", include_dashboard=False, **options)
+    except Exception as error:  # of no type of its own
+        # Ray gives its daemons 30 seconds, fixed, which a very busy machine exceeds.
+        raise JobError(
+            f"Ray does not start on this machine, which may be too busy: {error}. The same "
+            "command tries again"
+        ) from error
+
+
+def own_error_in(error: BaseException | None) -> DstcError | None:
+    """An error of ours inside Ray's wrappers, such as weights that a worker lacks."""
+    while error is not None:
+        if isinstance(error, DstcError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None

@@ -1,0 +1,128 @@
+"""Pictures made small enough to lie inside a page, as `data:` URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from collections import Counter
+from dataclasses import dataclass
+
+from PIL import Image
+
+from dstc.errors import StorageError
+from dstc.store import storage
+from dstc_engine import image
+from dstc_engine.errors import PictureError
+from dstc_engine.request import Picture
+
+# Longer side of a picture that is written into a page, at most.
+MAX_SIDE = 256
+# Pictures up to this side are shown enlarged, pixel by pixel: marks of JPEG would pass for ours.
+LOSSLESS_SIDE = 64
+# Storage that failed so often, and never for the lack of a file, is not asked again: each try takes
+# seconds, and a page has hundreds of pictures.
+_GIVE_UP_AFTER = 4
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A picture for a page, or why there is none.
+
+    Attributes:
+        data: a `data:` URI, or None. width, height: of the picture in it.
+        problem: a short text where there is no picture.
+    """
+
+    data: str | None = None
+    width: int = 0
+    height: int = 0
+    problem: str | None = None
+
+
+class Thumbnails:
+    """Reads pictures and makes them small; each URI once. Safe to call from several threads.
+
+    Args:
+        side: pixels of the longer side, at most.
+        size, fit: of the preset; inputs are fitted as the engine does it. None leaves them whole.
+    """
+
+    def __init__(self, side: int, size: int | None = None, fit: str = "crop") -> None:
+        self._side = min(side, MAX_SIDE)
+        self._size = size
+        self._fit = fit
+        self._made: dict[tuple[str, bool], Thumbnail] = {}
+        self._lock = threading.Lock()
+        self._faults = Counter[str]()
+
+    def input(self, uri: str) -> Thumbnail:
+        """A content or style picture, fitted so that it lines up with the result."""
+        return self._get(uri, fitted=True)
+
+    def result(self, uri: str) -> Thumbnail:
+        """A finished picture."""
+        return self._get(uri, fitted=False)
+
+    def _get(self, uri: str, fitted: bool) -> Thumbnail:
+        with self._lock:
+            made = self._made.get((uri, fitted))
+        if made is None:
+            made = self._make(uri, fitted)
+            with self._lock:
+                self._made[uri, fitted] = made
+        return made
+
+    def _make(self, uri: str, fitted: bool) -> Thumbnail:
+        place = _place(uri)
+        if self._faults[place] >= _GIVE_UP_AFTER:
+            return Thumbnail(problem=f"not tried: {storage.redact(place)} did not answer")
+        try:
+            data = storage.read_bytes(uri)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return Thumbnail(problem="there is no such file")
+        except (StorageError, ValueError):
+            return Thumbnail(problem="a URI that cannot be used")
+        except Exception as error:  # drivers raise their own types; none may take the page down
+            with self._lock:
+                self._faults[place] += 1
+            return Thumbnail(problem=f"cannot be fetched: {type(error).__name__}")
+        try:
+            picture = image.decode(data)
+        except PictureError:
+            return Thumbnail(problem="not a readable picture")
+        if fitted and self._size is not None:
+            picture = _fitted(picture, self._size, self._fit)
+        return shrink(picture, self._side)
+
+
+def shrink(picture: Picture, side: int) -> Thumbnail:
+    """(H, W, 3) uint8 as a data URI, the longer side at most `side`; PNG or JPEG, the smaller."""
+    opened = Image.fromarray(picture)
+    if max(opened.size) > side:
+        opened.thumbnail((side, side), Image.Resampling.LANCZOS)
+    files = {"png": _encode(opened, "PNG")}
+    if max(opened.size) > LOSSLESS_SIDE:
+        files["jpeg"] = _encode(opened, "JPEG", quality=88, subsampling=0)
+    kind, data = min(files.items(), key=lambda file: len(file[1]))
+    text = base64.b64encode(data).decode("ascii")
+    return Thumbnail(f"data:image/{kind};base64,{text}", opened.width, opened.height)
+
+
+def _encode(picture: Image.Image, kind: str, **options: int) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, optimize=True, **options)
+    return file.getvalue()
+
+
+def _fitted(picture: Picture, size: int, mode: str) -> Picture:
+    fitted = image.fit(picture, size, mode)
+    return image.unpad(fitted, *picture.shape[:2]) if mode == "pad" else fitted
+
+
+def _place(uri: str) -> str:
+    """Protocol and host or bucket; all local files are one place."""
+    if not storage.is_url(uri):
+        return "local storage"
+    protocol, _, rest = uri.partition("://")
+    return f"{protocol}://{rest.partition('/')[0]}"

@@ -1,0 +1,159 @@
+"""`dstc status`: how far a run is, from its folder alone.
+
+It works from any machine that can read the folder, while the job runs elsewhere and after it died.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dstc.errors import RunFolderError
+from dstc.store import storage
+from dstc.store.ledger import Ledger, flagged_reasons
+from dstc.store.run_folder import RunFolder
+
+# Four times what the driver takes between two notes. Clocks of two machines may differ by some.
+_SILENT_AFTER_S = 60.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """A run at this moment.
+
+    Attributes:
+        output: the run folder. run_id: of the run.
+        state: "running"; "finished"; "stopped" or "broken", which the same command continues;
+            "silent" when its driver said last that it runs, and has said nothing for a minute;
+            "new" when no driver has said anything yet.
+        seconds_since: the driver spoke last; None when it never did.
+        driver: "host, process" that spoke last.
+        rows: of the run. rows_ended: of them, those of shards at work included while it runs.
+        done, rejected, failed: rows of finished shards.
+        rejected_reasons, failed_reasons: those rows by reason, most frequent first.
+        flagged, flagged_reasons: of the rows that are done, those a gate flags, and by which.
+        shards, shards_done: of the run; `shards` is 0 when no driver has said how many.
+        rate: rows per second lately; None when it does not run or before there is one.
+        seconds_left: at that rate.
+        actors_running, actors_wanted: None when it does not run.
+        actors_seen: processes that ever translated in this invocation; those beyond the wanted ones
+            replaced dead ones, or joined a growing pool.
+        occupancy: share of slots that hold a row, 0 .. 1; None when unknown.
+    """
+
+    output: str
+    run_id: str
+    state: str
+    seconds_since: float | None
+    driver: str | None
+    rows: int
+    rows_ended: int
+    done: int
+    rejected: int
+    failed: int
+    rejected_reasons: dict[str, int]
+    failed_reasons: dict[str, int]
+    flagged: int
+    flagged_reasons: dict[str, int]
+    shards: int
+    shards_done: int
+    rate: float | None
+    seconds_left: float | None
+    actors_running: int | None
+    actors_wanted: int | None
+    actors_seen: int | None
+    occupancy: float | None
+
+
+def read_status(output: str, now: float | None = None) -> Status:
+    """Reads how far a run is.
+
+    Args:
+        output: the run folder, a local path or any fsspec URL.
+        now: seconds since 1970; the clock's by default.
+
+    Raises:
+        RunFolderError: the folder holds no run.
+        OSError: storage does not answer.
+    """
+    run = RunFolder(storage.absolute(output))
+    job = _read(run.job)
+    if job is None:
+        raise RunFolderError(
+            f"output {storage.redact(run.uri)}: no job.json found; expected the folder of a run"
+        )
+    told = _read(run.progress) or {}
+    since = (time.time() if now is None else now) - told["updated"] if told else None
+    state = str(told.get("state", "new"))
+    if state == "running" and since is not None and since > _SILENT_AFTER_S:
+        state = "silent"
+    driver = told.get("driver")
+    is_running = state == "running"
+    counts = told if is_running else _counts(run)
+    return Status(
+        output=storage.redact(run.uri),
+        run_id=str(job["run_id"]),
+        state=state,
+        seconds_since=since,
+        driver=f"host {driver['host']}, process {driver['pid']}" if driver else None,
+        rows=int(told.get("rows", job["manifest"]["rows"])),
+        rows_ended=int(counts["rows_ended"]),
+        done=int(counts["done"]),
+        rejected=int(counts["rejected"]),
+        failed=int(counts["failed"]),
+        rejected_reasons=_most_frequent_first(counts["rejected_reasons"]),
+        failed_reasons=_most_frequent_first(counts["failed_reasons"]),
+        # A driver of before there were gates tells of none.
+        flagged=int(counts.get("flagged", 0)),
+        flagged_reasons=_most_frequent_first(counts.get("flagged_reasons", {})),
+        shards=int(told.get("shards", 0)),
+        shards_done=int(counts["shards_done"]),
+        rate=told["rate"] if is_running else None,
+        seconds_left=told["seconds_left"] if is_running else None,
+        actors_running=told["actors_running"] if is_running else None,
+        actors_wanted=told["actors_wanted"] if is_running else None,
+        actors_seen=told["actors_seen"] if is_running else None,
+        occupancy=told["occupancy"] if is_running else None,
+    )
+
+
+def _counts(run: RunFolder) -> dict[str, Any]:
+    """What the finished shards hold, whatever the last driver knew of them."""
+    ledger = Ledger.open(run)
+    ledger.complete(run.parts())
+    totals = ledger.totals()
+    rejected, failed = totals.get("rejected", Counter()), totals.get("failed", Counter())
+    done, flagged = totals["done"].total(), flagged_reasons(totals)
+    return {
+        "rows_ended": done + rejected.total() + failed.total(),
+        "done": done,
+        "rejected": rejected.total(),
+        "failed": failed.total(),
+        "rejected_reasons": {str(reason): rows for reason, rows in rejected.items()},
+        "failed_reasons": {str(reason): rows for reason, rows in failed.items()},
+        "flagged": sum(flagged.values()),
+        "flagged_reasons": flagged,
+        "shards_done": len(ledger),
+    }
+
+
+def _most_frequent_first(reasons: Mapping[str, int]) -> dict[str, int]:
+    return dict(Counter(reasons).most_common())
+
+
+def _read(uri: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(storage.read_bytes(uri))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise RunFolderError(
+            f"{storage.redact(uri)}: not a file of this program ({error})"
+        ) from error
+    if not isinstance(found, dict):
+        raise RunFolderError(f"{storage.redact(uri)}: not a file of this program")
+    return found

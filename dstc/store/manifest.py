@@ -1,0 +1,566 @@
+"""The manifest: its columns, its checks, and the shards that a run works through.
+
+Everything here is planned from Parquet footers; no row is held in the driver. A *shard* is
+`rows_per_shard` rows of one file, in order; its number depends on the manifest and that size alone,
+so the same command plans the same shards again. Ten million rows are 625,000 shards of 16: they
+are counted by arithmetic over files, and a `Shard` is made only where it is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+from array import array
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ray.data.block import Block, BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from dstc.errors import ManifestError
+from dstc.store import storage
+from dstc.store.duplicates import Duplicates, IdColumn, find_duplicates_in
+
+TEXT_COLUMNS = ("id", "content", "style", "prompt", "source_prompt", "mask")
+REQUIRED_COLUMNS = ("id", "content")
+# Known columns have one type in results, whichever of these the manifest brings.
+_TEXT_TYPES = "string"
+_SEED_TYPES = "int64"
+
+# Rows decoded at a time while a reader looks for its shards; keeps manifests with heavy extra
+# columns out of memory.
+_READ_ROWS = 1024
+# Ids decoded at a time: about 2 MB.
+_ID_ROWS = 1 << 16
+# Shards that one read task yields. Parquet has no way into the middle of a row group: with one
+# task per shard, a row group of a million rows would be decoded from its start 60,000 times.
+SHARDS_PER_READ = 256
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """One Parquet file of a manifest.
+
+    Attributes:
+        uri: opens it. name: relative to the manifest, names it in errors and in job.json.
+        rows: its rows. size: bytes.
+        footer_sha256: over the Parquet footer, which holds the statistics, offsets and sizes of all
+            column chunks: another content nearly always has another footer.
+        first_row, first_shard: numbers of its first row and shard in the whole manifest.
+    """
+
+    uri: str
+    name: str
+    rows: int
+    size: int
+    footer_sha256: str
+    first_row: int
+    first_shard: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some rows of one file.
+
+    Attributes:
+        number: names the shard in the whole manifest.
+        file: whose rows these are.
+        start, stop: rows in the file, start <= row < stop.
+    """
+
+    number: int
+    file: ManifestFile
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.stop - self.start
+
+    @property
+    def first_row(self) -> int:
+        """Number of the first row in the whole manifest."""
+        return self.file.first_row + self.start
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checked manifest and its division into shards.
+
+    Attributes:
+        uri: as given, made absolute.
+        files: in the order of their names.
+        schema: columns and types, the known ones normalised.
+        rows: rows to translate: all, or the first `limit`.
+        rows_per_shard: rows of each shard but the last of each file.
+    """
+
+    uri: str
+    files: tuple[ManifestFile, ...]
+    schema: pa.Schema
+    rows: int
+    rows_per_shard: int
+
+    @cached_property
+    def shards(self) -> int:
+        """Number of shards, those beyond `limit` left out."""
+        last = self.files[self._file_of_row(self.rows - 1)]
+        return last.first_shard + _shards_of(self.rows - last.first_row, self.rows_per_shard)
+
+    def shard(self, number: int) -> Shard:
+        """The shard of this number, counted from 0."""
+        file = self.files[int(np.searchsorted(self._first_shards, number, side="right")) - 1]
+        return _shard_of(file, number, self.rows_per_shard, self._rows_of_file(file))
+
+    def shards_without(self, done: Collection[int]) -> Sequence[int]:
+        """Numbers of the shards that are not among these, ascending."""
+        if not done:
+            return range(self.shards)
+        is_left = np.ones(self.shards, bool)
+        is_left[_numbers(done)] = False
+        return array("q", np.flatnonzero(is_left).astype(np.int64).tobytes())
+
+    def rows_of(self, shards: Collection[int]) -> int:
+        """Rows of these shards together."""
+        numbers = _numbers(shards)
+        files = np.searchsorted(self._first_shards, numbers, side="right") - 1
+        rows_of_files = np.array([self._rows_of_file(file) for file in self.files], np.int64)
+        starts = (numbers - self._first_shards[files]) * self.rows_per_shard
+        return int(np.minimum(rows_of_files[files] - starts, self.rows_per_shard).sum())
+
+    def groups(self, shards: Sequence[int]) -> Iterator[ShardGroup]:
+        """These shards, ascending, by read task: of one file each, at most `SHARDS_PER_READ`."""
+        numbers = _numbers(shards)
+        bounds = np.searchsorted(numbers, self._first_shards).tolist()
+        for file, low, high in zip(self.files, bounds, [*bounds[1:], len(numbers)], strict=True):
+            rows = self._rows_of_file(file)
+            for start in range(low, high, SHARDS_PER_READ):
+                some = numbers[start : min(start + SHARDS_PER_READ, high)]
+                yield ShardGroup(file, _compact(some), self.rows_per_shard, rows)
+
+    def duplicates(self) -> Duplicates:
+        """The rows whose id an earlier row used already."""
+        return find_duplicates_in(
+            [
+                IdColumn(file.first_row, self._rows_of_file(file), partial(_read_ids, file))
+                for file in self.files
+                if file.first_row < self.rows
+            ]
+        )
+
+    def identity(self) -> list[dict[str, object]]:
+        """What tells this manifest from another, wherever it lies."""
+        return [
+            {"name": f.name, "size": f.size, "rows": f.rows, "footer_sha256": f.footer_sha256}
+            for f in self.files
+        ]
+
+    def _file_of_row(self, row: int) -> int:
+        return bisect_right(self.files, row, key=lambda file: file.first_row) - 1
+
+    def _rows_of_file(self, file: ManifestFile) -> int:
+        return min(file.rows, self.rows - file.first_row)
+
+    @cached_property
+    def _first_shards(self) -> Numbers:
+        return np.array([file.first_shard for file in self.files], np.int64)
+
+
+@dataclass(frozen=True)
+class ShardGroup:
+    """Shards of one file that one task reads; a few hundred bytes, however many they are.
+
+    Attributes:
+        file: whose shards these are. numbers: ascending.
+        rows_per_shard: of the manifest. rows: of the file, those beyond `limit` left out.
+    """
+
+    file: ManifestFile
+    numbers: Sequence[int]
+    rows_per_shard: int
+    rows: int
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: int) -> Shard:
+        return _shard_of(self.file, self.numbers[place], self.rows_per_shard, self.rows)
+
+    def __iter__(self) -> Iterator[Shard]:
+        return (self[place] for place in range(len(self)))
+
+
+def _shard_of(file: ManifestFile, number: int, rows_per_shard: int, rows: int) -> Shard:
+    start = (number - file.first_shard) * rows_per_shard
+    return Shard(number, file, start, min(start + rows_per_shard, rows))
+
+
+def _numbers(shards: Collection[int]) -> Numbers:
+    return np.fromiter(shards, np.int64, len(shards))
+
+
+def _compact(numbers: Numbers) -> Sequence[int]:
+    first, last = int(numbers[0]), int(numbers[-1])
+    if last - first + 1 == len(numbers):
+        return range(first, last + 1)
+    return tuple(numbers.tolist())
+
+
+def _read_ids(file: ManifestFile) -> Iterator[pa.Array]:
+    with _open_parquet(file.uri, file.name) as (parquet, _):
+        for batch in parquet.iter_batches(_ID_ROWS, columns=["id"]):
+            yield batch.column(0)
+
+
+def open_manifest(
+    uri: str, rows_per_shard: int, *, limit: int | None = None, reserved: Iterable[str] = ()
+) -> Manifest:
+    """Checks a manifest from its footers and plans its shards.
+
+    Args:
+        uri: a Parquet file, a folder of them, or a glob; a local path or any fsspec URL.
+        rows_per_shard: rows of a shard, at least 1.
+        limit: translate only the first rows of the manifest.
+        reserved: names that results add, and an extra column must not have.
+
+    Raises:
+        ManifestError: there is none, it is empty or unreadable, a column is missing or has
+            another type, or an extra column has a name that results use.
+        StorageError: the URL cannot be used.
+    """
+    uri = storage.absolute(uri)
+    # Footers are small and far away: many at once.
+    with ThreadPoolExecutor(16) as pool:
+        footers = list(pool.map(lambda found: _read_footer(*found), _find_files(uri)))
+    schema = _checked_schema(footers, frozenset(reserved))
+    files = []
+    row, shard = 0, 0
+    for footer in footers:
+        if footer.rows:
+            files.append(
+                ManifestFile(
+                    uri=footer.uri,
+                    name=footer.name,
+                    rows=footer.rows,
+                    size=footer.size,
+                    footer_sha256=footer.sha256,
+                    first_row=row,
+                    first_shard=shard,
+                )
+            )
+        row += footer.rows
+        shard += _shards_of(footer.rows, rows_per_shard)
+    if not row:
+        raise ManifestError(f"{storage.redact(uri)}: the manifest has no rows; expected at least 1")
+    rows = row if limit is None else min(row, limit)
+    return Manifest(uri, tuple(files), schema, rows, rows_per_shard)
+
+
+def _shards_of(rows: int, rows_per_shard: int) -> int:
+    return -(-rows // rows_per_shard)
+
+
+# --- files and footers ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Footer:
+    uri: str
+    name: str
+    rows: int
+    size: int
+    sha256: str
+    schema: pa.Schema
+
+
+def _find_files(uri: str) -> list[tuple[str, str]]:
+    """(URI, name relative to the manifest) of each file."""
+    shown = storage.redact(uri)
+    try:
+        if any(mark in uri for mark in "*?[") and not uri.startswith(("http://", "https://")):
+            found = storage.glob_files(uri)
+            if not found:
+                raise ManifestError(f"{shown}: no file matches")
+            fixed = uri[: min(uri.index(mark) for mark in "*?[" if mark in uri)]
+            root = storage.parent(fixed + "x")
+        elif storage.is_folder(uri):
+            found, root = storage.find_files(uri, ".parquet"), uri
+            if not found:
+                raise ManifestError(f"{shown}: the folder holds no .parquet file")
+        elif storage.exists(uri):
+            found, root = [uri], storage.parent(uri)
+        else:
+            raise ManifestError(f"{shown}: there is no such manifest")
+    except OSError as error:
+        raise ManifestError(f"{shown}: cannot be listed: {_reason(error)}") from error
+    root = root.rstrip("/") + "/"
+    return [(file, file.removeprefix(root)) for file in found]
+
+
+def _read_footer(uri: str, name: str) -> _Footer:
+    with _open_parquet(uri, name) as (parquet, raw):
+        size = raw.seek(0, 2)
+        raw.seek(size - 8)
+        length = int.from_bytes(raw.read(4), "little")
+        raw.seek(size - 8 - length)
+        digest = hashlib.sha256(raw.read(length)).hexdigest()
+        return _Footer(
+            uri=uri,
+            name=name,
+            rows=parquet.metadata.num_rows,
+            size=size,
+            sha256=digest,
+            schema=parquet.schema_arrow,
+        )
+
+
+@contextlib.contextmanager
+def _open_parquet(
+    uri: str, name: str, patience: storage.Patience = storage.PROMPT
+) -> Iterator[tuple[pq.ParquetFile, Any]]:
+    """The Parquet file and the raw file below it; what goes wrong inside names the file."""
+    try:
+        with storage.open_input(uri, patience) as raw:
+            yield pq.ParquetFile(raw, pre_buffer=False), raw
+    except (pa.ArrowException, OSError) as error:
+        raise ManifestError(
+            f"manifest file {name}: not a readable Parquet file: {_reason(error)}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return storage.redact(f"{type(error).__name__}: {error}")
+
+
+# --- columns --------------------------------------------------------------------------------------
+
+
+def _checked_schema(footers: Sequence[_Footer], reserved: frozenset[str]) -> pa.Schema:
+    first, *others = footers
+    schema = _normalised(first, reserved)
+    for footer in others:
+        if footer.schema.equals(first.schema):
+            continue
+        found = _normalised(footer, reserved)
+        for name in dict.fromkeys([*schema.names, *found.names]):
+            here, there = _type_of(found, name), _type_of(schema, name)
+            if here != there:
+                raise ManifestError(
+                    f"manifest file {footer.name}, column {name!r}: found {here}; "
+                    f"expected {there}, as in {first.name}"
+                )
+    return schema
+
+
+def _type_of(schema: pa.Schema, name: str) -> str:
+    return str(schema.field(name).type) if name in schema.names else "no such column"
+
+
+def _normalised(footer: _Footer, reserved: frozenset[str]) -> pa.Schema:
+    schema = footer.schema
+    for name in schema.names:
+        if schema.names.count(name) > 1:
+            raise ManifestError(
+                f"manifest file {footer.name}, column {name!r}: found "
+                f"{schema.names.count(name)} of this name; expected one"
+            )
+        if name in reserved:
+            raise ManifestError(
+                f"manifest file {footer.name}, column {name!r}: results have a column of this "
+                "name; expected any other"
+            )
+    for name in REQUIRED_COLUMNS:
+        if name not in schema.names:
+            raise ManifestError(
+                f"manifest file {footer.name}, column {name!r}: not found; expected a string "
+                f"column (found {', '.join(schema.names) or 'no columns'})"
+            )
+    if not {"style", "prompt"} & set(schema.names):
+        raise ManifestError(
+            f"manifest file {footer.name}: neither column 'style' nor 'prompt' found; expected "
+            f"one of them, or both (found {', '.join(schema.names)})"
+        )
+    return pa.schema([_normalised_field(footer.name, field) for field in schema])
+
+
+def _normalised_field(file: str, field: pa.Field) -> pa.Field:
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    # pandas writes a column of only empty values with type null.
+    is_empty = pa.types.is_null(kind) and field.name not in REQUIRED_COLUMNS
+    if field.name in TEXT_COLUMNS:
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or is_empty):
+            raise ManifestError(
+                f"manifest file {file}, column {field.name!r}: found {field.type}; expected "
+                f"{_TEXT_TYPES}"
+            )
+        return pa.field(field.name, pa.string())
+    if field.name == "seed":
+        fits = pa.types.is_integer(kind) and not pa.types.is_uint64(kind)
+        if not (fits or is_empty):
+            hint = " (pandas makes integers with gaps floats; use Int64)"
+            raise ManifestError(
+                f"manifest file {file}, column 'seed': found {field.type}; expected {_SEED_TYPES}"
+                + (hint if pa.types.is_floating(kind) else "")
+            )
+        return pa.field("seed", pa.int64())
+    return pa.field(field.name, field.type)
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read_shards(shards: Iterable[Shard], schema: pa.Schema) -> Iterator[tuple[Shard, pa.Table]]:
+    """Reads shards of one file in one go.
+
+    Args:
+        shards: ascending, all of the same file.
+        schema: of the manifest; rows come in it, known columns normalised.
+
+    Raises:
+        ManifestError: the file cannot be read any more, or is another now.
+    """
+    waiting = deque(shards)
+    file = waiting[0].file
+    with _open_parquet(file.uri, file.name, storage.STEADY) as (parquet, _):
+        if parquet.metadata.num_rows != file.rows:
+            raise ManifestError(
+                f"manifest file {file.name}: found {parquet.metadata.num_rows} rows; expected the "
+                f"{file.rows} it had when the run was planned"
+            )
+        groups = [
+            parquet.metadata.row_group(index).num_rows
+            for index in range(parquet.metadata.num_row_groups)
+        ]
+        ends = list(itertools.accumulate(groups))
+        first_group = bisect_right(ends, waiting[0].start)
+        last_group = bisect_right(ends, waiting[-1].stop - 1)
+        row = ends[first_group] - groups[first_group]
+        parts: list[pa.RecordBatch] = []
+        for batch in parquet.iter_batches(
+            _READ_ROWS, row_groups=list(range(first_group, last_group + 1))
+        ):
+            stop = row + batch.num_rows
+            while waiting and waiting[0].start < stop:
+                shard = waiting[0]
+                low = max(shard.start - row, 0)
+                parts.append(batch.slice(low, min(shard.stop, stop) - row - low))
+                if shard.stop > stop:
+                    break
+                yield shard, pa.Table.from_batches(parts).select(schema.names).cast(schema)
+                parts = []
+                waiting.popleft()
+            row = stop
+            if not waiting:
+                return
+    assert not waiting, f"{file.name} ended before shard {waiting[0].number}"
+
+
+SHARD_SCHEMA = pa.schema(
+    [
+        ("shard", pa.int64()),
+        ("folder", pa.string()),
+        ("first_row", pa.int64()),
+        ("duplicates", pa.list_(pa.list_(pa.int64()))),
+        ("rows", pa.large_binary()),
+    ]
+)
+"""How a shard travels through Ray Data: as ONE row.
+
+Ray merges and splits blocks of rows by their size and by `batch_size`. A single row it can neither
+merge (`batch_size=1`) nor split, so one call of the actor is always one whole shard, and every
+column keeps its type. `folder` is what relative URIs start at; `duplicates` are (row, first row)
+pairs; `rows` is an Arrow stream.
+"""
+
+
+def pack_rows(rows: pa.Table) -> bytes:
+    """Rows as an Arrow stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return bytes(sink.getvalue())
+
+
+def unpack_rows(data: bytes) -> pa.Table:
+    """The rows of `pack_rows`."""
+    with pa.ipc.open_stream(data) as reader:
+        return reader.read_all()
+
+
+class ManifestShards(Datasource):
+    """Ray Data source of the shards that are not done yet, one block of one row each.
+
+    Args:
+        manifest: the plan.
+        pending: numbers of the shards to read, ascending.
+        duplicates: of the whole manifest.
+    """
+
+    def __init__(self, manifest: Manifest, pending: Sequence[int], duplicates: Duplicates) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._manifest = manifest
+        self._pending = pending
+        self._duplicates = duplicates
+
+    @cached_property
+    def reads(self) -> list[ShardGroup]:
+        """Shards by read task."""
+        return list(self._manifest.groups(self._pending))
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Unknown: footers tell bytes of columns, not of rows."""
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        """One task for each of `reads`, whatever parallelism Ray would like."""
+        return [
+            ReadTask(
+                _Read(group, self._manifest.schema, self._duplicates_in(group)),
+                BlockMetadata(
+                    num_rows=len(group), size_bytes=None, input_files=None, exec_stats=None
+                ),
+                schema=SHARD_SCHEMA,
+                per_task_row_limit=per_task_row_limit,
+            )
+            for group in self.reads
+        ]
+
+    def _duplicates_in(self, group: ShardGroup) -> Duplicates:
+        last = group[-1]
+        return self._duplicates.between(group[0].first_row, last.first_row + last.rows)
+
+
+@dataclass(frozen=True)
+class _Read:
+    group: ShardGroup
+    schema: pa.Schema
+    duplicates: Duplicates
+
+    def __call__(self) -> Iterable[Block]:
+        for shard, rows in read_shards(self.group, self.schema):
+            duplicates = self.duplicates.within(shard.first_row, shard.first_row + shard.rows)
+            yield pa.table(
+                {
+                    "shard": [shard.number],
+                    "folder": [storage.parent(shard.file.uri)],
+                    "first_row": [shard.first_row],
+                    "duplicates": [duplicates],
+                    "rows": [pack_rows(rows)],
+                },
+                schema=SHARD_SCHEMA,
+            )

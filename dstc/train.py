@@ -1,0 +1,384 @@
+"""`dstc train`: trains the prior and the small encoders, here or on many machines by Ray Train.
+
+The loops are plain PyTorch (`dstc_engine/training/`). One worker runs its loop right here, without
+Ray. More workers run the same loop under Ray Train, which shares gradients, and restarts everybody
+from the last checkpoint when one dies:
+
+    train() -> loop(World())                                     one worker
+            -> TorchTrainer -> _work -> loop(World of Ray Train)  several; checkpoints in storage
+
+Heavy imports (torch, Ray) wait inside the functions, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dstc.errors import JobError
+from dstc.options import read_key_values
+from dstc_engine.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dstc_engine.training.clip import CLIPTraining
+    from dstc_engine.training.loop import World
+    from dstc_engine.training.prior import PriorTraining
+    from dstc_engine.training.vit import ViTTraining
+
+COLUMNS = frozenset({"id", "subject", "name", "style", "group", "split", "png", "keywords"})
+
+
+class Kind(StrEnum):
+    """What is trained."""
+
+    prior = "prior"
+    vit = "vit"
+    clip = "clip"
+
+
+class Device(StrEnum):
+    """Where it is trained; auto takes GPUs where there are any."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """One training run.
+
+    Attributes:
+        kind: which loop. data: the Parquet of `dstc emoji build`, readable by every worker.
+        out: run folder; an old one is continued. storage: where Ray Train keeps checkpoints, any
+            URL that every worker reaches; None is `<out>/ray`.
+        workers, device: how many processes, on what.
+        minutes: stop after this long (0: never); the same plan continues.
+        initial: weights to start a new run from, see `dstc_engine.training.initial`; every worker
+            must reach them. None: random ones.
+        steps, batch: instead of the loop's own; batch counts pictures of all workers together.
+        settings: other settings of the loop as text, see its `PriorTraining`, `ViTTraining` or
+            `CLIPTraining`; `steps` and `batch` go before them.
+        config, how: instead of the loop's own sizes and settings, such as a `ViTConfig`.
+    """
+
+    kind: Kind
+    data: str
+    out: str
+    storage: str | None = None
+    workers: int = 1
+    device: Device = Device.auto
+    minutes: float = 0.0
+    initial: str | None = None
+    steps: int | None = None
+    batch: int | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    config: Any = None
+    how: Any = None
+
+
+app = typer.Typer(
+    help="Trains the prior and the small encoders.", no_args_is_help=True, add_completion=False
+)
+
+_Data = Annotated[str, typer.Option(help="Parquet of `dstc emoji build`; all workers read it.")]
+_Out = Annotated[str, typer.Option(help="Run folder, new or to continue.")]
+_Storage = Annotated[
+    str | None, typer.Option(help="Where several workers keep checkpoints; path or URL.")
+]
+_From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="NAME_OR_FOLDER",
+        help="Start a new run from these weights: a name (`dstc weights list`), a description, or "
+        "the folder of an earlier run.",
+    ),
+]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A setting of the training to change; may be given more than once.",
+    ),
+]
+_Steps = Annotated[int | None, typer.Option(min=1, help="Length of the whole run.")]
+_Batch = Annotated[int | None, typer.Option(min=1, help="Pictures per step, over all workers.")]
+_Minutes = Annotated[float, typer.Option(min=0, help="Stop after; the same command continues.")]
+_Workers = Annotated[int, typer.Option(min=1, help="Above 1: through Ray Train.")]
+_Device = Annotated[Device, typer.Option(help="Where the networks live.")]
+_Address = Annotated[
+    str | None, typer.Option(help="Running Ray cluster (RAY_ADDRESS, else Ray starts here).")
+]
+
+
+@app.command(no_args_is_help=True)
+def prior(
+    data: _Data,
+    out: _Out,
+    initial: _From = None,
+    steps: _Steps = None,
+    batch: _Batch = None,
+    set_: _Set = None,
+    minutes: _Minutes = 0.0,
+    workers: _Workers = 1,
+    device: _Device = Device.auto,
+    storage: _Storage = None,
+    address: _Address = None,
+) -> None:
+    """Trains the 64-pixel diffusion prior."""
+    plan = TrainingPlan(
+        kind=Kind.prior, data=data, out=out, steps=steps, batch=batch, minutes=minutes,
+        workers=workers, device=device, storage=storage, initial=initial,
+        settings=read_key_values(set_ or []),
+    )  # fmt: skip
+    typer.echo(train(plan, address))
+
+
+class _Encoder(StrEnum):
+    vit = "vit"
+    clip = "clip"
+
+
+@app.command(no_args_is_help=True)
+def encoder(
+    data: _Data,
+    out: _Out,
+    kind: Annotated[_Encoder, typer.Option(help="vit: structure and look; clip: prompts.")],
+    initial: _From = None,
+    steps: _Steps = None,
+    batch: _Batch = None,
+    set_: _Set = None,
+    minutes: _Minutes = 0.0,
+    workers: _Workers = 1,
+    device: _Device = Device.auto,
+    storage: _Storage = None,
+    address: _Address = None,
+) -> None:
+    """Trains one of the 64-pixel networks that guidance looks through."""
+    plan = TrainingPlan(
+        kind=Kind(kind.value), data=data, out=out, steps=steps, batch=batch, minutes=minutes,
+        workers=workers, device=device, storage=storage, initial=initial,
+        settings=read_key_values(set_ or []),
+    )  # fmt: skip
+    typer.echo(train(plan, address))
+
+
+def train(plan: TrainingPlan, address: str | None = None) -> Path:
+    """Trains, or goes on training, what `plan` says; returns the path of the weights in `plan.out`.
+
+    Args:
+        address: of a running Ray cluster, for more than one worker; None takes RAY_ADDRESS, else
+            starts Ray in this process.
+
+    Raises:
+        UserError: data missing or of other columns, more workers than the cluster has room for, or
+            a batch that they cannot share evenly.
+        JobError: training broke; the same call continues from the last checkpoint.
+    """
+    check_data(plan.data)
+    training_of(plan)  # refuses wrong settings before anything starts
+    if plan.workers > 1:
+        return _train_on_ray(_absolute(plan), address)
+    import torch
+
+    from dstc_engine.training.loop import World
+
+    cuda = plan.device is Device.cuda or (plan.device is Device.auto and torch.cuda.is_available())
+    if cuda and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device here; give --device cpu")
+    return run_loop(plan, World(device="cuda" if cuda else "cpu"))
+
+
+def check_data(path: str) -> None:
+    """Makes sure that training pictures can be read from `path`, before any worker starts.
+
+    Raises:
+        UserError: no such file, no Parquet, or columns missing.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        found = set(pq.read_schema(path).names)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--data {path}: cannot be read ({error}); expected the Parquet that "
+            "`dstc emoji build` writes"
+        ) from error
+    if missing := COLUMNS - found:
+        raise UserError(
+            f"--data {path}: has no column {', '.join(sorted(missing))}; expected the Parquet "
+            "that `dstc emoji build` writes"
+        )
+
+
+def run_loop(plan: TrainingPlan, world: World) -> Path:
+    """Runs the loop of `plan.kind` in this process, as one worker of `world`."""
+    from dstc_engine.training.clip import train_clip
+    from dstc_engine.training.prior import TINY_UNET, train_prior
+    from dstc_engine.training.vit import train_vit
+
+    data, out, minutes, initial = plan.data, plan.out, plan.minutes, plan.initial
+    how: Any = training_of(plan)
+    if plan.kind is Kind.prior:
+        return train_prior(data, out, plan.config or TINY_UNET, how, minutes, world, initial)
+    if plan.kind is Kind.vit:
+        return train_vit(data, out, plan.config, how, minutes, world, initial)
+    return train_clip(data, out, plan.config, how, minutes, world, initial)
+
+
+def training_of(plan: TrainingPlan) -> PriorTraining | ViTTraining | CLIPTraining:
+    """The settings of the loop that a plan asks for.
+
+    Raises:
+        UserError: a setting does not exist, or its value does not fit.
+    """
+    from dstc_engine.training.clip import CLIPTraining
+    from dstc_engine.training.prior import PriorTraining
+    from dstc_engine.training.settings import with_settings
+    from dstc_engine.training.vit import ViTTraining
+
+    own = {Kind.prior: PriorTraining, Kind.vit: ViTTraining, Kind.clip: CLIPTraining}
+    how = with_settings(plan.how or own[plan.kind](), plan.settings)
+    given = {"steps": plan.steps, "batch": plan.batch}
+    return replace(how, **{name: value for name, value in given.items() if value is not None})
+
+
+def _absolute(plan: TrainingPlan) -> TrainingPlan:
+    # Workers run in other folders than this process.
+    data = plan.data if "://" in plan.data else str(Path(plan.data).resolve())
+    out = str(Path(plan.out).resolve())
+    storage = plan.storage or str(Path(out) / "ray")
+    if "://" not in storage:
+        storage = str(Path(storage).resolve())
+    initial = plan.initial
+    if initial is not None and Path(initial).exists():
+        initial = str(Path(initial).resolve())
+    return replace(plan, data=data, out=out, storage=storage, initial=initial)
+
+
+def _train_on_ray(plan: TrainingPlan, address: str | None) -> Path:
+    batch = training_of(plan).batch
+    # CLIP fills half of its batch with companions of the other half.
+    shared = batch // 2 if plan.kind is Kind.clip else batch
+    if shared % plan.workers or (plan.kind is Kind.clip and batch % 2):
+        raise UserError(
+            f"--batch {batch}: {plan.workers} workers cannot share it evenly; expected a multiple "
+            f"of {plan.workers * (2 if plan.kind is Kind.clip else 1)}"
+        )
+
+    from dstc.ray_session import running_ray
+
+    with running_ray(address or os.environ.get("RAY_ADDRESS")):
+        return _fit(plan)
+
+
+def _fit(plan: TrainingPlan) -> Path:
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    room = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus, cpus = int(room.get("GPU", 0)), int(room.get("CPU", 0))
+    use_gpu = plan.device is Device.cuda or (plan.device is Device.auto and gpus > 0)
+    if plan.workers > (gpus if use_gpu else cpus):
+        raise UserError(
+            f"--workers {plan.workers}: the Ray cluster has {gpus} GPUs and {cpus} CPUs; each "
+            f"worker takes a {'GPU' if use_gpu else 'CPU'}"
+        )
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"plan": plan},
+        scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=use_gpu),
+        run_config=RunConfig(
+            name=plan.kind.value,
+            storage_path=plan.storage,
+            # A lost machine costs the minutes since the last checkpoint; a bug fails each time.
+            failure_config=FailureConfig(max_failures=3),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except Exception as error:  # Ray Train re-raises the workers' errors in types of its own
+        raise JobError(
+            f"training broke: {str(error).strip().splitlines()[-1]}. Checkpoints in {plan.storage} "
+            "are kept; the same command continues"
+        ) from error
+    if result.checkpoint is None:
+        raise JobError(f"training ended without a checkpoint in {plan.storage}")
+    with result.checkpoint.as_directory() as folder:
+        shutil.copytree(folder, plan.out, dirs_exist_ok=True)
+    return Path(plan.out) / f"{plan.kind.value}.safetensors"
+
+
+def _work(settings: dict[str, Any]) -> None:
+    """One worker of Ray Train."""
+    import ray.train
+    from ray.train.torch import get_device, prepare_model
+
+    from dstc_engine.training.loop import World
+
+    plan: TrainingPlan = settings["plan"]
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+
+    def wrap(model: nn.Module) -> nn.Module:
+        wrapped: nn.Module = prepare_model(model)
+        return wrapped
+
+    with tempfile.TemporaryDirectory(prefix="dstc-train-") as folder:
+        # Each worker works in a folder of its own and starts from what storage has, so machines
+        # need no disk in common; worker 0's folder is what is stored.
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is not None:
+            with checkpoint.as_directory() as saved:
+                shutil.copytree(saved, folder, dirs_exist_ok=True)
+        state = Path(folder) / "checkpoint.pt"
+        stored = _version(state)
+
+        def report(step: int, metrics: dict[str, float]) -> None:
+            nonlocal stored
+            fresh = rank == 0 and _version(state) != stored
+            stored = _version(state)
+            ray.train.report(
+                {"step": step, **metrics},
+                checkpoint=ray.train.Checkpoint.from_directory(folder) if fresh else None,
+            )
+
+        world = World(
+            rank=rank,
+            size=context.get_world_size(),
+            device=str(get_device()),
+            wrap=wrap,
+            report=report,
+            clock=_shared_clock,
+        )
+        run_loop(replace(plan, out=folder), world)
+
+
+def _version(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def _shared_clock() -> float:
+    """Seconds by worker 0's clock, so that all workers save and stop at the same step."""
+    import time
+
+    import torch
+    from ray.train.torch import get_device
+
+    now = torch.tensor([time.monotonic()], dtype=torch.float64, device=get_device())
+    torch.distributed.broadcast(now, src=0)
+    return float(now)

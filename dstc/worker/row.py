@@ -1,0 +1,220 @@
+"""One row of a manifest: its checks, its seed, and its pictures brought in.
+
+A row that is itself at fault raises `Rejected`; a row that may work another time raises `Failed`.
+Reasons are short and countable; the error text tells the whole story, without secrets of URLs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from dstc.errors import StorageError
+from dstc.store import storage
+from dstc.worker.image_cache import PictureCache
+from dstc_engine.errors import PictureError, RequestError
+from dstc_engine.request import Picture, TranslationRequest
+
+_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
+MAX_ID = 512
+# File systems allow 255 bytes for a name; the ending and a margin are ours.
+MAX_SEGMENT = 240
+
+
+class Rejected(Exception):
+    """The row itself is at fault; trying again cannot help."""
+
+    def __init__(self, reason: str, error: str) -> None:
+        super().__init__(error)
+        self.reason = reason
+
+
+class Failed(Exception):
+    """The row may be fine; another run may do it."""
+
+    def __init__(self, reason: str, error: str) -> None:
+        super().__init__(error)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row that passed the checks which need no picture.
+
+    Attributes:
+        id: safe as a file name.
+        content, style, mask: URIs as the manifest gives them.
+        seed: given or derived, 0 .. 2**63 - 1.
+    """
+
+    id: str
+    content: str
+    style: str | None
+    prompt: str | None
+    source_prompt: str | None
+    mask: str | None
+    seed: int
+
+
+def derive_seed(run_seed: int, row_id: str) -> int:
+    """The seed of a row that brings none: the same for the same run seed and id, everywhere."""
+    digest = hashlib.sha256(f"{run_seed}:{row_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def derive_sample_seed(seed: int, sample: int) -> int:
+    """The seed of a row's further picture `sample`, 1 or more; picture 0 has the row's own seed."""
+    digest = hashlib.sha256(f"sample:{sample}:{seed}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def derive_retry_seed(seed: int, retry: int) -> int:
+    """The seed of a flagged row's other try `retry`, 1 or more, from the one it began with."""
+    digest = hashlib.sha256(f"retry:{retry}:{seed}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def check_id(row_id: str | None) -> str | None:
+    """What is wrong with an id, or None."""
+    expected = "expected letters, digits, '.', '_', '-', and '/' between folders"
+    if not row_id:
+        return f"id is {row_id!r}; {expected}"
+    if len(row_id) > MAX_ID:
+        return f"id of {len(row_id)} characters; expected at most {MAX_ID}"
+    for segment in row_id.split("/"):
+        if segment in ("", ".", "..") or not _SEGMENT.fullmatch(segment):
+            return f"id is {row_id!r}; {expected}, and no part that is empty, '.' or '..'"
+        if len(segment) > MAX_SEGMENT:
+            return f"id has a part of {len(segment)} characters; expected at most {MAX_SEGMENT}"
+    return None
+
+
+def check_row(
+    values: Mapping[str, object], number: int, run_seed: int, duplicate_of: int | None = None
+) -> Row:
+    """Checks a row without opening anything.
+
+    Args:
+        values: the known columns; those the manifest does not have may be missing.
+        number: of the row in the manifest, counted from 0; names it in errors.
+        run_seed: seeds rows that bring none.
+        duplicate_of: number of the earlier row that has the same id.
+
+    Raises:
+        Rejected: with reason bad_id, duplicate_id, no_content, no_target or bad_seed.
+    """
+    text = {
+        name: value if isinstance(value := values.get(name), str) else None
+        for name in ("id", "content", "style", "prompt", "source_prompt", "mask")
+    }
+    place = f"manifest row {number}"
+    if fault := check_id(text["id"]):
+        raise Rejected("bad_id", f"{place}: {fault}")
+    row_id = text["id"]
+    assert row_id is not None
+    place += f" ({row_id!r})"
+    if duplicate_of is not None:
+        raise Rejected(
+            "duplicate_id",
+            f"{place}: row {duplicate_of} has this id already, and the first one counts; "
+            "expected unique ids",
+        )
+    if not text["content"]:
+        raise Rejected("no_content", f"{place}: content is empty; expected the URI of a picture")
+    if not text["style"] and not (text["prompt"] or "").strip():
+        raise Rejected(
+            "no_target", f"{place}: style and prompt are both empty; expected one of them, or both"
+        )
+    seed = values.get("seed")
+    if seed is None:
+        seed = derive_seed(run_seed, row_id)
+    assert isinstance(seed, int)
+    if seed < 0:
+        raise Rejected("bad_seed", f"{place}: seed is {seed}; expected 0 .. 2**63 - 1")
+    return Row(
+        id=row_id,
+        content=text["content"],
+        style=text["style"] or None,
+        prompt=text["prompt"] if (text["prompt"] or "").strip() else None,
+        source_prompt=text["source_prompt"] or None,
+        mask=text["mask"] or None,
+        seed=seed,
+    )
+
+
+def load_request(
+    row: Row,
+    folder: str,
+    read: Callable[[str], bytes] = storage.read_bytes,
+    caches: Mapping[str, PictureCache] = MappingProxyType({}),
+) -> TranslationRequest:
+    """Fetches and decodes the pictures of a row.
+
+    Args:
+        row: checked.
+        folder: what relative URIs start at.
+        read: brings the bytes of a URI.
+        caches: for the columns content, style and mask; a column without one is always fetched.
+
+    Raises:
+        Rejected: with reason missing_picture, unreadable_picture, bad_uri or bad_request.
+        Failed: with reason fetch_error, when storage did not answer.
+    """
+
+    def load(column: str, uri: str) -> Picture:
+        def fresh() -> Picture:
+            return _load_picture(column, uri, folder, read)
+
+        cache = caches.get(column)
+        return cache.get(storage.resolve(uri, folder), fresh) if cache else fresh()
+
+    content = load("content", row.content)
+    style = load("style", row.style) if row.style else None
+    mask = None
+    if row.mask:
+        mask = load("mask", row.mask)[..., 0]
+        # Half grey is the border: what a resized or JPEG mask blurs falls on one side.
+        mask = np.where(mask >= 128, np.uint8(255), np.uint8(0))
+    try:
+        return TranslationRequest(
+            id=row.id,
+            content=content,
+            seed=row.seed,
+            style=style,
+            prompt=row.prompt,
+            source_prompt=row.source_prompt,
+            mask=mask,
+        )
+    except RequestError as error:
+        raise Rejected("bad_request", str(error)) from error
+
+
+def _load_picture(column: str, uri: str, folder: str, read: Callable[[str], bytes]) -> Picture:
+    from dstc_engine import image  # brings torch, which the driver has no use for
+
+    shown = f"{column} {storage.redact(uri)}"
+    if storage.carries_user(uri):
+        # Drivers repeat what they cannot read, so the password would end up in an error text.
+        raise Rejected(
+            "bad_uri",
+            f"{shown}: the URI carries a user or a password; give credentials through the "
+            "environment (AWS_ACCESS_KEY_ID, ...)",
+        )
+    try:
+        data = read(storage.resolve(uri, folder))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise Rejected("missing_picture", f"{shown}: there is no such file") from error
+    except (StorageError, ValueError) as error:
+        raise Rejected("bad_uri", f"{shown}: {storage.redact(str(error))}") from error
+    except Exception as error:  # drivers raise their own types; none may take the shard down
+        told = storage.redact(f"{type(error).__name__}: {error}")
+        raise Failed("fetch_error", f"{shown}: cannot be fetched: {told}") from error
+    try:
+        return image.decode(data, shown)
+    except PictureError as error:
+        raise Rejected("unreadable_picture", storage.redact(str(error))) from error

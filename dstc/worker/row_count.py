@@ -1,0 +1,144 @@
+"""What the driver knows of a run at work, gathered by a small Ray actor beside it.
+
+Only for the eye and for the ledger's comfort: results never depend on it, and a lost word is not an
+error, since parts say it all again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from dstc.store.ledger import Counts
+from dstc_engine.errors import DstcError
+
+# An actor says this often that it is there, and counts as gone after three silences.
+BEAT_EVERY_S = 5.0
+_GONE_AFTER_S = 16.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """What happened so far.
+
+    Attributes:
+        rows: ended in this invocation, those of shards at work included.
+        commits: (shard, counts) of parts written, beginning behind those acknowledged.
+        commits_before: how many were acknowledged.
+        workers: actors that are there now. workers_seen: actors that ever were.
+        starts: processes that began to load their networks since one last was done with it.
+        fault: why a worker ends the job; None while none does.
+        occupancy: share of busy slots over all actors since their last beat, 0 .. 1; None before
+            any step.
+    """
+
+    rows: int
+    commits: list[tuple[int, Counts]]
+    commits_before: int
+    workers: int
+    workers_seen: int
+    starts: int
+    fault: DstcError | None
+    occupancy: float | None
+
+
+class RowCount:
+    """Counts rows by shard; one that is run again starts where it was, so no bar goes back."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, int] = {}
+        self._total = 0
+        self._commits: list[tuple[int, Counts]] = []
+        self._acknowledged = 0
+        # By worker: when it spoke last, and its busy and all slots since the time before.
+        self._workers: dict[str, tuple[float, int, int]] = {}
+        self._starts = 0
+        self._fault: DstcError | None = None
+
+    def tell(self, shard: int, rows: int) -> None:
+        """So many rows of this shard have ended."""
+        known = self._rows.get(shard, 0)
+        if rows > known:
+            self._rows[shard] = rows
+            self._total += rows - known
+
+    def commit(self, shard: int, counts: Counts) -> None:
+        """The part of a shard is written."""
+        self.tell(shard, sum(sum(by_reason.values()) for by_reason in counts.values()))
+        self._commits.append((shard, counts))
+
+    def blame(self, fault: DstcError) -> None:
+        """A worker cannot go on, and the job neither; the first to say so is believed."""
+        self._fault = self._fault or fault
+
+    def start(self) -> None:
+        """A process begins to load its networks."""
+        self._starts += 1
+
+    def beat(self, worker: str, busy: int, slots: int) -> None:
+        """An actor is there, its networks loaded.
+
+        Args:
+            worker: names its process.
+            busy, slots: its slots that held a row, and all of them, summed over the steps since it
+                spoke before.
+        """
+        if worker not in self._workers:
+            self._starts = 0
+        self._workers[worker] = time.monotonic(), busy, slots
+
+    def look(self, acknowledged: int = 0) -> Look:
+        """What happened so far.
+
+        Args:
+            acknowledged: commits that the caller has, counted from the first.
+        """
+        del self._commits[: max(0, acknowledged - self._acknowledged)]
+        self._acknowledged = max(self._acknowledged, acknowledged)
+        now = time.monotonic()
+        there = [w for w in self._workers.values() if now - w[0] < _GONE_AFTER_S]
+        slots = sum(all_slots for _, _, all_slots in there)
+        return Look(
+            rows=self._total,
+            commits=list(self._commits),
+            commits_before=self._acknowledged,
+            workers=len(there),
+            workers_seen=len(self._workers),
+            starts=self._starts,
+            fault=self._fault,
+            occupancy=sum(busy for _, busy, _ in there) / slots if slots else None,
+        )
+
+
+def start_row_count() -> Any:
+    """A `RowCount` actor beside the driver, so that it lives as long as the driver does."""
+    node = ray.get_runtime_context().get_node_id()
+    place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(RowCount).options(num_cpus=0, scheduling_strategy=place).remote()
+
+
+def tell(row_count: Any, verb: str, *arguments: Any) -> None:
+    """Tells the count without waiting; `row_count` may be None."""
+    if row_count is not None:
+        with contextlib.suppress(ray.exceptions.RayError):
+            getattr(row_count, verb).remote(*arguments)
+
+
+@contextlib.contextmanager
+def blaming(row_count: Any) -> Iterator[None]:
+    """Tells the count of an error of ours that leaves the block, and that ends the job.
+
+    Ray hands an exception on without what caused it, so the driver would only hear of Ray's own.
+    """
+    try:
+        yield
+    except DstcError as error:
+        if row_count is not None:
+            with contextlib.suppress(Exception):  # of Ray, in many types
+                ray.get(row_count.blame.remote(error), timeout=10)
+        raise

@@ -1,0 +1,588 @@
+"""The actor that translates: one shard in, its result rows out.
+
+    check -> fetch and decode (threads) -> engine (one thread) -> PNG to storage (threads)
+
+Ray calls it with two shards at a time. Where rows have several samples, each is a request of its
+own to the engine, and the row ends when all of them have. The pictures of a row are written before
+the shard's result rows leave the actor, under names made from the ids, so a shard that is run again
+writes the same files again. A flagged row that is tried with another seed writes its picture beside
+the old one, and only if it is better. No fault of a row leaves a call as an exception: it is a
+result row. Every half minute the rows that have ended are kept aside, so that a process which dies
+without a word, as on a spot node, costs little more than the rows in its slots.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from dstc.errors import OutputError
+from dstc.planning.settings import Settings
+from dstc.store import storage
+from dstc.store.manifest import pack_rows, unpack_rows
+from dstc.store.results import (
+    DONE,
+    FAILED,
+    OUTPUT_SCHEMA,
+    REJECTED,
+    Outcome,
+    Sample,
+    result_table,
+    save_rows_so_far,
+)
+from dstc.store.run_folder import RunFolder
+from dstc.worker import gates
+from dstc.worker.attempts import Attempt
+from dstc.worker.earlier_rows import RowsBefore, rows_before
+from dstc.worker.engine_thread import Engine, EngineThread, Occupancy
+from dstc.worker.engines import make_engine_factory
+from dstc.worker.image_cache import PictureCache
+from dstc.worker.prometheus import ActorMetrics
+from dstc.worker.row import (
+    Failed,
+    Rejected,
+    Row,
+    check_row,
+    derive_retry_seed,
+    derive_sample_seed,
+    load_request,
+)
+from dstc.worker.row_count import BEAT_EVERY_S, blaming, tell
+from dstc_engine.request import Translation, TranslationRequest
+
+log = logging.getLogger(__name__)
+
+# Storage answers in tens of milliseconds and steps take longer: a few threads keep slots fed.
+FETCH_THREADS = 8
+WRITE_THREADS = 4
+# Decoded pictures that rows share, by column: contents, each asked for a few times at most, may not
+# push out styles, which all rows ask for. A photograph of 12 megapixels takes 36 MB.
+CACHED_BYTES = {"content": 128 << 20, "style": 256 << 20, "mask": 64 << 20}
+# One small file for each shard at work; more often would cost more requests than it saves rows.
+SAVE_EVERY_S = 30.0
+
+_PHASES = ("fetch", "queue", "translate", "write")
+_OF_PICTURES = tuple(field.name for field in fields(Sample) if field.name != "sample")
+_KNOWN_COLUMNS = ("id", "content", "style", "prompt", "source_prompt", "mask", "seed")
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """What every actor of a run is made with; small, since Ray ships it to each.
+
+    Attributes:
+        settings: of the run. run: its folder. run_id, picture_fingerprint: of its job.
+        device: "cuda" or "cpu". cpu_threads: of torch in one actor; 0 leaves torch's own choice.
+        weights: the driver's bucket of weights, for actors whose node names no place of its own.
+    """
+
+    settings: Settings
+    run: RunFolder
+    run_id: str
+    picture_fingerprint: str
+    device: str = "cpu"
+    cpu_threads: int = 0
+    weights: str | None = None
+
+
+class TranslateShard:
+    """Ray Data calls it with one packed shard (`manifest.SHARD_SCHEMA`) at a time per thread.
+
+    Args:
+        task: of the run.
+        row_count: a `RowCount` actor, or None.
+        make_engine: builds the engine; by default that of `task`.
+    """
+
+    def __init__(
+        self,
+        task: ShardTask,
+        row_count: Any = None,
+        make_engine: Callable[[int], Engine] | None = None,
+    ) -> None:
+        self._task = task
+        self._row_count = row_count
+        tell(row_count, "start")
+        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+        # Containers give a fresh process the host and number of a dead one.
+        self._process = f"{self._worker}:{uuid.uuid4().hex[:8]}"
+        self._limits = gates.limits_of(task.settings.resolved_preset)
+        slots = task.settings.slots
+        self._metrics = ActorMetrics(task.run_id)
+        storage.watch(self._metrics)
+        if make_engine is None:
+            with blaming(row_count):
+                make_engine = make_engine_factory(task)
+        self._engine = EngineThread(
+            make_engine,
+            slots,
+            on_step=self._metrics.step,
+            on_rebuild=self._metrics.engine_rebuilt,
+        )
+        self._fetchers = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
+        self._writers = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="write")
+        self._pictures = {name: PictureCache(limit) for name, limit in CACHED_BYTES.items()}
+        # Decoded pictures may be large: only so many rows wait in memory for a slot.
+        self._room_ahead = threading.Semaphore(slots + FETCH_THREADS)
+        self._one_careful_row = threading.Lock()
+        self._orders = itertools.count()
+        self._at_work: list[_ShardRun] = []
+        self._closed = threading.Event()
+        threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Translates one shard; its result rows in the order of its manifest rows.
+
+        Raises:
+            OutputError: results cannot be written any more.
+        """
+        with blaming(self._row_count):
+            return self._run_shard(batch)
+
+    def _run_shard(self, batch: pa.Table) -> pa.Table:
+        (record,) = batch.to_pylist()
+        rows = unpack_rows(record["rows"])
+        shard = _ShardRun(
+            number=record["shard"],
+            order=next(self._orders),
+            folder=record["folder"],
+            attempt=Attempt(self._task.run, record["shard"]),
+            duplicate_of=dict(record["duplicates"]),
+            first_row=record["first_row"],
+            metrics=self._metrics,
+        )
+        occupancy = self._engine.occupancy
+        self._at_work.append(shard)
+        try:
+            results = self._translate(shard, rows)
+        finally:
+            self._at_work.remove(shard)
+        assert results.num_rows == rows.num_rows
+        shard.attempt.finish(
+            {
+                **shard.stats(results),
+                "run_id": self._task.run_id,
+                "shard": shard.number,
+                "slots": self._engine.slots,
+                "occupancy": round(self._engine.occupancy.since(occupancy), 4),
+                "worker": self._worker,
+            }
+        )
+        self._metrics.shard_ended()
+        return pa.table(
+            {
+                "shard": [shard.number],
+                "rows": [pack_rows(results)],
+                "has_rows_so_far": [shard.stop_saving()],
+            },
+            schema=OUTPUT_SCHEMA,
+        )
+
+    def close(self) -> None:
+        """Ends the threads; only needed where the process lives on."""
+        self._closed.set()
+        self._engine.close()
+        self._fetchers.shutdown()
+        self._writers.shutdown()
+
+    def _pulse(self) -> None:
+        """Says that this actor is there, and keeps what would be lost with it."""
+        told = Occupancy()
+        while True:
+            now = self._engine.occupancy
+            busy, slots = now.busy - told.busy, now.slots - told.slots
+            tell(self._row_count, "beat", self._process, busy, slots)
+            told = now
+            for shard in list(self._at_work):
+                try:
+                    shard.save(self._task.run)
+                except OSError as error:  # a comfort, no duty: the rows are still in memory
+                    log.warning("shard %d: rows so far not kept: %s", shard.number, _told(error))
+            if self._closed.wait(BEAT_EVERY_S):
+                return
+
+    def _translate(self, shard: _ShardRun, rows: pa.Table) -> pa.Table:
+        run, retry = self._task.run, self._task.settings.retry
+        before = rows_before(run, shard.number, rows, shard.attempt.is_rerun, retry)
+        kept, places = before.kept, before.places
+        if shard.attempt.is_rerun:
+            shard.attempt.keep(len(places))
+        is_kept = set(places)
+        todo = [offset for offset in range(rows.num_rows) if offset not in is_kept]
+        shard.start(rows, before)
+        shard.tell(self._row_count, len(places))
+        outcomes = self._outcomes(shard, rows.take(pa.array(todo, pa.int64())), todo)
+        new = result_table(rows.take(pa.array(todo, pa.int64())), outcomes)
+        row_at = {offset: row for row, offset in enumerate([*places, *todo])}
+        order = pa.array([row_at[offset] for offset in range(rows.num_rows)], pa.int64())
+        return pa.concat_tables([kept, new]).take(order)
+
+    def _outcomes(self, shard: _ShardRun, rows: pa.Table, offsets: Sequence[int]) -> list[Outcome]:
+        known = rows.select([name for name in _KNOWN_COLUMNS if name in rows.schema.names])
+        values = list(zip(offsets, known.to_pylist(), strict=True))
+        if shard.attempt.is_careful:
+            return [self._run_carefully(shard, offset, row) for offset, row in values]
+        return [
+            future.result()
+            for future in [self._start_row(shard, offset, row) for offset, row in values]
+        ]
+
+    # -- one row ---------------------------------------------------------------------------------
+
+    def _start_row(self, shard: _ShardRun, offset: int, values: dict[str, Any]) -> Future[Outcome]:
+        ended: Future[Outcome] = Future()
+        before = shard.flagged.get(offset)
+
+        def end(outcome: Outcome) -> None:
+            outcome = _settled(outcome, before)
+            shard.end_row(offset, outcome)
+            shard.tell(self._row_count, 1)
+            ended.set_result(outcome)
+
+        def fetch() -> None:
+            place = _Place(self._room_ahead)
+            clock = _Clock(shard)
+            row: Row | None = None
+            try:
+                row = self._check(shard, offset, values)
+                requests = self._requests(row, shard, before)
+                clock.lap("fetch")
+                waiting = set(range(len(requests)))
+
+                def on_start(sample: int) -> None:
+                    if len(waiting) == len(requests):
+                        clock.lap("queue")
+                    waiting.discard(sample)
+                    if not waiting:
+                        place.leave()
+
+                translations = [
+                    self._engine.submit(request, shard.order, on_start=partial(on_start, sample))
+                    for sample, request in enumerate(requests)
+                ]
+            except Exception as error:
+                place.leave()
+                end(_outcome_of(error, row, values))
+                return
+            _when_all(translations, lambda: self._writers.submit(write, row, translations, clock))
+
+        def write(row: Row, done: Sequence[Future[Translation]], clock: _Clock) -> None:
+            try:
+                clock.lap("translate")
+                outcome = self._keep(row, [translation.result() for translation in done], before)
+                clock.lap("write")
+            except OutputError as error:
+                ended.set_exception(error)  # no fault of the row: the job ends
+                return
+            except Exception as error:
+                outcome = _outcome_of(error, row, values)
+            end(outcome)
+
+        self._fetchers.submit(fetch)
+        return ended
+
+    def _run_carefully(self, shard: _ShardRun, offset: int, values: dict[str, Any]) -> Outcome:
+        """One row with nothing beside it, named before each stage that could end the process."""
+        row: Row | None = None
+        before = shard.flagged.get(offset)
+        clock = _Clock(shard)
+        with self._one_careful_row:
+            try:
+                row = self._check(shard, offset, values)
+                row_id = row.id
+                if shard.attempt.is_blamed(row_id):
+                    raise Failed("worker_died", "the process died each time it ran this row alone")
+                shard.attempt.start_alone(row_id)
+                requests = self._requests(row, shard, before)
+                # While other rows leave the slots, a death would be theirs.
+                shard.attempt.end_alone()
+                clock.lap("fetch")
+                # All at once, so that no other row comes between the samples of this one.
+                translations = [
+                    self._engine.submit(
+                        request,
+                        shard.order,
+                        alone=True,
+                        on_start=lambda: shard.attempt.start_alone(row_id),
+                    )
+                    for request in requests
+                ]
+                outcomes = [translation.result() for translation in translations]
+                clock.lap("translate")
+                outcome = self._keep(row, outcomes, before)
+                shard.attempt.end_alone()
+                clock.lap("write")
+            except OutputError:
+                raise
+            except Exception as error:
+                outcome = _outcome_of(error, row, values)
+        outcome = _settled(outcome, before)
+        shard.end_row(offset, outcome)
+        shard.tell(self._row_count, 1)
+        return outcome
+
+    def _check(self, shard: _ShardRun, offset: int, values: dict[str, Any]) -> Row:
+        number = shard.first_row + offset
+        seed = self._task.settings.seed
+        return check_row(values, number, seed, shard.duplicate_of.get(number))
+
+    def _requests(
+        self, row: Row, shard: _ShardRun, before: Outcome | None
+    ) -> list[TranslationRequest]:
+        """A request for each sample of a row; they share its pictures.
+
+        Where a flagged row is tried again, one alone: its further pictures stay.
+        """
+        request = load_request(row, shard.folder, _fetch, self._pictures)
+        if before is not None:
+            return [replace(request, seed=derive_retry_seed(row.seed, before.retries + 1))]
+        others = range(1, self._task.settings.samples_per_row)
+        return [
+            request,
+            *(replace(request, seed=derive_sample_seed(row.seed, sample)) for sample in others),
+        ]
+
+    def _keep(
+        self, row: Row, translations: Sequence[Translation], before: Outcome | None
+    ) -> Outcome:
+        """Writes the pictures of a row's samples, and says how the row ended.
+
+        Args:
+            before: the flagged row that stays unless the new picture is better.
+        """
+        for number, translation in enumerate(translations):
+            if translation.status != DONE:
+                return _failure(row, number, translation)
+        verdict = gates.judge(translations[0].losses, self._limits)
+        retry = before.retries + 1 if before else 0
+        if before and not gates.is_better(verdict, gates.judge(before.losses, self._limits)):
+            return replace(before, retries=retry)
+        first, *others = [
+            Sample(
+                number,
+                *self._write(row, number, translation, retry),
+                seed=translation.seed,
+                steps=translation.steps,
+                restarts=translation.restarts,
+                seconds=translation.seconds,
+                slots=translation.slots,
+                losses=translation.losses,
+            )
+            for number, translation in enumerate(translations)
+        ]
+        return Outcome(
+            DONE,
+            **{name: getattr(first, name) for name in _OF_PICTURES},
+            flagged=verdict.flagged,
+            retries=retry,
+            samples=before.samples if before else others or None,
+        )
+
+    def _write(
+        self, row: Row, number: int, translation: Translation, retry: int
+    ) -> tuple[str, str]:
+        """Writes the picture of a sample; its path in the run folder, and its sum."""
+        from dstc_engine import image
+
+        run = self._task.run
+        texts = {
+            "id": row.id,
+            "seed": str(translation.seed),
+            "preset": self._task.settings.resolved_preset.name,
+            "fingerprint": self._task.picture_fingerprint,
+        }
+        if number:
+            texts["sample"] = str(number)
+        if retry:
+            texts["retry"] = str(retry)
+        assert translation.picture is not None
+        data = image.encode_png(translation.picture, texts)
+        name = run.retry_name(row.id, retry) if retry else run.sample_name(row.id, number)
+        uri = storage.join(run.uri, name)
+        try:
+            with storage.writing_output(uri):
+                storage.write_bytes(uri, data, storage.STEADY)
+        except OutputError as error:
+            if not storage.is_about_one_file(error.__cause__):
+                raise
+            raise Failed("write_error", f"{name}: {_told(error.__cause__)}") from error
+        return name, hashlib.sha256(data).hexdigest()
+
+
+@dataclass(eq=False)
+class _ShardRun:
+    """One call: what the shard brings, and what is measured on the way."""
+
+    number: int
+    order: int
+    folder: str
+    attempt: Attempt
+    duplicate_of: dict[int, int]
+    first_row: int
+    metrics: ActorMetrics
+    started: float = field(default_factory=time.time)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    ended: int = 0
+    flagged: Mapping[int, Outcome] = field(default_factory=dict)
+    has_saved: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    _rows: pa.Table = None
+    _kept: pa.Table = None
+    _kept_places: Sequence[int] = ()
+    _outcomes: dict[int, Outcome] = field(default_factory=dict)
+    _saved_outcomes: int = 0
+    _saved_at: float = field(default_factory=time.monotonic)
+    _may_save: bool = False
+
+    def start(self, rows: pa.Table, before: RowsBefore) -> None:
+        """The shard's manifest rows, and the result rows that stand already."""
+        with self.lock:
+            self._rows, self._kept, self._kept_places = rows, before.kept, before.places
+            self.flagged, self.has_saved = before.flagged, before.has_saved
+            self._may_save = True
+
+    def end_row(self, offset: int, outcome: Outcome) -> None:
+        """A row has ended."""
+        with self.lock:
+            self._outcomes[offset] = outcome
+        self.metrics.row_ended(outcome.status, outcome.reason)
+        samples = outcome.samples or ()
+        self.metrics.row_restarts(outcome.restarts + sum(sample.restarts for sample in samples))
+
+    def save(self, run: RunFolder) -> None:
+        """Keeps the rows that have ended, when it is time and there are new ones."""
+        with self.lock:
+            is_due = time.monotonic() - self._saved_at >= SAVE_EVERY_S
+            if not (self._may_save and is_due) or len(self._outcomes) == self._saved_outcomes:
+                return
+            outcomes = dict(self._outcomes)
+            self._saved_at, self._saved_outcomes = time.monotonic(), len(outcomes)
+            self.has_saved = True
+        offsets = list(outcomes)
+        new = result_table(
+            self._rows.take(pa.array(offsets, pa.int64())), [outcomes[o] for o in offsets]
+        )
+        rows = pa.concat_tables([self._kept, new])
+        save_rows_so_far(run, self.number, rows, [*self._kept_places, *offsets])
+
+    def stop_saving(self) -> bool:
+        """No file of rows so far from here on; whether there is one."""
+        with self.lock:
+            self._may_save = False
+            return self.has_saved
+
+    def spend(self, phase: str, seconds: float) -> None:
+        with self.lock:
+            self.seconds[phase] += seconds
+        self.metrics.spend(phase, seconds)
+
+    def tell(self, row_count: Any, rows: int) -> None:
+        with self.lock:
+            self.ended += rows
+            tell(row_count, "tell", self.number, self.ended)
+
+    def stats(self, results: pa.Table) -> dict[str, Any]:
+        statuses = results.column("status").to_pylist()
+        now = time.time()
+        return {
+            "rows": results.num_rows,
+            "status": dict(Counter(statuses)),
+            "reasons": dict(Counter(filter(None, results.column("reason").to_pylist()))),
+            "started": round(self.started, 3),
+            "ended": round(now, 3),
+            "seconds": {
+                "shard": round(now - self.started, 3),
+                **{phase: round(self.seconds[phase], 3) for phase in _PHASES},
+            },
+        }
+
+
+class _Place:
+    """A place among the rows that wait in memory; left once, however often it is asked."""
+
+    def __init__(self, places: threading.Semaphore) -> None:
+        self._places: threading.Semaphore | None = places
+        places.acquire()
+
+    def leave(self) -> None:
+        if self._places is not None:
+            self._places.release()
+            self._places = None
+
+
+class _Clock:
+    """Books the time since the last lap to a phase of the shard."""
+
+    def __init__(self, shard: _ShardRun) -> None:
+        self._shard = shard
+        self._last = time.monotonic()
+
+    def lap(self, phase: str) -> None:
+        now = time.monotonic()
+        self._shard.spend(phase, now - self._last)
+        self._last = now
+
+
+def _when_all(futures: Sequence[Future[Any]], then: Callable[[], object]) -> None:
+    """Calls `then` once, when the last of them is done."""
+    left = itertools.count(len(futures) - 1, -1)
+    for future in futures:
+        future.add_done_callback(lambda _: then() if next(left) == 0 else None)
+
+
+def _failure(row: Row, number: int, translation: Translation) -> Outcome:
+    """A row one of whose samples failed; its numbers and losses are that sample's."""
+    error = translation.error
+    return Outcome(
+        FAILED,
+        translation.reason,
+        f"sample {number} (seed {translation.seed}): {error}" if number else error,
+        seed=row.seed,
+        steps=translation.steps,
+        restarts=translation.restarts,
+        seconds=translation.seconds,
+        slots=translation.slots,
+        losses=translation.losses,
+    )
+
+
+def _settled(outcome: Outcome, before: Outcome | None) -> Outcome:
+    """How a row ends: a flagged one whose other seed made no picture is what it was before."""
+    if before is None or outcome.status == DONE:
+        return outcome
+    retry = before.retries + 1
+    log.warning("%s: retry %d: %s: %s", before.image, retry, outcome.reason, outcome.error)
+    return replace(before, retries=retry)
+
+
+def _fetch(uri: str) -> bytes:
+    return storage.read_bytes(uri, storage.FETCH)
+
+
+def _outcome_of(error: Exception, row: Row | None, values: dict[str, Any]) -> Outcome:
+    seed = row.seed if row is not None else values.get("seed")
+    if isinstance(error, Rejected):
+        return Outcome(REJECTED, error.reason, str(error), seed=seed)
+    if isinstance(error, Failed):
+        return Outcome(FAILED, error.reason, str(error), seed=seed)
+    # A mistake of ours; the shard's other rows are not to suffer for it.
+    log.error("row %r", values.get("id"), exc_info=error)
+    return Outcome(FAILED, "internal_error", _told(error), seed=seed)
+
+
+def _told(error: BaseException | None) -> str:
+    return storage.redact(f"{type(error).__name__}: {error}")

@@ -1,0 +1,52 @@
+"""Shards through an actor without Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dstc.planning.settings import make_settings
+from dstc.store.manifest import SHARD_SCHEMA, ManifestShards, open_manifest, unpack_rows
+from dstc.store.run_folder import RunFolder
+from dstc.worker.translate_shard import ShardTask, TranslateShard
+
+Write = Callable[..., Path]
+Columns = Callable[[int], dict[str, list[Any]]]
+
+
+class Job:
+    """One actor without Ray, and the shards of a manifest."""
+
+    def __init__(
+        self, manifest: Path, output: Path, rows: int, make_engine: Any = None, **more: Any
+    ) -> None:
+        settings = make_settings(
+            manifest=str(manifest),
+            output=str(output),
+            rows_per_shard=rows,
+            slots=3,
+            engine="fake",
+            **more,
+        )
+        self.run = RunFolder(str(output))
+        self.task = ShardTask(settings, self.run, "run-1", "ffff")
+        self.actor = TranslateShard(self.task, make_engine=make_engine)
+        plan = open_manifest(str(manifest), rows)
+        source = ManifestShards(plan, range(plan.shards), plan.duplicates())
+        self.shards = [block for task in source.get_read_tasks(1) for block in task()]
+
+    def translate(self, shard: int = 0) -> pa.Table:
+        assert self.shards[shard].schema == SHARD_SCHEMA
+        (record,) = self.actor(self.shards[shard]).to_pylist()
+        assert record["shard"] == shard
+        return unpack_rows(record["rows"])
+
+    def stats(self, shard: int = 0) -> dict[str, Any]:
+        return dict(json.loads(Path(self.run.stats(shard)).read_text()))
+
+
+MakeJob = Callable[..., Job]

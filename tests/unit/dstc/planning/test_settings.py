@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from dstc.errors import SettingsError, StorageError
+from dstc.planning.settings import Compile, make_settings
+from dstc_engine.compiled import MODES
+from dstc_engine.errors import PresetError
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("slots", 0, "--slots: found 0"),
+        ("seed", -1, "--seed: found -1"),
+        ("rows_per_shard", 0, "--rows-per-shard: found 0"),
+        ("limit", 0, "--limit: found 0"),
+        ("retry", "rejected", "--retry: found 'rejected'"),
+        ("precision", "int8", "--precision: found 'int8'"),
+    ],
+)
+def test_values_out_of_range_are_named(name: str, value: object, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        make_settings(manifest="m", output="o", **{name: value})
+
+
+def test_preset_fields_are_checked_at_once() -> None:
+    with pytest.raises(PresetError, match="nosuch"):
+        make_settings(manifest="m", output="o", set={"nosuch": "1"})
+    settings = make_settings(manifest="m", output="o", set={"skip": "3"})
+    assert settings.resolved_preset.skip == 3
+
+
+def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = make_settings(manifest="m.parquet", output="out/")
+    assert settings.manifest == str(tmp_path / "m.parquet")
+    assert settings.output == str(tmp_path / "out")
+    assert make_settings(manifest="s3://b/m", output="s3://b/o/").output == "s3://b/o"
+
+
+def test_credentials_in_urls_are_refused() -> None:
+    with pytest.raises(StorageError, match="credentials"):
+        make_settings(manifest="m", output="s3://key:secret@bucket/o")
+
+
+@pytest.mark.parametrize(
+    ("slots", "rows", "samples", "expected"),
+    [(8, 16, 1, 2), (8, 8, 1, 3), (4, 64, 1, 2), (64, 16, 1, 9), (64, 16, 4, 3), (64, 16, 32, 2)],
+)
+def test_small_shards_come_in_greater_numbers(
+    slots: int, rows: int, samples: int, expected: int
+) -> None:
+    settings = make_settings(
+        manifest="m", output="o", slots=slots, rows_per_shard=rows, samples_per_row=samples
+    )
+    assert settings.shards_at_once == expected
+
+
+def test_descriptions_of_weights_become_absolute(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes = {"prior": "own/prior.yaml", "dino": "dino-vits8", "clips": "a.json, clip-rn50"}
+    found = make_settings(manifest="m", output="o", set=changes).set
+    assert found == {
+        "prior": str(tmp_path / "own/prior.yaml"),
+        "dino": "dino-vits8",
+        "clips": f"{tmp_path / 'a.json'},clip-rn50",
+    }
+    url = "s3://bucket/prior.yaml"
+    assert make_settings(manifest="m", output="o", set={"prior": url}).set == {"prior": url}
+    with pytest.raises(StorageError, match="credentials"):
+        make_settings(manifest="m", output="o", set={"prior": "s3://me:secret@bucket/p.json"})
+
+
+def test_compile_takes_the_modes_of_the_engine() -> None:
+    assert get_args(Compile) == MODES

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dstc.cli import main
+
+Write = Callable[..., Path]
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    out, err = capsys.readouterr()
+    return int(end.value.code or 0), out, err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["translate", "--help"], ["weights", "--help"]])
+def test_help(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    code, out, _ = call(capsys, *arguments)
+    assert code == 0 and "Usage" in out and "fake" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "nosuch"], "error: unknown preset 'nosuch'"),
+        (["--set", "skip"], "error: --set: found 'skip'; expected KEY=VALUE"),
+        (["--set", "nosuch=1"], "error: unknown preset field 'nosuch'"),
+        (["--set", "skip=50"], "error: preset 'tiny64': skip is 50; expected 0-49 for 50 steps"),
+        (["--engine", "guided", "--set", "prior=nosuch"], "error: unknown weights 'nosuch'"),
+        (["--slots", "0"], "error: --slots: found '0'"),
+        ([], "error: manifest file m.parquet, column 'content': not found"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str],
+    write_manifest: Write,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    manifest = write_manifest({"id": ["a"], "prompt": ["x"]}, "m.parquet")
+    output = tmp_path / "run"
+    code, _, err = call(
+        capsys, "translate", str(manifest), str(output), "--engine", "fake", *arguments
+    )
+    assert code == 2
+    assert err.startswith(message) and err.count("\n") == 1
+    assert not output.exists()
+
+
+def test_dry_run_says_the_plan_and_writes_nothing(
+    capsys: pytest.CaptureFixture[str],
+    write_manifest: Write,
+    good_rows: Callable[[int], dict[str, list[Any]]],
+    tmp_path: Path,
+) -> None:
+    columns = good_rows(40)
+    columns["id"][7] = columns["id"][3]
+    manifest = write_manifest(columns)
+    output = tmp_path / "run"
+    code, out, _ = call(
+        capsys, "translate", str(manifest), str(output), "--engine", "fake", "--dry-run"
+    )
+    assert code == 0
+    assert "40 in 3 shards" in out and "1 rows will be rejected" in out
+    assert not output.exists()
+
+
+def test_missing_weights_name_the_command_before_anything_starts(
+    capsys: pytest.CaptureFixture[str],
+    write_manifest: Write,
+    good_rows: Callable[[int], dict[str, list[Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DSTC_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    arguments = [str(write_manifest(good_rows(1))), str(tmp_path / "run")]
+    code, _, err = call(capsys, "translate", *arguments, "--preset", "imagenet256-text")
+    assert code == 2 and err.count("\n") == 1
+    assert err.startswith("error: preset 'imagenet256-text': no weights adm-imagenet256, ")
+    assert "dstc weights fetch --preset imagenet256-text" in err
+
+
+@pytest.mark.parametrize("module", ["dstc.cli", "dstc.translate", "dstc.store.results"])
+def test_the_driver_and_the_reading_workers_import_no_torch(module: str) -> None:
+    # Seconds at the start of every process that only reads, writes or waits.
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_report_is_served_or_printed_on_a_sheet_but_not_both(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ("report", str(tmp_path), "--serve", "--contact-sheet", str(tmp_path / "a.png"))
+    code, _, err = call(capsys, *arguments)
+    assert (
+        code == 2 and err == "error: --serve, --contact-sheet: found both; expected one of them\n"
+    )

@@ -1,0 +1,1 @@
+"""How the default preset was made: its data set, its networks, and how good its images are."""
