@@ -22,10 +22,22 @@ import time
 from collections.abc import Callable
 
 import torch
+from dstc_engine.guidance.guide.conditions import Conditions, encode_conditions
+from dstc_engine.guidance.guide.prior_class import classes_of, draw_classes
 from torch import Tensor
 
-from dstc_engine.conditions import Conditions, encode_conditions
 from dstc_engine.crops import apply_crops
+from dstc_engine.diffusion.sampling import (
+    ChainTables,
+    Denoised,
+    StepTable,
+    add_noise,
+    ddim_step,
+    ddpm_step,
+    go_back,
+    read_denoiser,
+)
+from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.encoders.dino import DinoFeatures
 from dstc_engine.engine import finish_picture
 from dstc_engine.feature_cache import FeatureCache
@@ -42,19 +54,7 @@ from dstc_engine.losses.vgg_gram import gram_matrix, vgg_gram_loss
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
 from dstc_engine.presets import Preset
-from dstc_engine.prior_class import classes_of, draw_classes
 from dstc_engine.request import Translation, TranslationRequest
-from dstc_engine.sampling import (
-    ChainTables,
-    Denoised,
-    StepTable,
-    add_noise,
-    ddim_step,
-    ddpm_step,
-    go_back,
-    read_denoiser,
-)
-from dstc_engine.schedule import Schedule
 from dstc_engine.slots import Move, Slot
 
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 import dstc_engine.engine
-import dstc_engine.guidance
+import dstc_engine.guidance.guide
 from benchmarks.device_rates import synchronize
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
@@ -130,7 +130,7 @@ def networks_of(models: Models, preset: Preset) -> dict[str, nn.Module]:
 @contextlib.contextmanager
 def watching(models: Models, preset: Preset, phases: Phases) -> Iterator[None]:
     """Tells `phases` what an engine of these models does, while the block runs."""
-    engine, guidance = dstc_engine.engine, dstc_engine.guidance
+    engine, guidance = dstc_engine.engine, dstc_engine.guidance.guide
     with contextlib.ExitStack() as stack:
         for module, function, name, sealed in (
             (engine, "guide", "losses", False),

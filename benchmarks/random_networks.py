@@ -15,6 +15,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from dstc_engine.diffusion.unet import UNet
 from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
@@ -23,7 +24,6 @@ from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG
 from dstc_engine.models import Models, vgg_layers
 from dstc_engine.presets import Preset
 from dstc_engine.request import TranslationRequest
-from dstc_engine.unet import UNet
 from dstc_engine.weights import architectures
 from dstc_engine.weights.load import IMAGENET_MEAN, IMAGENET_STD, build_dino
 from dstc_engine.weights.registry import find

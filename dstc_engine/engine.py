@@ -19,18 +19,25 @@ import torch
 from torch import Tensor
 
 from dstc_engine import image
-from dstc_engine.colour import match_colours
-from dstc_engine.conditions import Conditions, encode_conditions
-from dstc_engine.guidance import Guidance, guide
+from dstc_engine.color import match_colours
+from dstc_engine.diffusion.sampling import (
+    ChainTables,
+    StepTable,
+    add_noise,
+    ddim_step,
+    ddpm_step,
+    go_back,
+)
+from dstc_engine.diffusion.schedule import Schedule
+from dstc_engine.guidance.guide import Guidance, guide
+from dstc_engine.guidance.guide.conditions import Conditions, encode_conditions
+from dstc_engine.guidance.guide.partial import StepRows, guide_some
+from dstc_engine.guidance.guide.prior_class import classes_of, draw_classes
 from dstc_engine.losses import LOSS_NAMES, WEIGHTED
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
-from dstc_engine.partial_guidance import StepRows, guide_some
 from dstc_engine.presets import Preset
-from dstc_engine.prior_class import classes_of, draw_classes
 from dstc_engine.request import Picture, Translation, TranslationRequest
-from dstc_engine.sampling import ChainTables, StepTable, add_noise, ddim_step, ddpm_step, go_back
-from dstc_engine.schedule import Schedule
 from dstc_engine.slots import Move, Slot
 from dstc_engine.transfer import upload
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from dstc_engine.attention import use_plain_attention
+from dstc_engine.diffusion.schedule import NoiseSchedule
+from dstc_engine.diffusion.unet import UNet
 from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
@@ -19,8 +21,6 @@ from dstc_engine.feature_cache import FeatureCache
 from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG
 from dstc_engine.precision import PRECISIONS, autocast, keep_products_in
 from dstc_engine.presets import Preset
-from dstc_engine.schedule import NoiseSchedule
-from dstc_engine.unet import UNet
 
 # Of a content at ViT-B/8 and 224 px, keys and self-similarity take 4.9 MB: room for 50 of them.
 _FEATURE_BYTES = 256 << 20

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from dstc_engine.diffusion.schedule import RESPACING_FORM, read_respacing
 from dstc_engine.errors import PresetError
-from dstc_engine.schedule import RESPACING_FORM, read_respacing
 
 
 @dataclass(frozen=True)

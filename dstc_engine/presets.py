@@ -12,9 +12,9 @@ import functools
 import typing
 from dataclasses import dataclass
 
+from dstc_engine.diffusion.schedule import read_respacing
 from dstc_engine.errors import PresetError
 from dstc_engine.preset_fields import FIELDS, is_of, known, read_value, said
-from dstc_engine.schedule import read_respacing
 
 CLIP_ENSEMBLE = ("clip-rn50", "clip-rn50x4", "clip-vit-b-32", "clip-rn50x16", "clip-vit-b-16")
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dstc_engine.colour import match_colours
+from dstc_engine.color import match_colours
 from dstc_engine.request import Picture
 
 Array = npt.NDArray[np.float64]

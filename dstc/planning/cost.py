@@ -192,7 +192,7 @@ def cost_of(preset: Preset, with_prompt: bool = True) -> Cost:
         PresetError: the preset's chain has no step.
         WeightsError: a network of another name than those of the registry.
     """
-    from dstc_engine.schedule import Schedule
+    from dstc_engine.diffusion.schedule import Schedule
 
     models = meta_models(preset)
     schedule = Schedule.respaced(preset.respacing, models.noise_schedule)
@@ -262,12 +262,12 @@ def counting() -> Iterator[list[int]]:
 def _count_step(models: Models, preset: Preset, with_prompt: bool) -> int:
     """One guided step of one row, as the engine runs it."""
     import torch
+    from dstc_engine.guidance.guide.conditions import Conditions
 
-    from dstc_engine.conditions import Conditions
-    from dstc_engine.guidance import guide
+    from dstc_engine.diffusion.sampling import ChainTables
+    from dstc_engine.diffusion.schedule import Schedule
+    from dstc_engine.guidance.guide import guide
     from dstc_engine.losses import WEIGHTED
-    from dstc_engine.sampling import ChainTables
-    from dstc_engine.schedule import Schedule
 
     with torch.device("meta"), torch.no_grad():
         picture = torch.empty(1, 3, preset.image_size, preset.image_size)

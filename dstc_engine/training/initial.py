@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import nn
 
+from dstc_engine.diffusion.schedule import NoiseSchedule
 from dstc_engine.errors import UserError, WeightsError
-from dstc_engine.schedule import NoiseSchedule
 from dstc_engine.weights import architectures
 from dstc_engine.weights.formats import check_layout, shapes
 from dstc_engine.weights.load import read_state

@@ -23,8 +23,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dstc_engine.errors import UserError
-from dstc_engine.sampling import (
+from dstc_engine.diffusion.sampling import (
     ChainTables,
     StepTable,
     add_noise,
@@ -32,13 +31,14 @@ from dstc_engine.sampling import (
     posterior_mean,
     read_denoiser,
 )
-from dstc_engine.schedule import Schedule
+from dstc_engine.diffusion.schedule import Schedule
+from dstc_engine.diffusion.unet import UNet, UNetConfig
+from dstc_engine.errors import UserError
 from dstc_engine.training.checkpoint import load_checkpoint, save_checkpoint
+from dstc_engine.training.images import Pictures, load_pictures
 from dstc_engine.training.initial import Initial, begin
 from dstc_engine.training.loop import Pace, World, learning_rate, shuffled_rows, update_ema
-from dstc_engine.training.pictures import Pictures, load_pictures
 from dstc_engine.training.sheet import write_sheet
-from dstc_engine.unet import UNet, UNetConfig
 
 TRAINED_TIMES = 1000
 

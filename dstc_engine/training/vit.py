@@ -33,9 +33,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dstc_engine.training.checkpoint import load_checkpoint, save_checkpoint
+from dstc_engine.training.images import Pictures, load_pictures
 from dstc_engine.training.initial import begin
 from dstc_engine.training.loop import Pace, World, learning_rate, shuffled_rows, update_ema
-from dstc_engine.training.pictures import Pictures, load_pictures
 from dstc_engine.training.records import log_metrics, save_weights
 from dstc_engine.training.sheet import write_sheet
 from dstc_engine.training.views import (

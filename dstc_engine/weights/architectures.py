@@ -18,12 +18,12 @@ from timm.models import get_pretrained_cfg as get_timm_cfg
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from dstc_engine.diffusion.schedule import NoiseSchedule
+from dstc_engine.diffusion.unet import UNet, UNetConfig
 from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.encoders.vgg import Vgg
 from dstc_engine.errors import WeightsError
 from dstc_engine.preset_fields import VGG_LAYERS
-from dstc_engine.schedule import NoiseSchedule
-from dstc_engine.unet import UNet, UNetConfig
 from dstc_engine.weights import described
 from dstc_engine.weights.record import Weights
 

@@ -24,9 +24,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dstc_engine.diffusion.schedule import NoiseSchedule
+from dstc_engine.diffusion.unet_config import UNetConfig
 from dstc_engine.errors import WeightsError
-from dstc_engine.schedule import NoiseSchedule
-from dstc_engine.unet_config import UNetConfig
 from dstc_engine.weights import places
 
 if TYPE_CHECKING:

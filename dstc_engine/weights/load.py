@@ -17,14 +17,14 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
+from dstc_engine.diffusion.schedule import NoiseSchedule
+from dstc_engine.diffusion.unet import UNet
 from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.encoders.dinov3 import DinoV3
 from dstc_engine.encoders.vgg import Vgg
 from dstc_engine.errors import WeightsError
-from dstc_engine.schedule import NoiseSchedule
-from dstc_engine.unet import UNet
 from dstc_engine.weights import architectures
 from dstc_engine.weights.formats import check_layout, in_float32, read_tensors, shapes, without
 from dstc_engine.weights.record import Weights

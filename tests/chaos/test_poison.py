@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import dstc_engine.guidance  # noqa: F401  (imported once, before the copies, each of which needs it)
+import dstc_engine.guidance.guide  # noqa: F401  (imported once, before the copies, each of which needs it)
 from dstc.planning.settings import make_settings
 from dstc.store.duplicates import find_duplicates
 from dstc.store.manifest import ManifestShards, open_manifest, unpack_rows

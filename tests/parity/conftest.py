@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from dstc_engine.diffusion.unet import UNet, UNetConfig
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.models import Models
-from dstc_engine.unet import UNet, UNetConfig
 
 FORWARD, GRADIENT, SAMPLE = 1e-5, 1e-4, 2e-3
 

@@ -5,7 +5,7 @@ import pytest
 from safetensors import safe_open
 from torch import Tensor
 
-from dstc_engine.schedule import Schedule
+from dstc_engine.diffusion.schedule import Schedule
 from tests.parity.conftest import goldens_folder
 
 ATTRIBUTES = {

@@ -5,20 +5,20 @@ from typing import Any
 
 import pytest
 import torch
+from dstc_engine.guidance.guide.conditions import encode_conditions
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dstc_engine.conditions import encode_conditions
 from dstc_engine.crops import CropRange
-from dstc_engine.guidance import guide
+from dstc_engine.diffusion.sampling import ChainTables, posterior_mean, read_denoiser
+from dstc_engine.diffusion.schedule import Schedule
+from dstc_engine.diffusion.unet import UNet, UNetConfig
+from dstc_engine.guidance.guide import guide
 from dstc_engine.losses import WEIGHTED
 from dstc_engine.models import Models
 from dstc_engine.noise import RowNoise
 from dstc_engine.presets import Preset
 from dstc_engine.request import TranslationRequest
-from dstc_engine.sampling import ChainTables, posterior_mean, read_denoiser
-from dstc_engine.schedule import Schedule
-from dstc_engine.unet import UNet, UNetConfig
 from dstc_engine.weights.architectures import layout
 from dstc_engine.weights.registry import find
 from tests.parity.conftest import FORWARD, GRADIENT, relative_error

@@ -21,6 +21,7 @@ import pytest
 import torch
 from torch import nn
 
+from dstc_engine.diffusion.unet import UNet
 from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.engine import Engine
@@ -33,7 +34,6 @@ from dstc_engine.presets import (
     Preset,
 )
 from dstc_engine.request import Translation, TranslationRequest
-from dstc_engine.unet import UNet
 from dstc_engine.weights.architectures import build_clip, build_unet
 from dstc_engine.weights.load import build_dino, wrap_clip
 from dstc_engine.weights.registry import find

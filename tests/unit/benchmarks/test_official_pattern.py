@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.official_pattern import OfficialPattern
+from dstc_engine.diffusion.unet import UNet
 from dstc_engine.models import Models
 from dstc_engine.presets import Preset
 from dstc_engine.request import Translation, TranslationRequest
-from dstc_engine.unet import UNet
 from tests.unit.dstc_engine import tiny
 from tests.unit.dstc_engine.tiny import (
     KINDS,

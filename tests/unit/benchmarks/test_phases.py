@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dstc_engine.engine
-import dstc_engine.guidance
+import dstc_engine.guidance.guide
 from benchmarks.kernel_counts import counting
 from benchmarks.phases import Phases, networks_of, watched_noise, watching
 from benchmarks.profile_step import main, profile
@@ -102,13 +102,21 @@ def test_operations_are_found_under_the_network_that_does_them(models: Models) -
 
 
 def test_nothing_is_left_behind_and_pictures_stay(models: Models) -> None:
-    before = dict(vars(dstc_engine.engine)), dict(vars(dstc_engine.guidance)), torch.autograd.grad
+    before = (
+        dict(vars(dstc_engine.engine)),
+        dict(vars(dstc_engine.guidance.guide)),
+        torch.autograd.grad,
+    )
     expected = run(models, [request("both", 1)], PRESET, slots=1)["both-1"]
     phases = Phases(CPU)
     with watching(models, PRESET, phases):
         watched = run(models, [request("both", 1)], PRESET, slots=1)["both-1"]
     tiny.assert_same(watched, expected)
-    after = dict(vars(dstc_engine.engine)), dict(vars(dstc_engine.guidance)), torch.autograd.grad
+    after = (
+        dict(vars(dstc_engine.engine)),
+        dict(vars(dstc_engine.guidance.guide)),
+        torch.autograd.grad,
+    )
     assert before == after
     for network in networks_of(models, PRESET).values():
         assert not network._forward_hooks and not network._forward_pre_hooks

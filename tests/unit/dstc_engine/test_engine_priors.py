@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from dstc_engine.diffusion.schedule import NoiseSchedule
+from dstc_engine.diffusion.unet import UNet
 from dstc_engine.engine import Engine
 from dstc_engine.errors import PresetError
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
 from dstc_engine.presets import Preset
 from dstc_engine.request import TranslationRequest
-from dstc_engine.schedule import NoiseSchedule
-from dstc_engine.unet import UNet
 from tests.unit.dstc_engine import tiny
 from tests.unit.dstc_engine.tiny import (
     CROPS,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.errors import PresetError
 from dstc_engine.preset_fields import FIELDS, VGG_LAYERS
 from dstc_engine.presets import IMAGENET256_TEXT, PRESETS, TINY64, Preset, get_preset, with_fields
-from dstc_engine.schedule import Schedule
 from dstc_engine.weights.registry import weights_of
 
 LAYERS = f"one or more of {', '.join(VGG_LAYERS)}, each once"

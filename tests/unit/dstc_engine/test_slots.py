@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.presets import IMAGENET256_IMAGE, IMAGENET256_TEXT, TINY64, Preset
 from dstc_engine.request import TranslationRequest
-from dstc_engine.schedule import Schedule
 from dstc_engine.slots import Move, Slot
 
 PICTURE = np.zeros((4, 4, 3), np.uint8)

@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dstc_engine.crops import CropRange
+from dstc_engine.diffusion.unet import UNet, UNetConfig
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.encoders.vgg import Vgg
@@ -20,7 +21,6 @@ from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
 from dstc_engine.presets import Preset
 from dstc_engine.request import Picture, Translation, TranslationRequest
-from dstc_engine.unet import UNet, UNetConfig
 
 SIZE = 16
 # First index 4, twice: 6 guided steps a row. Weights are a tenth of the official ones: with those,

@@ -20,6 +20,8 @@ from dstc.planning.cost import (
     meta_models,
 )
 from dstc.store.run_folder import RunFolder
+from dstc_engine.diffusion.schedule import NoiseSchedule
+from dstc_engine.diffusion.unet import UNet
 from dstc_engine.losses import SEEN_BY_DINO
 from dstc_engine.models import load_models
 from dstc_engine.presets import (
@@ -29,8 +31,6 @@ from dstc_engine.presets import (
     TINY64,
     with_fields,
 )
-from dstc_engine.schedule import NoiseSchedule
-from dstc_engine.unet import UNet
 from dstc_engine.weights.registry import find
 
 

@@ -17,7 +17,7 @@ from dstc_engine.training.clip import (
     matches,
     numbered,
 )
-from dstc_engine.training.pictures import Pictures, load_pictures
+from dstc_engine.training.images import Pictures, load_pictures
 from tests.drawings import write_drawings
 from tests.tiny_training import CLIP, SIZE
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dstc_engine.diffusion.unet import UNet
 from dstc_engine.errors import UserError
 from dstc_engine.training.clip import train_clip
 from dstc_engine.training.initial import load_initial
 from dstc_engine.training.prior import TINY_UNET, train_prior
 from dstc_engine.training.vit import train_vit
-from dstc_engine.unet import UNet
 from tests.drawings import write_drawings
 from tests.tiny_training import (
     CLIP,

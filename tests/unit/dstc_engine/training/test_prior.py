@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from dstc_engine.sampling import ChainTables, add_noise
-from dstc_engine.schedule import Schedule
+from dstc_engine.diffusion.sampling import ChainTables, add_noise
+from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.training.prior import (
     PriorTraining,
     augment,

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dstc_engine.training.pictures import load_pictures
+from dstc_engine.training.images import load_pictures
 from dstc_engine.training.vit import (
     LEVELS,
     Seen,

@@ -12,12 +12,12 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from dstc_engine.diffusion.schedule import NoiseSchedule
+from dstc_engine.diffusion.unet import UNet, UNetConfig
 from dstc_engine.errors import WeightsError
 from dstc_engine.models import load_models
 from dstc_engine.presets import get_preset, with_fields
-from dstc_engine.schedule import NoiseSchedule
 from dstc_engine.training.prior import PriorTraining, describe
-from dstc_engine.unet import UNet, UNetConfig
 from dstc_engine.weights import load, places
 from dstc_engine.weights.described import read_description, unet_config_of
 from dstc_engine.weights.registry import find, verify, weights_of

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dstc_engine.diffusion.adm_flags import Flags
 from dstc_engine.errors import PresetError, WeightsError
-from dstc_engine.flags import Flags
 
 Table = npt.NDArray[np.float64]
 ORIGINAL_STEPS = 1000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from dstc_engine.diffusion.adm_flags import FLAG_NAMES, Flags
 from dstc_engine.errors import WeightsError
-from dstc_engine.flags import FLAG_NAMES, Flags
 
 
 def test_values_and_their_text_read_alike() -> None:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dstc_engine.diffusion.unet import UNetConfig
 from dstc_engine.errors import PresetError
 from dstc_engine.noise import Noise
 from dstc_engine.presets import Preset
-from dstc_engine.unet import UNetConfig
 
 
 def classes_of(prior: UNetConfig, preset: Preset) -> int | None:

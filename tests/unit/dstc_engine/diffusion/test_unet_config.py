@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from dstc_engine.diffusion.unet import UNet
+from dstc_engine.diffusion.unet_config import DEFAULT_MULTIPLIERS, UNetConfig
 from dstc_engine.errors import WeightsError
-from dstc_engine.unet import UNet
-from dstc_engine.unet_config import DEFAULT_MULTIPLIERS, UNetConfig
 from tests.unit.dstc_engine import tiny
 
 FLAGS: dict[str, object] = dict(

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dstc_engine.engine import Engine
-from dstc_engine.gather import group_size, row_groups
+from dstc_engine.guidance.row_groups import group_size, row_groups
 from dstc_engine.models import Models
 from dstc_engine.transfer import upload
 from tests.unit.dstc_engine import tiny

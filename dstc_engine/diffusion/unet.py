@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dstc_engine.attention import attend
-from dstc_engine.unet_config import GROUPS, UNetConfig
+from dstc_engine.diffusion.unet_config import GROUPS, UNetConfig
 
 __all__ = ["UNet", "UNetConfig"]
 

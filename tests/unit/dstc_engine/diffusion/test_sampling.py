@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dstc_engine.sampling import (
+from dstc_engine.diffusion.sampling import (
     ChainTables,
     Denoised,
     StepTable,
@@ -21,7 +21,7 @@ from dstc_engine.sampling import (
     posterior_mean,
     read_denoiser,
 )
-from dstc_engine.schedule import NoiseSchedule, Schedule
+from dstc_engine.diffusion.schedule import NoiseSchedule, Schedule
 
 Table = npt.NDArray[np.float64]
 RESPACING, COUNT = "25", 25

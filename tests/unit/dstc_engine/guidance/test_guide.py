@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from dstc_engine.guidance.guide.conditions import Conditions, encode_conditions
 from torch import Tensor, nn
 
-from dstc_engine import guidance
-from dstc_engine.conditions import Conditions, encode_conditions
 from dstc_engine.crops import CropRange, apply_crops
+from dstc_engine.diffusion.sampling import ChainTables
+from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.encoders.vgg import Vgg
-from dstc_engine.guidance import WEIGHTED, Guidance, guide
+import dstc_engine.guidance.guide as guide_module
+from dstc_engine.guidance.guide import WEIGHTED, Guidance, guide
 from dstc_engine.losses import SEEN_BY_DINO
 from dstc_engine.models import Models
 from dstc_engine.noise import RowNoise
 from dstc_engine.presets import Preset
 from dstc_engine.request import TranslationRequest
-from dstc_engine.sampling import ChainTables
-from dstc_engine.schedule import Schedule
 from tests.unit.dstc_engine import tiny
 from tests.unit.dstc_engine.tiny import SIZE, request
 
@@ -222,13 +222,13 @@ def test_a_loss_without_a_weight_in_the_preset_is_not_computed(
 ) -> None:
     calls: list[str] = []
     for name in ("style_pixels_loss", "range_loss", "structure_loss", "divergence_loss"):
-        loss = getattr(guidance, name)
+        loss = getattr(guide_module, name)
 
         def counted(*given: Tensor, name: str = name, loss: Any = loss) -> Tensor:
             calls.append(name)
             return loss(*given)
 
-        monkeypatch.setattr(guidance, name, counted)
+        monkeypatch.setattr(guide_module, name, counted)
     for weight, silent in [
         ("weight_style_pixels", {"style_pixels_loss"}),
         ("weight_range", {"range_loss"}),

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dstc_engine.unet import GroupNorm32, UNet, UNetConfig, time_embedding
+from dstc_engine.diffusion.unet import GroupNorm32, UNet, UNetConfig, time_embedding
 from tests.unit.dstc_engine import tiny
 
 

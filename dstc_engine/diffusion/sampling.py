@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dstc_engine.schedule import Schedule, Table
+from dstc_engine.diffusion.schedule import Schedule, Table
 
 
 class ChainTables:

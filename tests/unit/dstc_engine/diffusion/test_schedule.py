@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dstc_engine.errors import PresetError, WeightsError
-from dstc_engine.schedule import (
+from dstc_engine.diffusion.schedule import (
     LINEAR_1000,
     NoiseSchedule,
     Schedule,
@@ -19,6 +18,7 @@ from dstc_engine.schedule import (
     read_respacing,
     respaced_times,
 )
+from dstc_engine.errors import PresetError, WeightsError
 
 
 def test_ddpm_noises_a_picture_almost_wholly() -> None:

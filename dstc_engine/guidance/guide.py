@@ -16,12 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dstc_engine.conditions import Conditions
 from dstc_engine.crops import apply_crops
+from dstc_engine.diffusion.sampling import Denoised, StepTable, read_denoiser
 from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.encoders.dino import DinoFeatures
 from dstc_engine.encoders.vgg import Vgg
-from dstc_engine.gather import RowGroup, group_size, row_groups
+from dstc_engine.guidance.guide.conditions import Conditions
+from dstc_engine.guidance.row_groups import RowGroup, group_size, row_groups
 from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG, WEIGHTED
 from dstc_engine.losses.clip_direction import clip_direction_loss
 from dstc_engine.losses.contrast import contrast_loss
@@ -34,7 +35,6 @@ from dstc_engine.losses.vgg_content import vgg_content_loss
 from dstc_engine.losses.vgg_gram import gram_matrix, vgg_gram_loss
 from dstc_engine.models import Models
 from dstc_engine.presets import Preset
-from dstc_engine.sampling import Denoised, StepTable, read_denoiser
 
 # Of the DINO pass of z, and of the VGG features of z; each needs a name in `losses` too.
 DINO_LOSSES: dict[str, Callable[[DinoFeatures, Conditions, Tensor, Preset], Tensor]] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dstc_engine.diffusion.adm_flags import Flags
 from dstc_engine.errors import WeightsError
-from dstc_engine.flags import Flags
 
 # Channel multipliers that the original falls back to when a configuration names none.
 DEFAULT_MULTIPLIERS = {

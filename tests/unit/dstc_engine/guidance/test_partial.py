@@ -8,18 +8,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from dstc_engine.guidance.guide.conditions import encode_conditions
+from dstc_engine.guidance.guide.partial import StepRows, guide_some
 
-from dstc_engine.conditions import encode_conditions
+from dstc_engine.diffusion.sampling import ChainTables, read_denoiser
+from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.engine import Engine
 from dstc_engine.errors import PresetError
-from dstc_engine.guidance import guide
+from dstc_engine.guidance.guide import guide
 from dstc_engine.losses import WEIGHTED
 from dstc_engine.models import Models
 from dstc_engine.noise import RowNoise
-from dstc_engine.partial_guidance import StepRows, guide_some
 from dstc_engine.presets import IMAGENET256_IMAGE, TINY64, Preset
-from dstc_engine.sampling import ChainTables, read_denoiser
-from dstc_engine.schedule import Schedule
 from dstc_engine.slots import Slot
 from tests.unit.dstc_engine.tiny import (
     CROPS,

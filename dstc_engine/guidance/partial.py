@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dstc_engine.conditions import Conditions
-from dstc_engine.gather import RowGroup, group_size, row_groups
-from dstc_engine.guidance import Guidance, guide
+from dstc_engine.diffusion.sampling import Denoised, StepTable, read_denoiser
+from dstc_engine.guidance.guide import Guidance, guide
+from dstc_engine.guidance.guide.conditions import Conditions
+from dstc_engine.guidance.row_groups import RowGroup, group_size, row_groups
 from dstc_engine.losses import LOSS_NAMES
 from dstc_engine.models import Models
 from dstc_engine.presets import Preset
-from dstc_engine.sampling import Denoised, StepTable, read_denoiser
 
 
 @dataclass(frozen=True, eq=False)

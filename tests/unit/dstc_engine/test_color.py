@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dstc_engine.colour import match_colours, transport_map
+from dstc_engine.color import match_colours, transport_map
 
 Matrix = npt.NDArray[np.float64]
 
