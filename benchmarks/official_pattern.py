@@ -22,8 +22,6 @@ import time
 from collections.abc import Callable
 
 import torch
-from dstc_engine.guidance.guide.conditions import Conditions, encode_conditions
-from dstc_engine.guidance.guide.prior_class import classes_of, draw_classes
 from torch import Tensor
 
 from dstc_engine.crops import apply_crops
@@ -41,6 +39,8 @@ from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.encoders.dino import DinoFeatures
 from dstc_engine.engine import finish_picture
 from dstc_engine.feature_cache import FeatureCache
+from dstc_engine.guidance.conditions import Conditions, encode_conditions
+from dstc_engine.guidance.prior_class import classes_of, draw_classes
 from dstc_engine.losses import LOSS_NAMES
 from dstc_engine.losses.clip_direction import clip_direction_loss
 from dstc_engine.losses.contrast import contrast_loss

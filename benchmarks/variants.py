@@ -29,11 +29,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from dstc_engine.guidance.guide.conditions import encode_conditions
 
 from benchmarks.table import print_table
 from dstc_engine import image
 from dstc_engine.engine import Engine, translate
+from dstc_engine.guidance.conditions import encode_conditions
 from dstc_engine.losses.clip_direction import clip_direction_loss
 from dstc_engine.losses.structure import structure_loss
 from dstc_engine.losses.style import style_cls_loss

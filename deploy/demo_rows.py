@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dstc_engine.training.captions import STYLE_PHRASES, caption
+from tiny64.captions import STYLE_PHRASES, caption
 
 PICTURES = Path(__file__).resolve().parent.parent / "manifests" / "demo"
 SCHEMA = pa.schema(

@@ -30,10 +30,10 @@ from dstc_engine.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
-    from dstc_engine.training.clip import CLIPTraining
     from dstc_engine.training.loop import World
     from dstc_engine.training.prior import PriorTraining
-    from dstc_engine.training.vit import ViTTraining
+    from tiny64.clip import CLIPTraining
+    from tiny64.vit import ViTTraining
 
 COLUMNS = frozenset({"id", "subject", "name", "style", "group", "split", "png", "keywords"})
 
@@ -225,9 +225,9 @@ def check_data(path: str) -> None:
 
 def run_loop(plan: TrainingPlan, world: World) -> Path:
     """Runs the loop of `plan.kind` in this process, as one worker of `world`."""
-    from dstc_engine.training.clip import train_clip
     from dstc_engine.training.prior import TINY_UNET, train_prior
-    from dstc_engine.training.vit import train_vit
+    from tiny64.clip import train_clip
+    from tiny64.vit import train_vit
 
     data, out, minutes, initial = plan.data, plan.out, plan.minutes, plan.initial
     how: Any = training_of(plan)
@@ -244,10 +244,10 @@ def training_of(plan: TrainingPlan) -> PriorTraining | ViTTraining | CLIPTrainin
     Raises:
         UserError: a setting does not exist, or its value does not fit.
     """
-    from dstc_engine.training.clip import CLIPTraining
     from dstc_engine.training.prior import PriorTraining
     from dstc_engine.training.settings import with_settings
-    from dstc_engine.training.vit import ViTTraining
+    from tiny64.clip import CLIPTraining
+    from tiny64.vit import ViTTraining
 
     own = {Kind.prior: PriorTraining, Kind.vit: ViTTraining, Kind.clip: CLIPTraining}
     how = with_settings(plan.how or own[plan.kind](), plan.settings)

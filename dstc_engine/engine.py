@@ -29,10 +29,10 @@ from dstc_engine.diffusion.sampling import (
     go_back,
 )
 from dstc_engine.diffusion.schedule import Schedule
+from dstc_engine.guidance.conditions import Conditions, encode_conditions
 from dstc_engine.guidance.guide import Guidance, guide
-from dstc_engine.guidance.guide.conditions import Conditions, encode_conditions
-from dstc_engine.guidance.guide.partial import StepRows, guide_some
-from dstc_engine.guidance.guide.prior_class import classes_of, draw_classes
+from dstc_engine.guidance.partial import StepRows, guide_some
+from dstc_engine.guidance.prior_class import classes_of, draw_classes
 from dstc_engine.losses import LOSS_NAMES, WEIGHTED
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise

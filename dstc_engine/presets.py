@@ -248,7 +248,7 @@ TINY64 = Preset(
     weight_clip=1000.0,
     weight_range=12.0,
     crops=4,
-    # Learned on the val split by benchmarks/gates.py, to be learned anew when a weight changes.
+    # Learned on the val split by tiny64/quality/gates.py, to be learned anew when a weight changes.
     gate_structure=0.0218,
     gate_range=0.0082,
     gate_style_cls=0.765,

@@ -6,9 +6,9 @@ The encoders see pictures of 16 pixels, the prior of 8: its sample sheet alone i
 from __future__ import annotations
 
 from dstc_engine.diffusion.unet import UNetConfig
-from dstc_engine.training.clip import CLIPConfig, CLIPTraining
 from dstc_engine.training.prior import PriorTraining
-from dstc_engine.training.vit import ViTConfig, ViTTraining
+from tiny64.clip import CLIPConfig, CLIPTraining
+from tiny64.vit import ViTConfig, ViTTraining
 
 SIZE = 16
 PRIOR_SIZE = 8

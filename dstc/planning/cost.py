@@ -262,10 +262,10 @@ def counting() -> Iterator[list[int]]:
 def _count_step(models: Models, preset: Preset, with_prompt: bool) -> int:
     """One guided step of one row, as the engine runs it."""
     import torch
-    from dstc_engine.guidance.guide.conditions import Conditions
 
     from dstc_engine.diffusion.sampling import ChainTables
     from dstc_engine.diffusion.schedule import Schedule
+    from dstc_engine.guidance.conditions import Conditions
     from dstc_engine.guidance.guide import guide
     from dstc_engine.losses import WEIGHTED
 

@@ -21,7 +21,7 @@ from dstc_engine.diffusion.sampling import Denoised, StepTable, read_denoiser
 from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.encoders.dino import DinoFeatures
 from dstc_engine.encoders.vgg import Vgg
-from dstc_engine.guidance.guide.conditions import Conditions
+from dstc_engine.guidance.conditions import Conditions
 from dstc_engine.guidance.row_groups import RowGroup, group_size, row_groups
 from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG, WEIGHTED
 from dstc_engine.losses.clip_direction import clip_direction_loss

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from dstc_engine.diffusion.sampling import Denoised, StepTable, read_denoiser
+from dstc_engine.guidance.conditions import Conditions
 from dstc_engine.guidance.guide import Guidance, guide
-from dstc_engine.guidance.guide.conditions import Conditions
 from dstc_engine.guidance.row_groups import RowGroup, group_size, row_groups
 from dstc_engine.losses import LOSS_NAMES
 from dstc_engine.models import Models

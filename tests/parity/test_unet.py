@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from dstc_engine.guidance.guide.conditions import encode_conditions
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from dstc_engine.crops import CropRange
 from dstc_engine.diffusion.sampling import ChainTables, posterior_mean, read_denoiser
 from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.diffusion.unet import UNet, UNetConfig
+from dstc_engine.guidance.conditions import encode_conditions
 from dstc_engine.guidance.guide import guide
 from dstc_engine.losses import WEIGHTED
 from dstc_engine.models import Models

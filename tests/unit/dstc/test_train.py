@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from dstc import train
 from dstc.train import Kind, TrainingPlan, training_of
 from dstc_engine.errors import UserError
-from dstc_engine.training.clip import CLIPTraining
 from dstc_engine.training.prior import PriorTraining
-from dstc_engine.training.vit import ViTTraining
+from tiny64.clip import CLIPTraining
+from tiny64.vit import ViTTraining
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import tiny64.data as emoji_data
-from dstc_engine.training.captions import STYLE_PHRASES
+from tiny64.captions import STYLE_PHRASES
 from tiny64.data import (
     CORE_STYLES,
     KEYWORDS,

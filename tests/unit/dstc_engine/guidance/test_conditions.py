@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dstc_engine.guidance.guide.conditions import Conditions, encode_conditions
 from torch import nn
 
 from dstc_engine.crops import CropRange
 from dstc_engine.feature_cache import FeatureCache
+from dstc_engine.guidance.conditions import Conditions, encode_conditions
 from dstc_engine.models import Models
 from dstc_engine.noise import RowNoise
 from dstc_engine.presets import Preset

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from dstc_engine.guidance.guide.conditions import Conditions, encode_conditions
 from torch import Tensor, nn
 
+import dstc_engine.guidance.guide as guide_module
 from dstc_engine.crops import CropRange, apply_crops
 from dstc_engine.diffusion.sampling import ChainTables
 from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.encoders.vgg import Vgg
-import dstc_engine.guidance.guide as guide_module
+from dstc_engine.guidance.conditions import Conditions, encode_conditions
 from dstc_engine.guidance.guide import WEIGHTED, Guidance, guide
 from dstc_engine.losses import SEEN_BY_DINO
 from dstc_engine.models import Models

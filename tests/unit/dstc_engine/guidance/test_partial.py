@@ -8,14 +8,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from dstc_engine.guidance.guide.conditions import encode_conditions
-from dstc_engine.guidance.guide.partial import StepRows, guide_some
 
 from dstc_engine.diffusion.sampling import ChainTables, read_denoiser
 from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.engine import Engine
 from dstc_engine.errors import PresetError
+from dstc_engine.guidance.conditions import encode_conditions
 from dstc_engine.guidance.guide import guide
+from dstc_engine.guidance.partial import StepRows, guide_some
 from dstc_engine.losses import WEIGHTED
 from dstc_engine.models import Models
 from dstc_engine.noise import RowNoise

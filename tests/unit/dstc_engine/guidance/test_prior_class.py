@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 import torch
-from dstc_engine.guidance.guide.prior_class import classes_of, draw_classes
 
 from dstc_engine.errors import PresetError
+from dstc_engine.guidance.prior_class import classes_of, draw_classes
 from tests.unit.dstc_engine import tiny
 
 CONDITIONAL = dataclasses.replace(tiny.UNET, classes=5)

@@ -15,10 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from dstc_engine.diffusion.unet import UNet
 from dstc_engine.errors import UserError
-from dstc_engine.training.clip import train_clip
 from dstc_engine.training.initial import load_initial
 from dstc_engine.training.prior import TINY_UNET, train_prior
-from dstc_engine.training.vit import train_vit
 from tests.drawings import write_drawings
 from tests.tiny_training import (
     CLIP,
@@ -30,6 +28,8 @@ from tests.tiny_training import (
     VIT,
     VIT_TRAINING,
 )
+from tiny64.clip import train_clip
+from tiny64.vit import train_vit
 
 Train = Callable[[Path, Path, str | None, float], Path]
 

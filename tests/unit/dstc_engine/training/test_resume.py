@@ -11,10 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from dstc_engine.errors import UserError
-from dstc_engine.training.clip import train_clip
 from dstc_engine.training.loop import World
 from dstc_engine.training.prior import train_prior
-from dstc_engine.training.vit import train_vit
 from tests.drawings import write_drawings
 from tests.tiny_training import (
     CLIP,
@@ -26,6 +24,8 @@ from tests.tiny_training import (
     VIT,
     VIT_TRAINING,
 )
+from tiny64.clip import train_clip
+from tiny64.vit import train_vit
 
 Train = Callable[[Path, Path, float, World], Path]
 

@@ -12,13 +12,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.emoji.baselines import BASELINES
-from benchmarks.emoji.rows import BenchmarkRow
 from dstc_engine import image
 from dstc_engine.engine import Engine, translate
 from dstc_engine.models import Models
 from dstc_engine.presets import Preset, with_fields
 from dstc_engine.request import Picture
+from tiny64.quality.baselines import BASELINES
+from tiny64.quality.rows import BenchmarkRow
 
 
 def picture_path(work: Path, way: str, row: BenchmarkRow) -> Path:

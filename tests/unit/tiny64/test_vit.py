@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from dstc_engine.training.images import load_pictures
-from dstc_engine.training.vit import (
+from tests.drawings import write_drawings
+from tests.tiny_training import SIZE, VIT, VIT_TRAINING
+from tiny64.vit import (
     LEVELS,
     Seen,
     ViewMaker,
@@ -20,8 +22,6 @@ from dstc_engine.training.vit import (
     style_accuracy,
     twin_rows,
 )
-from tests.drawings import write_drawings
-from tests.tiny_training import SIZE, VIT, VIT_TRAINING
 
 
 def _seeded() -> torch.Generator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.emoji.rows import BenchmarkRow
+from tiny64.quality.rows import BenchmarkRow
 
 WHOLE = "ours"
 

@@ -26,7 +26,8 @@ def random_vgg(preset: Preset, precision: str, seed: int = 0) -> Vgg:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     network.eval().requires_grad_(False)
     if precision != "fp32":
         keep_products_in(PRECISIONS[precision], network)

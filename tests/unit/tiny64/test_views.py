@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from dstc_engine.training.views import (
+from tiny64.views import (
     degrade,
     normalise,
     random_crops,

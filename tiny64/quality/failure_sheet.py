@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.emoji.rows import TASKS, BenchmarkRow
 from dstc_engine.request import Picture
+from tiny64.quality.rows import TASKS, BenchmarkRow
 
 # Twice the pixels of a picture.
 _SIDE, _GAP, _MARGIN = 128, 8, 16

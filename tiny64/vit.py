@@ -12,7 +12,7 @@ A picture's twin is the same subject in the other style of an aligned pair; wher
 picture itself in other colours. Linear heads on CLS (style, palette) and on the keys (silhouette)
 speed this up and are thrown away.
 
-    python -m dstc_engine.training.vit --data emoji-64.parquet --out runs/vit --steps 900
+    python -m tiny64.vit --data emoji-64.parquet --out runs/vit --steps 900
 
     B pictures, T = 256 patch tokens, D width, P sampled positions.
 """
@@ -38,7 +38,7 @@ from dstc_engine.training.initial import begin
 from dstc_engine.training.loop import Pace, World, learning_rate, shuffled_rows, update_ema
 from dstc_engine.training.records import log_metrics, save_weights
 from dstc_engine.training.sheet import write_sheet
-from dstc_engine.training.views import (
+from tiny64.views import (
     degrade,
     normalise,
     random_geometry,

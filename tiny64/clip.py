@@ -7,7 +7,7 @@ picture it is true of ("flat cartoon drawing" for all such drawings), as in UniC
 because the difference between styles is what guidance asks about. Half of the patch tokens are
 dropped for most of the training (FLIP, Li et al. 2023), which buys 1.7 times as many pictures.
 
-    python -m dstc_engine.training.clip --data emoji-64.parquet --out runs/clip --steps 1000
+    python -m tiny64.clip --data emoji-64.parquet --out runs/clip --steps 1000
 
     B pictures and captions, L = 32 text tokens, E width of the shared embedding.
 """
@@ -30,14 +30,14 @@ import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
-from dstc_engine.training.captions import STYLE_PHRASES, caption
 from dstc_engine.training.checkpoint import load_checkpoint, save_checkpoint
 from dstc_engine.training.images import Pictures, load_pictures
 from dstc_engine.training.initial import begin
 from dstc_engine.training.loop import Pace, World, learning_rate, shuffled_rows, update_ema
 from dstc_engine.training.records import log_metrics, save_weights
 from dstc_engine.training.sheet import write_sheet
-from dstc_engine.training.views import degrade, normalise, random_crops, recolour, warp
+from tiny64.captions import STYLE_PHRASES, caption
+from tiny64.views import degrade, normalise, random_crops, recolour, warp
 
 MEAN: tuple[float, ...] = tuple(open_clip.OPENAI_DATASET_MEAN)
 STD: tuple[float, ...] = tuple(open_clip.OPENAI_DATASET_STD)

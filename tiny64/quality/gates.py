@@ -1,9 +1,9 @@
 """Learns the limits of tiny64's gates, and says what they catch and what they miss.
 
     dstc emoji build data
-    python -m benchmarks.gates data/emoji-64.parquet --work gates
+    python -m tiny64.quality.gates data/emoji-64.parquet --work gates
 
-Translates subjects of the val split (benchmarks/emoji/rows.py), calls each picture good or bad by
+Translates subjects of the val split (tiny64/quality/rows.py), calls each picture good or bad by
 judges that guidance never sees (silhouettes for the shape, the classifier of colours and edges for
 the style), and chooses for each gate the limit that tells them apart best (gate_limits.py). What
 the limits then do is told of the test split, which had no say in them: what is flagged, and what
@@ -25,13 +25,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.emoji.__main__ import fit_classifier
-from benchmarks.emoji.measures import KEPT, overlap
-from benchmarks.emoji.pictures import read_losses, read_pictures, translate_missing
-from benchmarks.emoji.rows import BenchmarkRow, benchmark_rows
-from benchmarks.emoji.ways import WHOLE
-from benchmarks.failure_sheet import Failure, failure_sheet
-from benchmarks.gate_limits import Array, Caught, Flags, Learned, catch, learn
 from benchmarks.table import print_table
 from dstc.options import read_key_values
 from dstc.worker import gates
@@ -41,6 +34,13 @@ from dstc_engine.models import Models, load_models
 from dstc_engine.presets import Preset, get_preset, with_fields
 from dstc_engine.request import Picture, StepLosses
 from dstc_engine.weights import fetch, registry
+from tiny64.quality.__main__ import fit_classifier
+from tiny64.quality.failure_sheet import Failure, failure_sheet
+from tiny64.quality.gate_limits import Array, Caught, Flags, Learned, catch, learn
+from tiny64.quality.images import read_losses, read_pictures, translate_missing
+from tiny64.quality.measures import KEPT, overlap
+from tiny64.quality.rows import BenchmarkRow, benchmark_rows
+from tiny64.quality.ways import WHOLE
 
 SHAPE, STYLE = "shape", "style"
 # What a gate's loss should tell.

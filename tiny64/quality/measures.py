@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.emoji.rows import BenchmarkRow
 from dstc_engine import image
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.losses.structure import self_similarity, structure_loss
@@ -20,6 +19,7 @@ from dstc_engine.metrics.pixels import psnr, ssim
 from dstc_engine.metrics.segmentation import mean_iou, silhouette
 from dstc_engine.metrics.style_classifier import StyleClassifier
 from dstc_engine.request import Picture
+from tiny64.quality.rows import BenchmarkRow
 
 Array = npt.NDArray[np.float64]
 

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dstc_engine.training.captions import caption
+from tiny64.captions import caption
 from tiny64.families import family_of, split_of
 
 FOLDER = Path(__file__).parents[3] / "manifests"

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.emoji.rows import benchmark_rows
-from benchmarks.failure_sheet import Failure, choose, failure_sheet
-from benchmarks.gate_limits import MOST_GOOD_FLAGGED, auc, catch, learn
-from benchmarks.gates import JUDGED, SHAPE, STYLE, Pictures, failures, state_of, with_other_seed
 from dstc.worker.gates import GATES
 from dstc.worker.row import derive_retry_seed
 from dstc_engine.presets import TINY64
-from tests.unit.benchmarks.test_emoji import data
+from tests.unit.tiny64.quality.test_emoji import data
+from tiny64.quality.failure_sheet import Failure, choose, failure_sheet
+from tiny64.quality.gate_limits import MOST_GOOD_FLAGGED, auc, catch, learn
+from tiny64.quality.gates import JUDGED, SHAPE, STYLE, Pictures, failures, state_of, with_other_seed
+from tiny64.quality.rows import benchmark_rows
 
 GOOD = np.linspace(0, 1, 20)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from dstc_engine import image
 from dstc_engine.request import Picture, TranslationRequest
-from dstc_engine.training.captions import STYLE_PHRASES, caption
+from tiny64.captions import STYLE_PHRASES, caption
 
 # Silhouettes overlap by 0.97 and 0.89; those of other pairs of vendors by 0.63 to 0.78.
 ALIGNED = (("fluent_flat", "fluent_3d"), ("openmoji", "openmoji_line"))

@@ -1,9 +1,9 @@
 """The emoji benchmark in one command.
 
     dstc emoji build data
-    python -m benchmarks.emoji data/emoji-64.parquet --work emoji-benchmark
+    python -m tiny64.quality data/emoji-64.parquet --work emoji-benchmark
 
-Translates rows of the test split (benchmarks/emoji/rows.py) by our method, on aligned pairs also
+Translates rows of the test split (tiny64/quality/rows.py) by our method, on aligned pairs also
 with each of its parts left out (ways.py), and by methods that need no training (baselines.py). It
 prints for each task a table (measures.py) of means over rows with 95 % bootstrap intervals, and one
 of what differs from our method, row by row. Pictures stay in --work: a second call makes those that
@@ -22,12 +22,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.emoji.baselines import BASELINES
-from benchmarks.emoji.measures import MEASURES, Array, measure
-from benchmarks.emoji.pictures import read_pictures, translate_missing
-from benchmarks.emoji.random_vgg import random_vgg
-from benchmarks.emoji.rows import TASKS, BenchmarkRow, benchmark_rows
-from benchmarks.emoji.ways import ABLATIONS, WHOLE, is_tried
 from benchmarks.table import print_table
 from dstc.options import read_key_values
 from dstc_engine import image
@@ -35,7 +29,13 @@ from dstc_engine.metrics.bootstrap import interval
 from dstc_engine.metrics.style_classifier import StyleClassifier
 from dstc_engine.models import load_models
 from dstc_engine.presets import get_preset, with_fields
-from dstc_engine.training.captions import STYLE_PHRASES
+from tiny64.captions import STYLE_PHRASES
+from tiny64.quality.baselines import BASELINES
+from tiny64.quality.images import read_pictures, translate_missing
+from tiny64.quality.measures import MEASURES, Array, measure
+from tiny64.quality.random_vgg import random_vgg
+from tiny64.quality.rows import TASKS, BenchmarkRow, benchmark_rows
+from tiny64.quality.ways import ABLATIONS, WHOLE, is_tried
 
 _DIGITS = {"structure": 4, "PSNR": 1}
 
@@ -120,8 +120,8 @@ def main() -> None:
     for task in TASKS:
         print_task(task, rows, found)
     if arguments.json:
-        values = {w: {n: v.tolist() for n, v in of.items()} for w, of in found.items()}
-        record = {"rows": [row.request.id for row in rows], "ways": values}
+        ways = {w: {n: v.tolist() for n, v in of.items()} for w, of in found.items()}
+        record = {"rows": [row.request.id for row in rows], "ways": ways}
         arguments.json.write_text(json.dumps(record) + "\n")
 
 

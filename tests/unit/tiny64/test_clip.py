@@ -6,8 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dstc_engine.training.captions import STYLE_PHRASES
-from dstc_engine.training.clip import (
+from dstc_engine.training.images import Pictures, load_pictures
+from tests.drawings import write_drawings
+from tests.tiny_training import CLIP, SIZE
+from tiny64.captions import STYLE_PHRASES
+from tiny64.clip import (
     TEMPLATES,
     Captions,
     companions,
@@ -17,9 +20,6 @@ from dstc_engine.training.clip import (
     matches,
     numbered,
 )
-from dstc_engine.training.images import Pictures, load_pictures
-from tests.drawings import write_drawings
-from tests.tiny_training import CLIP, SIZE
 
 
 def _seeded() -> torch.Generator:

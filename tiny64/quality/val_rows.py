@@ -1,7 +1,7 @@
 """A manifest of val subjects, for what the demo's rows are too few: variants, quality.
 
     dstc emoji build data
-    python -m benchmarks.val_rows data/emoji-64.parquet rows --rows 48
+    python -m tiny64.quality.val_rows data/emoji-64.parquet rows --rows 48
 
 Rows guided by text, by a picture and by both in turn. Content and target style, and the subjects,
 are drawn at random from a fixed seed; the style picture is that of another subject. No network was
@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dstc_engine.training.captions import STYLE_PHRASES, caption
+from tiny64.captions import STYLE_PHRASES, caption
 
 KINDS = ("text", "image", "both")
 

@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.val_rows import KINDS, val_rows, write_rows
 from dstc_engine.image import encode_png
-from dstc_engine.training.captions import STYLE_PHRASES
 from tests.unit.dstc_engine import tiny
+from tiny64.captions import STYLE_PHRASES
+from tiny64.quality.val_rows import KINDS, val_rows, write_rows
 
 
 def drawn(subject: str, style: str, split: str = "val") -> dict[str, Any]:

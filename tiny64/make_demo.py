@@ -1,4 +1,4 @@
-"""Makes the demo manifest and its pictures: `python -m manifests.make_demo --cache FOLDER`.
+"""Makes the demo manifest and its pictures: `python -m tiny64.make_demo --cache FOLDER`.
 
 Only subjects of the val split, so that nothing in the demo was seen in training, and only artwork
 without a share-alike licence.
@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dstc_engine.training.captions import caption
+from tiny64.captions import caption
 from tiny64.data import EmojiSource, Subject, draw, open_source, png_bytes
 
 SIZE = 256  # pixels; the tiny networks look at 64, and a picture on a page wants more

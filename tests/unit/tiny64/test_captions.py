@@ -1,6 +1,6 @@
 import pytest
 
-from dstc_engine.training.captions import STYLE_PHRASES, caption
+from tiny64.captions import STYLE_PHRASES, caption
 
 
 def test_caption_is_the_name_then_the_phrase_of_the_style():

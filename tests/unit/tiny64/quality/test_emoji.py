@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.emoji.baselines import BASELINES, colours, statistics
-from benchmarks.emoji.measures import MEASURES, measure, overlap
-from benchmarks.emoji.pictures import picture_path, read_pictures, translate_missing
-from benchmarks.emoji.rows import ALIGNED, TASKS, benchmark_rows
-from benchmarks.emoji.ways import ABLATIONS, WHOLE, is_tried
 from dstc_engine.image import encode_png
 from dstc_engine.metrics.segmentation import silhouette
 from dstc_engine.metrics.style_classifier import StyleClassifier, features
 from dstc_engine.presets import TINY64, with_fields
 from dstc_engine.request import Picture
-from dstc_engine.training.captions import STYLE_PHRASES
 from tests.unit.dstc_engine import tiny
+from tiny64.captions import STYLE_PHRASES
+from tiny64.quality.baselines import BASELINES, colours, statistics
+from tiny64.quality.images import picture_path, read_pictures, translate_missing
+from tiny64.quality.measures import MEASURES, measure, overlap
+from tiny64.quality.rows import ALIGNED, TASKS, benchmark_rows
+from tiny64.quality.ways import ABLATIONS, WHOLE, is_tried
 
 STYLES = sorted(STYLE_PHRASES)
 
