@@ -29,9 +29,12 @@ import pyarrow as pa
 from benchmarks.actors import write_manifest
 from benchmarks.table import print_table
 from dstc.planning.settings import make_settings
-from dstc.store.manifest import ManifestShards, open_manifest, unpack_rows
+from dstc.store.manifest import open_manifest
+from dstc.store.packed_rows import unpack_rows
 from dstc.store.run_folder import RunFolder
-from dstc.worker.translate_shard import ShardTask, TranslateShard
+from dstc.worker.read_shards import ManifestShards
+from dstc.worker.shard_task import ShardTask
+from dstc.worker.translate_shard import TranslateShard
 from dstc_engine.fake import FakeEngine
 from dstc_engine.request import StepLosses, Translation, TranslationRequest
 

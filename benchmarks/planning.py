@@ -67,10 +67,10 @@ def _rows(start: int, stop: int) -> pa.Table:
 
 def measure(manifest: str, output: str, rows_per_shard: int, create: bool) -> dict[str, float]:
     """Plans once in this process; with `create`, makes the run folder afterwards."""
+    from dstc.planning.plan import make_plan
+    from dstc.planning.run_identity import open_or_create
     from dstc.planning.settings import make_settings
-    from dstc.store.manifest import ManifestShards
-    from dstc.store.run_folder import open_or_create
-    from dstc.translate import make_plan
+    from dstc.worker.read_shards import ManifestShards
 
     settings = make_settings(
         manifest=manifest, output=output, engine="fake", rows_per_shard=rows_per_shard

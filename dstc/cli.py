@@ -156,8 +156,9 @@ def translate(
     fake_step_seconds: Annotated[float, typer.Option(hidden=True)] = 0.0,
 ) -> None:
     """Translates every row of MANIFEST into OUTPUT; run again, it continues where it stopped."""
+    from dstc.driver.signals import Terminated
     from dstc.planning.settings import make_settings
-    from dstc.translate import Terminated, run
+    from dstc.translate import run
 
     settings = make_settings(
         manifest=manifest,
@@ -221,16 +222,16 @@ def report(
 ) -> None:
     """Writes one self-contained HTML page about a run."""
     from dstc.report import serve_report, write_contact_sheet, write_report
-    from dstc.store import storage
+    from dstc.store import urls
 
     if serve and contact_sheet is not None:
         raise UserError("--serve, --contact-sheet: found both; expected one of them")
     if serve:
-        serve_report(storage.absolute(output), port)
+        serve_report(urls.absolute(output), port)
     elif contact_sheet is not None:
-        print(write_contact_sheet(storage.absolute(output), contact_sheet))
+        print(write_contact_sheet(urls.absolute(output), contact_sheet))
     else:
-        print(write_report(storage.absolute(output)))
+        print(write_report(urls.absolute(output)))
 
 
 @app.command(no_args_is_help=True)
@@ -320,8 +321,7 @@ def status(
     import json
     import time
 
-    from dstc.driver.terminal import print_status
-    from dstc.status import read_status
+    from dstc.status import print_status, read_status
     from dstc.store import storage
 
     while True:

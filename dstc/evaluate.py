@@ -34,10 +34,11 @@ from dstc.evaluation.reference import CHUNK, MOST, fit_classifier, read_referenc
 from dstc.evaluation.summary import print_summary, summarise
 from dstc.ray_session import own_error_in, running_ray
 from dstc.reporting.throughput import finite
-from dstc.store import storage, weights_bucket
+from dstc.store import retries, storage, urls, weights_bucket
 from dstc.store.json_record import Record, read_record
 from dstc.store.results import read_part
 from dstc.store.run_folder import RunFolder
+from dstc.text import describe, redact
 from dstc_engine.errors import DstcError
 from dstc_engine.presets import Preset
 
@@ -97,12 +98,12 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         SettingsError: no such column or file. WeightsError: networks that are not there.
         JobError: the job broke, or storage does not answer; the same command continues it.
     """
-    storage.refuse_credentials(options.output, "output")
-    run = RunFolder(storage.absolute(options.output).rstrip("/") or "/")
+    urls.refuse_credentials(options.output, "output")
+    run = RunFolder(urls.absolute(options.output).rstrip("/") or "/")
     try:
         return _evaluate(run, options)
     except OSError as error:
-        told = storage.redact(f"{type(error).__name__}: {error}")
+        told = describe(error)
         raise JobError(
             f"storage does not answer: {told}. What is measured is kept; the same command continues"
         ) from error
@@ -166,8 +167,8 @@ def judging_of(options: EvaluateOptions, preset: Preset, columns: Mapping[str, s
     if options.lpips and not files["lpips"]:
         raise SettingsError(f"--lpips: found {options.lpips!r}; expected alex=FILE, for example")
     for option, uri in files.items():
-        storage.refuse_credentials(uri, f"--{option}")
-    places = {option: storage.absolute(uri) if uri else "" for option, uri in files.items()}
+        urls.refuse_credentials(uri, f"--{option}")
+    places = {option: urls.absolute(uri) if uri else "" for option, uri in files.items()}
 
     def placed(option: str, text: str | None) -> str:
         name, mark, _ = (text or "").partition("=")
@@ -213,9 +214,9 @@ def _sum_of_network(name: str, options: EvaluateOptions) -> str:
 
 def _sum_of_file(option: str, uri: str) -> str:
     try:
-        return hashlib.sha256(storage.read_bytes(uri, storage.STEADY)).hexdigest()
+        return hashlib.sha256(storage.read_bytes(uri, retries.STEADY)).hexdigest()
     except FileNotFoundError as error:
-        raise SettingsError(f"--{option} {storage.redact(uri)}: there is no such file") from error
+        raise SettingsError(f"--{option} {redact(uri)}: there is no such file") from error
 
 
 def _columns(options: EvaluateOptions, run: RunFolder, shards: Sequence[int]) -> dict[str, str]:
@@ -255,7 +256,7 @@ def _classifier(judging: Judging) -> tuple[StyleClassifier | None, float | None]
 
 def _right_before(run: RunFolder, judging: Judging) -> float | None:
     """How often the classifier was right that measured what there is."""
-    told = read_record(storage.join(run.uri, "metrics.json"), "metrics.json").values
+    told = read_record(urls.join(run.uri, "metrics.json"), "metrics.json").values
     is_same = told.get("judging") == judging.told
     return finite(told.get("classifier_right")) if is_same else None
 
@@ -310,7 +311,7 @@ def _run_job(
                 raise own from error
             lines = str(error).strip().splitlines() or ["no message"]
             raise JobError(
-                f"the evaluation broke: {storage.redact(lines[-1])}. What is measured is kept; the "
+                f"the evaluation broke: {redact(lines[-1])}. What is measured is kept; the "
                 "same command continues"
             ) from error
         assert measured == len(pending), f"{measured} of {len(pending)} tasks were done"

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
+import ray.data
 
 from dstc.errors import JobError, SettingsError
+from dstc.planning.settings import Settings
 from dstc_engine.errors import DstcError
 
 
@@ -71,3 +73,44 @@ def own_error_in(error: BaseException | None) -> DstcError | None:
             return error
         error = getattr(error, "cause", None) or error.__cause__
     return None
+
+
+def set_data_context(settings: Settings) -> None:
+    """Options of Ray Data, set before the first dataset copies them."""
+    context = ray.data.DataContext.get_current()
+    # Rows carry their place, so shards may end in any order.
+    context.execution_options.preserve_order = False
+    # Every row is a block: each shard is handed on, retried and written by itself.
+    context.target_max_block_size = 1
+    # The default of 30 minutes kills jobs whose shards simply take longer. Ten minutes a row is
+    # far beyond any, and a job that stands still for so long does end.
+    context.execution_no_progress_timeout_s = max(3600, 600 * settings.rows_per_shard)
+    # Rows are our concern; an exception out of a block is a mistake, and dropping it loses rows.
+    context.max_errored_blocks = 0
+    context.max_consecutive_actor_init_deaths = 3
+    context.wait_for_min_actors_s = -1
+    context.retried_io_errors = [
+        *context.retried_io_errors,
+        "SlowDown",
+        "Please reduce your request rate",
+        "RequestTimeout",
+        "Connection reset",
+    ]
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def cluster_address(address: str | None) -> str | None:
+    """The cluster to join: the one given, else that of RAY_ADDRESS; None starts one here."""
+    return address or os.environ.get("RAY_ADDRESS")
+
+
+def likely_device(settings: Settings) -> str:
+    """Where the networks would live: a dry run starts no Ray that could tell."""
+    if settings.device != "auto":
+        return settings.device
+    if cluster_address(settings.address):
+        return "cuda"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime
+import functools
 import hashlib
 import posixpath
 import signal
@@ -41,11 +42,12 @@ from dstc.reporting.page import Page
 from dstc.reporting.parts import Numbering, read_rows
 from dstc.reporting.server import ReportServer
 from dstc.reporting.tally import Tally, count_rows
-from dstc.reporting.texts import duration, moment, percent, told
+from dstc.reporting.texts import moment, percent
 from dstc.reporting.throughput import Throughput, finite, read_throughput
-from dstc.store import storage
+from dstc.store import storage, urls
 from dstc.store.json_record import MISSING, Record, read_record
 from dstc.store.run_folder import RunFolder
+from dstc.text import describe, duration, redact
 
 MAX_CARDS = 200
 # CSS pixels of a picture's side; those that need it are enlarged by whole pixels.
@@ -70,7 +72,7 @@ def write_report(output: str) -> str:
     try:
         storage.write_bytes(run.report, page)
     except Exception as error:  # drivers raise their own types
-        raise StorageError(f"{run.report}: cannot be written: {told(error)}") from error
+        raise StorageError(f"{run.report}: cannot be written: {describe(error)}") from error
     return run.report
 
 
@@ -109,8 +111,8 @@ def serve_report(output: str, port: int) -> None:
 
 
 def _run_folder(output: str) -> RunFolder:
-    storage.refuse_credentials(output, "output")
-    return RunFolder(storage.absolute(output).rstrip("/") or "/")
+    urls.refuse_credentials(output, "output")
+    return RunFolder(urls.absolute(output).rstrip("/") or "/")
 
 
 def write_contact_sheet(output: str, path: str) -> str:
@@ -126,7 +128,7 @@ def write_contact_sheet(output: str, path: str) -> str:
         RunFolderError: the folder holds no run.
         StorageError: the folder cannot be read, or the PNG not be written.
     """
-    storage.refuse_credentials(path, "contact sheet")
+    urls.refuse_credentials(path, "contact sheet")
     run = _run_folder(output)
     job, shards = _open_run(run)
     tally = count_rows(run, shards)
@@ -134,11 +136,11 @@ def write_contact_sheet(output: str, path: str) -> str:
     name = posixpath.basename(run.uri) or run.uri
     title = f"{name}: {len(rows):,} of {tally.rows:,} rows, preset {job.part('preset').get('name')}"
     sheet = contact_sheet(title, make_cards(run, job, rows))
-    target = storage.absolute(path)
+    target = urls.absolute(path)
     try:
         storage.write_bytes(target, sheet)
     except Exception as error:  # drivers raise their own types
-        raise StorageError(f"{target}: cannot be written: {told(error)}") from error
+        raise StorageError(f"{target}: cannot be written: {describe(error)}") from error
     return target
 
 
@@ -155,7 +157,7 @@ def render(page: Page) -> str:
         count=lambda number: f"{number:,}",
         number=charts.number,
         percent=percent,
-        duration=duration,
+        duration=functools.partial(duration, tenths_below=10),
         moment=moment,
         csp_hash=_csp_hash,
     )
@@ -191,7 +193,7 @@ def _read_page(run: RunFolder) -> Page:
     is_finished = bool(summary.values) and summary.values.get("rows") == tally.rows
     return Page(
         name=posixpath.basename(run.uri) or run.uri,
-        output=storage.redact(run.uri),
+        output=redact(run.uri),
         written=datetime.datetime.now(datetime.UTC),
         job=job,
         summary=summary,
@@ -214,7 +216,7 @@ def _read_page(run: RunFolder) -> Page:
 
 def _read_metrics(run: RunFolder) -> Record:
     try:
-        return read_record(storage.join(run.uri, "metrics.json"), "metrics.json")
+        return read_record(urls.join(run.uri, "metrics.json"), "metrics.json")
     except StorageError as error:  # whatever else there is can be read
         return Record("metrics.json", {}, str(error))
 
@@ -238,7 +240,7 @@ def _no_run(run: RunFolder, job: Record) -> RunFolderError:
     else:
         found = "nothing"
     return RunFolderError(
-        f"output {storage.redact(run.uri)}: found {found}; expected a run folder that "
+        f"output {redact(run.uri)}: found {found}; expected a run folder that "
         "`dstc translate` made, with job.json and results/"
     )
 
@@ -290,7 +292,7 @@ def _shards(number: int) -> str:
 def _over_time(
     title: str, values: Sequence[float], seconds: float, high: float | None = None
 ) -> Markup | None:
-    ends = ("0 s", duration(seconds))
+    ends = ("0 s", duration(seconds, tenths_below=10))
     return charts.line_plot(
         title, values, x_ends=ends, low=0.0, high=high, filled=True, width=2 * charts.WIDTH
     )

@@ -5,6 +5,7 @@ It works from any machine that can read the folder, while the job runs elsewhere
 
 from __future__ import annotations
 
+import datetime
 import json
 import time
 from collections import Counter
@@ -12,10 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dstc.driver.terminal import by_reason, console, facts_table, say_what_may_run_again
 from dstc.errors import RunFolderError
-from dstc.store import storage
+from dstc.store import storage, urls
 from dstc.store.ledger import Ledger, flagged_reasons
 from dstc.store.run_folder import RunFolder
+from dstc.text import duration, redact
 
 # Four times what the driver takes between two notes. Clocks of two machines may differ by some.
 _SILENT_AFTER_S = 60.0
@@ -80,11 +83,11 @@ def read_status(output: str, now: float | None = None) -> Status:
         RunFolderError: the folder holds no run.
         OSError: storage does not answer.
     """
-    run = RunFolder(storage.absolute(output))
+    run = RunFolder(urls.absolute(output))
     job = _read(run.job)
     if job is None:
         raise RunFolderError(
-            f"output {storage.redact(run.uri)}: no job.json found; expected the folder of a run"
+            f"output {redact(run.uri)}: no job.json found; expected the folder of a run"
         )
     told = _read(run.progress) or {}
     since = (time.time() if now is None else now) - told["updated"] if told else None
@@ -95,7 +98,7 @@ def read_status(output: str, now: float | None = None) -> Status:
     is_running = state == "running"
     counts = told if is_running else _counts(run)
     return Status(
-        output=storage.redact(run.uri),
+        output=redact(run.uri),
         run_id=str(job["run_id"]),
         state=state,
         seconds_since=since,
@@ -151,9 +154,47 @@ def _read(uri: str) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise RunFolderError(
-            f"{storage.redact(uri)}: not a file of this program ({error})"
-        ) from error
+        raise RunFolderError(f"{redact(uri)}: not a file of this program ({error})") from error
     if not isinstance(found, dict):
-        raise RunFolderError(f"{storage.redact(uri)}: not a file of this program")
+        raise RunFolderError(f"{redact(uri)}: not a file of this program")
     return found
+
+
+_STATES = {
+    "running": "running",
+    "finished": "finished",
+    "stopped": "stopped; the same command continues",
+    "broken": "broken; the same command continues",
+    "silent": "its driver has fallen silent; the same command continues, once it is surely gone",
+    "new": "no driver has said anything yet",
+}
+
+
+def print_status(status: Status) -> None:
+    """What `dstc status` shows."""
+    table = facts_table("Run " + status.run_id)
+    since = f", heard of {duration(status.seconds_since)} ago" if status.seconds_since else ""
+    table.add_row("state", _STATES.get(status.state, status.state))
+    if status.driver and status.state != "finished":
+        table.add_row("driver", status.driver + since)
+    share = status.rows_ended / status.rows if status.rows else 1.0
+    table.add_row("rows", f"{status.rows_ended:,} of {status.rows:,} ({share:.1%})")
+    table.add_row("done", f"{status.done:,}")
+    if status.flagged:
+        table.add_row("  flagged", f"{status.flagged:,}{by_reason(status.flagged_reasons)}")
+    table.add_row("rejected", f"{status.rejected:,}{by_reason(status.rejected_reasons)}")
+    table.add_row("failed", f"{status.failed:,}{by_reason(status.failed_reasons)}")
+    of_all = f" of {status.shards:,}" if status.shards else ""
+    table.add_row("shards", f"{status.shards_done:,}{of_all} finished")
+    if status.rate and status.seconds_left is not None:
+        end = datetime.datetime.now() + datetime.timedelta(seconds=status.seconds_left)
+        left = f"{duration(status.seconds_left)} left, until {end:%Y-%m-%d %H:%M}"
+        table.add_row("rate", f"{status.rate:.2f} row/s; {left}")
+    if status.actors_wanted is not None:
+        actors = f"{status.actors_running} running, {status.actors_wanted} wanted"
+        table.add_row("actors", f"{actors}, {status.actors_seen} seen")
+    if status.occupancy is not None:
+        table.add_row("slots busy", f"{status.occupancy:.0%}")
+    if status.state == "finished":
+        say_what_may_run_again(table, status.failed, status.flagged)
+    console().print(table)

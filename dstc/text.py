@@ -1,10 +1,60 @@
-"""Seconds as people say them."""
+"""How durations and errors are told to people, and what is taken out of texts before they are."""
+
+from __future__ import annotations
+
+import re
+
+_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
+_QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\"]*")
 
 
-def duration(seconds: float) -> str:
-    """For example "3 h 05 min", "2 min 07 s", "9 s"."""
+def duration(seconds: float, tenths_below: float = 0) -> str:
+    """For example "3 h 05 min", "2 min 07 s", "9 s".
+
+    Args:
+        seconds: not negative.
+        tenths_below: shorter ones are told to a tenth, as "4.2 s".
+    """
+    if seconds < tenths_below:
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
-        return f"{hours} h {minutes:02d} min"
+        return f"{hours:,} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def carries_user(text: str) -> bool:
+    """Whether a URL in the text holds a user or a password."""
+    return _USER_INFO.search(text) is not None
+
+
+def redact(text: str) -> str:
+    """The text without what may be secret in URLs: user and password, and everything after `?`."""
+    return _QUERY.sub(r"\1?...", _USER_INFO.sub("", text))
+
+
+def describe(error: BaseException | None) -> str:
+    """An error as one text without secrets: its type and what it says."""
+    return redact(f"{type(error).__name__}: {error}")
+
+
+_LONG = 300
+
+
+def shown(value: object) -> str:
+    """A value as short text, without what may be secret in URLs."""
+    if value is None or value == [] or value == {}:
+        return "\N{EN DASH}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    if isinstance(value, list | tuple):
+        text = ", ".join(shown(item) for item in value[:50])
+        return _shortened(text)
+    return _shortened(redact(str(value)))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONG else text[:_LONG] + " ..."

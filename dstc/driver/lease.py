@@ -22,6 +22,7 @@ from typing import Any
 
 from dstc.errors import RunFolderError
 from dstc.store import storage
+from dstc.text import redact
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class Lease:
                 try:
                     self.is_lost = not self.renew()
                 except OSError as error:
-                    log.warning("lease not renewed: %s", storage.redact(str(error)))
+                    log.warning("lease not renewed: %s", redact(str(error)))
                 if self.is_lost:
                     on_lost()
                     return
@@ -146,7 +147,7 @@ class Lease:
                     return
                 storage.remove(self.uri)
         except OSError as error:
-            log.warning("lease not given back: %s", storage.redact(str(error)))
+            log.warning("lease not given back: %s", redact(str(error)))
 
     def _take_over(self, held: dict[str, Any] | None, sleep: Callable[[float], None]) -> None:
         # Of several that take over at once the last to write has it, as each sees a moment later.

@@ -25,12 +25,14 @@ from dstc.driver.lease import Lease
 from dstc.errors import JobError
 from dstc.store import storage
 from dstc.store.ledger import flagged_reasons
+from dstc.text import redact
 from dstc.worker.prometheus import DriverMetrics
 from dstc.worker.row_count import Look
 from dstc_engine.errors import DstcError, UserError
 
 if TYPE_CHECKING:
-    from dstc.translate import Plan, Workers
+    from dstc.planning.plan import Plan
+    from dstc.planning.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -218,14 +220,14 @@ class Watch:
         try:
             self._ledger.save()
         except OSError as error:
-            log.warning("ledger not saved: %s", storage.redact(str(error)))
+            log.warning("ledger not saved: %s", redact(str(error)))
 
     def _write_progress(self, state: str) -> None:
         text = json.dumps(self._record(state), indent=2)
         try:
             storage.write_bytes(self._plan.job.run.progress, text.encode() + b"\n")
         except OSError as error:
-            log.warning("progress not written: %s", storage.redact(str(error)))
+            log.warning("progress not written: %s", redact(str(error)))
 
     def _record(self, state: str) -> dict[str, Any]:
         look, pace, plan = self._look, self.pace, self._plan

@@ -13,9 +13,9 @@ import ray
 import ray.exceptions
 
 from dstc.errors import JobError
+from dstc.planning.run_identity import recorded_slots
 from dstc.planning.settings import Settings
 from dstc.store import weights_bucket
-from dstc.store.run_folder import recorded_slots
 
 # Ray names the kind of a node's cards by a resource, of which a trace picks such a node.
 _KIND = "accelerator_type:"

@@ -13,7 +13,7 @@ from dstc.store.ledger import flagged_reasons
 from dstc.store.results import DONE, FAILED, REJECTED, STATUSES
 
 if TYPE_CHECKING:
-    from dstc.translate import Plan
+    from dstc.planning.plan import Plan
 
 
 @dataclass(frozen=True)

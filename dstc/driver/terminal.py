@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import sys
 import threading
 from types import TracebackType
@@ -20,8 +19,7 @@ from dstc.text import duration
 if TYPE_CHECKING:
     from dstc.driver.monitor import Watch
     from dstc.planning.cost import Estimate
-    from dstc.status import Status
-    from dstc.translate import Plan
+    from dstc.planning.plan import Plan
 
 _BAR_EVERY_S = 0.5
 _LINE_EVERY_S = 5.0
@@ -37,7 +35,7 @@ def print_plan(plan: Plan, expected: Estimate | None, device: str) -> None:
     """
     settings, manifest = plan.settings, plan.manifest
     preset = settings.resolved_preset
-    table = _facts("Plan (nothing was run or written)")
+    table = facts_table("Plan (nothing was run or written)")
     rows = f"{manifest.rows:,} in {manifest.shards:,} shards of up to {manifest.rows_per_shard}"
     table.add_row("manifest", manifest.uri)
     table.add_row("rows", rows)
@@ -68,7 +66,7 @@ def print_plan(plan: Plan, expected: Estimate | None, device: str) -> None:
         table.add_row("expected", f"{hours}; starting up not included")
         table.add_row("", f"({expected.basis})")
     table.add_row("fingerprint", plan.job.fingerprint[:16])
-    _console().print(table)
+    console().print(table)
 
 
 def print_waiting(holder: str) -> None:
@@ -83,82 +81,42 @@ def print_waiting(holder: str) -> None:
 
 def print_closing(summary: Summary, run: RunFolder) -> None:
     """How the run ended, and where its results are."""
-    table = _facts("Run " + summary.run_id)
+    table = facts_table("Run " + summary.run_id)
     table.add_row("done", f"{summary.done:,}")
     if summary.flagged:
-        table.add_row("  flagged", f"{summary.flagged:,}{_by_reason(summary.flagged_reasons)}")
-    table.add_row("rejected", f"{summary.rejected:,}{_by_reason(summary.rejected_reasons)}")
-    table.add_row("failed", f"{summary.failed:,}{_by_reason(summary.failed_reasons)}")
+        table.add_row("  flagged", f"{summary.flagged:,}{by_reason(summary.flagged_reasons)}")
+    table.add_row("rejected", f"{summary.rejected:,}{by_reason(summary.rejected_reasons)}")
+    table.add_row("failed", f"{summary.failed:,}{by_reason(summary.failed_reasons)}")
     if summary.rows_run:
         took = f"{summary.rows_run:,} rows in {duration(summary.seconds)}"
         table.add_row("this time", f"{took}, {summary.rate:.2f} row/s")
     table.add_row("results", run.results)
     table.add_row("report", f"dstc report {run.uri}")
-    _say_what_may_run_again(table, summary.failed, summary.flagged)
-    _console().print(table)
+    say_what_may_run_again(table, summary.failed, summary.flagged)
+    console().print(table)
 
 
-_STATES = {
-    "running": "running",
-    "finished": "finished",
-    "stopped": "stopped; the same command continues",
-    "broken": "broken; the same command continues",
-    "silent": "its driver has fallen silent; the same command continues, once it is surely gone",
-    "new": "no driver has said anything yet",
-}
-
-
-def print_status(status: Status) -> None:
-    """What `dstc status` shows."""
-    table = _facts("Run " + status.run_id)
-    since = f", heard of {duration(status.seconds_since)} ago" if status.seconds_since else ""
-    table.add_row("state", _STATES.get(status.state, status.state))
-    if status.driver and status.state != "finished":
-        table.add_row("driver", status.driver + since)
-    share = status.rows_ended / status.rows if status.rows else 1.0
-    table.add_row("rows", f"{status.rows_ended:,} of {status.rows:,} ({share:.1%})")
-    table.add_row("done", f"{status.done:,}")
-    if status.flagged:
-        table.add_row("  flagged", f"{status.flagged:,}{_by_reason(status.flagged_reasons)}")
-    table.add_row("rejected", f"{status.rejected:,}{_by_reason(status.rejected_reasons)}")
-    table.add_row("failed", f"{status.failed:,}{_by_reason(status.failed_reasons)}")
-    of_all = f" of {status.shards:,}" if status.shards else ""
-    table.add_row("shards", f"{status.shards_done:,}{of_all} finished")
-    if status.rate and status.seconds_left is not None:
-        end = datetime.datetime.now() + datetime.timedelta(seconds=status.seconds_left)
-        left = f"{duration(status.seconds_left)} left, until {end:%Y-%m-%d %H:%M}"
-        table.add_row("rate", f"{status.rate:.2f} row/s; {left}")
-    if status.actors_wanted is not None:
-        actors = f"{status.actors_running} running, {status.actors_wanted} wanted"
-        table.add_row("actors", f"{actors}, {status.actors_seen} seen")
-    if status.occupancy is not None:
-        table.add_row("slots busy", f"{status.occupancy:.0%}")
-    if status.state == "finished":
-        _say_what_may_run_again(table, status.failed, status.flagged)
-    _console().print(table)
-
-
-def _say_what_may_run_again(table: Table, failed: int, flagged: int) -> None:
+def say_what_may_run_again(table: Table, failed: int, flagged: int) -> None:
     if failed:
         table.add_row("again", "the same command with --retry failed")
     if flagged:
         table.add_row("again", "with --retry flagged: another seed, the better picture is kept")
 
 
-def _console() -> Console:
+def console() -> Console:
     console = Console()
     # Logs have no width: paths stay whole there, to be copied.
     return console if console.is_terminal else Console(width=400)
 
 
-def _facts(title: str) -> Table:
+def facts_table(title: str) -> Table:
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     return table
 
 
-def _by_reason(reasons: dict[str, int]) -> str:
+def by_reason(reasons: dict[str, int]) -> str:
     told = ", ".join(f"{reason} {number:,}" for reason, number in reasons.items())
     return f" ({told})" if told else ""
 

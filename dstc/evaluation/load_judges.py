@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from dstc.errors import SettingsError
 from dstc.evaluation.plan import Judging
-from dstc.store import storage, weights_bucket
+from dstc.store import retries, storage, weights_bucket
+from dstc.text import redact
 from dstc_engine.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -95,6 +96,6 @@ def _segmentation(text: str, device: torch.device) -> Segmentation | None:
 
 def _read(uri: str) -> bytes:
     try:
-        return storage.read_bytes(uri, storage.STEADY)
+        return storage.read_bytes(uri, retries.STEADY)
     except FileNotFoundError as error:
-        raise WeightsError(f"{storage.redact(uri)}: no such file; it holds weights") from error
+        raise WeightsError(f"{redact(uri)}: no such file; it holds weights") from error

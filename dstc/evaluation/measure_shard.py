@@ -29,9 +29,10 @@ from dstc.evaluation.plan import (
 )
 from dstc.evaluation.reference import CHUNK, read_reference
 from dstc.reporting.cards import manifest_folders
-from dstc.store import storage, weights_bucket
+from dstc.store import retries, storage, urls, weights_bucket
 from dstc.store.results import DONE, read_part
 from dstc.store.run_folder import RunFolder
+from dstc.text import describe, redact
 from dstc.worker.image_cache import PictureCache
 from dstc_engine.metrics import METRICS
 from dstc_engine.request import Picture
@@ -138,7 +139,7 @@ class MeasureShard:
         folder = self._folder_of(shard)
         rows: list[dict[str, Any]] = []
         features = _Features()
-        part = read_part(self._run, shard, patience=storage.STEADY)
+        part = read_part(self._run, shard, patience=retries.STEADY)
         # Of a large shard, losses as Python objects would fill the memory.
         results = part.drop_columns(["losses", "samples"]).to_pylist()
         for start in range(0, len(results), _ROWS_AT_ONCE):
@@ -159,7 +160,7 @@ class MeasureShard:
             try:
                 return read_pictures(self._run, self._task.judging, row, folder, self._pictures)
             except Exception as error:  # drivers of storage raise their own types
-                return storage.redact(f"{type(error).__name__}: {error}")
+                return describe(error)
 
         with ThreadPoolExecutor(_READERS) as pool:
             found = list(pool.map(read, rows))
@@ -194,7 +195,7 @@ class MeasureShard:
             try:
                 pictures = [reference.decode(n, judging.image_size, judging.fit) for n in some]
             except Exception as error:  # no set without all of its pictures
-                told = storage.redact(f"{type(error).__name__}: {error}")
+                told = describe(error)
                 raise JobError(f"--reference: {told}") from error
             described = self.judges.describe(pictures)
             assert described is not None, "chunks are asked for where something describes them"
@@ -262,7 +263,7 @@ def read_pictures(
 
     def place(column: str | None) -> str | None:
         uri = row.get(column) if column else None
-        return storage.resolve(uri, folder or "") if uri else None
+        return urls.resolve(uri, folder or "") if uri else None
 
     def given(column: str | None) -> Picture | None:
         uri = place(column)
@@ -270,7 +271,7 @@ def read_pictures(
 
     content, mask = given("content"), place(judging.masks)
     assert content is not None, "a row without content is not done"
-    result = _read(storage.join(run.uri, row["image"]))
+    result = _read(urls.join(run.uri, row["image"]))
     whole = np.ones(result.shape[:2], np.uint8)
     inside = image.fit_labels(whole, size, fit).astype(bool)
     return RowPictures(
@@ -349,7 +350,7 @@ def _span(inside: Any) -> slice:
 def _read(uri: str) -> Picture:
     from dstc_engine import image
 
-    return image.decode(storage.read_bytes(uri), storage.redact(uri))
+    return image.decode(storage.read_bytes(uri), redact(uri))
 
 
 def _without_nan(values: Mapping[str, float]) -> dict[str, float | None]:

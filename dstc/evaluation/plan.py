@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dstc.errors import RunFolderError
-from dstc.store import storage
+from dstc.store import retries, storage, urls
 from dstc.store.json_record import Record, read_record
 from dstc.store.results import read_part
 from dstc.store.run_folder import RunFolder
+from dstc.text import redact
 from dstc_engine.presets import Preset
 
 IDENTITY = b"dstc.evaluation"
@@ -79,7 +80,7 @@ def preset_of(job: Record, run: RunFolder) -> Preset:
     Raises:
         RunFolderError: there is no job.json, or none of this program.
     """
-    shown = storage.redact(run.uri)
+    shown = redact(run.uri)
     if job.problem:
         raise RunFolderError(
             f"output {shown}: job.json {job.problem}; expected a run folder of `dstc translate`"
@@ -98,17 +99,17 @@ def preset_of(job: Record, run: RunFolder) -> Preset:
 
 def metrics_part(run: RunFolder, shard: int) -> str:
     """URI of the measures of a shard."""
-    return storage.join(run.uri, "metrics", f"part-{shard:05d}.parquet")
+    return urls.join(run.uri, "metrics", f"part-{shard:05d}.parquet")
 
 
 def features_part(run: RunFolder, shard: int) -> str:
     """URI of the features of a shard's pictures, by which sets are compared."""
-    return storage.join(run.uri, "metrics", f"features-{shard:05d}.parquet")
+    return urls.join(run.uri, "metrics", f"features-{shard:05d}.parquet")
 
 
 def reference_part(run: RunFolder, number: int) -> str:
     """URI of the features of some pictures of the reference."""
-    return storage.join(run.uri, "metrics", f"reference-{number:05d}.parquet")
+    return urls.join(run.uri, "metrics", f"reference-{number:05d}.parquet")
 
 
 def read_metrics(run: RunFolder, shard: int) -> pa.Table | None:
@@ -137,7 +138,7 @@ def write_table(uri: str, table: pa.Table, identity: dict[str, Any]) -> None:
     sink = pa.BufferOutputStream()
     told = table.replace_schema_metadata({IDENTITY: json.dumps(identity).encode()})
     pq.write_table(told, sink, compression="zstd")
-    storage.write_bytes(uri, sink.getvalue().to_pybytes(), storage.STEADY)
+    storage.write_bytes(uri, sink.getvalue().to_pybytes(), retries.STEADY)
 
 
 def identity_of(table: pa.Table | None) -> Any:
@@ -158,7 +159,7 @@ def unmeasured(run: RunFolder, judging: Judging, shards: Sequence[int]) -> list[
     A shard's part of results changes when its rows are tried again; what it had measured says so
     itself, by the sum over the pictures it saw.
     """
-    names = set(storage.list_names(storage.join(run.uri, "metrics")))
+    names = set(storage.list_names(urls.join(run.uri, "metrics")))
 
     def is_measured(shard: int) -> bool:
         if f"part-{shard:05d}.parquet" not in names:

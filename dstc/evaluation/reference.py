@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dstc.errors import SettingsError
-from dstc.store import storage
+from dstc.store import retries, storage, urls
+from dstc.text import redact
 from dstc_engine.request import Picture
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Reference:
 
         given = self.pictures[number]
         if isinstance(given, str):
-            data = storage.read_bytes(storage.resolve(given, self.folder))
+            data = storage.read_bytes(urls.resolve(given, self.folder))
         else:
             data = given
         return image.fit(image.decode(data, f"picture {number} of the reference"), size, fit)
@@ -79,9 +80,9 @@ def read_reference(uri: str, where: Mapping[str, str]) -> Reference:
 
 @functools.lru_cache(maxsize=1)
 def _read_reference(uri: str, where: tuple[tuple[str, str], ...]) -> Reference:
-    shown = f"--reference {storage.redact(uri)}"
+    shown = f"--reference {redact(uri)}"
     try:
-        table = pq.read_table(pa.BufferReader(storage.read_bytes(uri, storage.STEADY)))
+        table = pq.read_table(pa.BufferReader(storage.read_bytes(uri, retries.STEADY)))
     except FileNotFoundError as error:
         raise SettingsError(f"{shown}: there is no such file") from error
     except pa.ArrowException as error:
@@ -104,7 +105,7 @@ def _read_reference(uri: str, where: tuple[tuple[str, str], ...]) -> Reference:
     table = table.take(pa.array(rows))
     has_styles = "style" in table.column_names
     styles = table["style"].to_pylist() if has_styles else [None] * len(table)
-    return Reference(table[columns[0]].to_pylist(), styles, storage.parent(uri))
+    return Reference(table[columns[0]].to_pylist(), styles, urls.parent(uri))
 
 
 def fit_classifier(reference: Reference, size: int, fit: str) -> tuple[StyleClassifier, float]:
@@ -128,7 +129,7 @@ def fit_classifier(reference: Reference, size: int, fit: str) -> tuple[StyleClas
     try:
         pictures = [reference.decode(number, size, fit) for number in known]
     except (PictureError, OSError) as error:
-        raise SettingsError(f"--reference: {storage.redact(str(error))}") from error
+        raise SettingsError(f"--reference: {redact(str(error))}") from error
     # By a step that does not divide: files often list styles in turns.
     held_out = set(np.random.default_rng(0).permutation(len(known))[::_HELD_OUT].tolist())
     fitted = [n for n in range(len(known)) if n not in held_out]

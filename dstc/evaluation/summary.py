@@ -23,7 +23,7 @@ from dstc.evaluation.plan import (
     read_table,
     reference_part,
 )
-from dstc.store import storage
+from dstc.store import retries, storage, urls
 from dstc.store.run_folder import RunFolder
 from dstc_engine.metrics import METRICS, SET_METRICS
 
@@ -94,7 +94,7 @@ def summarise(
         "sets": _compare_sets(run, judging, shards, reference_parts),
     }
     text = json.dumps(summary, indent=2) + "\n"
-    storage.write_bytes(storage.join(run.uri, "metrics.json"), text.encode(), storage.STEADY)
+    storage.write_bytes(urls.join(run.uri, "metrics.json"), text.encode(), retries.STEADY)
     return summary
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from dstc.errors import SettingsError
-from dstc.store import storage
+from dstc.store import urls
 from dstc_engine.presets import Preset, get_preset, with_fields
 from dstc_engine.weights.described import is_description
 
@@ -121,8 +121,8 @@ def _absolute_networks(key: str, text: str) -> str:
         return text
     names = [name.strip() for name in text.split(",")]
     for name in filter(is_description, names):
-        storage.refuse_credentials(name, key)
-    return ",".join(storage.absolute(n) if is_description(n) else n for n in names)
+        urls.refuse_credentials(name, key)
+    return ",".join(urls.absolute(n) if is_description(n) else n for n in names)
 
 
 def make_settings(**values: object) -> Settings:
@@ -141,13 +141,13 @@ def make_settings(**values: object) -> Settings:
         first = error.errors()[0]
         name = "--" + str(first["loc"][0]).replace("_", "-")
         raise SettingsError(f"{name}: found {first['input']!r}; {first['msg']}") from None
-    storage.refuse_credentials(settings.manifest, "manifest")
-    storage.refuse_credentials(settings.output, "output")
+    urls.refuse_credentials(settings.manifest, "manifest")
+    urls.refuse_credentials(settings.output, "output")
     assert settings.resolved_preset  # refuse a bad preset before anything else happens
     return settings.model_copy(
         update={
             "set": {key: _absolute_networks(key, text) for key, text in settings.set.items()},
-            "manifest": storage.absolute(settings.manifest),
-            "output": storage.absolute(settings.output).rstrip("/") or "/",
+            "manifest": urls.absolute(settings.manifest),
+            "output": urls.absolute(settings.output).rstrip("/") or "/",
         }
     )

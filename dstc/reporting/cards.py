@@ -14,14 +14,15 @@ from markupsafe import Markup
 
 from dstc.reporting import charts
 from dstc.reporting.flags import FLAGGED, flags_of
-from dstc.reporting.texts import shown, text_of
+from dstc.reporting.texts import text_of
 from dstc.reporting.throughput import finite
 from dstc.reporting.thumbnails import MAX_SIDE, Thumbnail, Thumbnails
-from dstc.store import storage
+from dstc.store import storage, urls
 from dstc.store.json_record import Record
 from dstc.store.manifest import TEXT_COLUMNS
 from dstc.store.results import RESERVED_COLUMNS
 from dstc.store.run_folder import RunFolder
+from dstc.text import shown
 
 # Up to so many pictures are inlined with such a side: a page of 200 rows of photographs stays below
 # ten megabytes. The first line is as large as they are ever shown.
@@ -137,12 +138,12 @@ def _make_card(
         uri = row.get(column)
         if not isinstance(uri, str) or not uri:
             return None
-        if folder is None and not (storage.is_url(uri) or uri.startswith("/")):
+        if folder is None and not (urls.is_url(uri) or uri.startswith("/")):
             return Thumbnail(problem="where the manifest lies is unknown")
-        return thumbnails.input(storage.resolve(uri, folder or ""))
+        return thumbnails.input(urls.resolve(uri, folder or ""))
 
     image = row.get("image")
-    result = thumbnails.result(storage.join(run.uri, image)) if isinstance(image, str) else None
+    result = thumbnails.result(urls.join(run.uri, image)) if isinstance(image, str) else None
     samples = [sample for sample in row.get("samples") or [] if sample]
     return Card(
         id=text["id"],
@@ -155,7 +156,7 @@ def _make_card(
         style=picture("style"),
         result=result,
         samples=[
-            (s["sample"], s["seed"], thumbnails.result(storage.join(run.uri, s["image"])))
+            (s["sample"], s["seed"], thumbnails.result(urls.join(run.uri, s["image"])))
             for s in samples[:most_samples]
         ],
         more_samples=max(0, len(samples) - most_samples),
@@ -181,7 +182,7 @@ def manifest_folders(job: Record) -> Callable[[int], str | None]:
         return lambda shard: None
     names = list(files)
     root = _manifest_root(uri)
-    folders = [storage.parent(storage.join(root, name)) for name in names]
+    folders = [urls.parent(urls.join(root, name)) for name in names]
     rows = [finite(file.get("rows")) if isinstance(file, dict) else None for file in files.values()]
     shards = list(accumulate(math.ceil((number or 0) / per_shard) for number in rows))
     return lambda shard: folders[min(bisect_right(shards, shard), len(folders) - 1)]
@@ -190,12 +191,12 @@ def manifest_folders(job: Record) -> Callable[[int], str | None]:
 def _manifest_root(uri: str) -> str:
     """What the names of a manifest's files are relative to."""
     if any(mark in uri for mark in "*?[") and not uri.startswith(("http://", "https://")):
-        return storage.parent(uri[: min(uri.index(mark) for mark in "*?[" if mark in uri)] + "x")
+        return urls.parent(uri[: min(uri.index(mark) for mark in "*?[" if mark in uri)] + "x")
     try:
         is_folder = storage.is_folder(uri)
     except Exception:  # the manifest may be long gone, or out of reach from here
         is_folder = not uri.endswith(".parquet")
-    return uri if is_folder else storage.parent(uri)
+    return uri if is_folder else urls.parent(uri)
 
 
 def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:

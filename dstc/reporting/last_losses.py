@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dstc.reporting.extremes import Extremes, ends_of
 from dstc.reporting.parts import THREADS, open_part
-from dstc.store import storage
+from dstc.store import retries
 from dstc.store.run_folder import RunFolder
 
 NAME = "loss structure"
@@ -33,7 +33,7 @@ def find_last_extremes(run: RunFolder, parts: Sequence[tuple[int, int]]) -> Extr
 
 def _read_ends(run: RunFolder, shard: int) -> list[tuple[float, int]]:
     try:
-        last = storage.with_retries(lambda: _last_structure(run, shard))
+        last = retries.with_retries(lambda: _last_structure(run, shard))
     except Exception:  # without this part, then
         return []
     return ends_of({NAME: last}).get(NAME, [])

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dstc.reporting.parts import THREADS, Numbering, by_part, open_part, take_rows
-from dstc.store import storage
+from dstc.store import retries
 from dstc.store.run_folder import RunFolder
 
 Array = npt.NDArray[np.float64]
@@ -118,7 +118,7 @@ def _read_chains(run: RunFolder, shard: int, offsets: Sequence[int]) -> list[Cha
             return [chain for batch in batches for chain in _chains(batch)]
 
     try:
-        return storage.with_retries(read)
+        return retries.with_retries(read)
     except Exception:  # it was there when it was counted; the bands are made of what can be read
         return []
 

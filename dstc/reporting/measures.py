@@ -17,7 +17,7 @@ import pyarrow as pa
 from dstc.evaluation.plan import metrics_part, read_metrics
 from dstc.reporting.extremes import Extremes, ends_of
 from dstc.reporting.parts import THREADS
-from dstc.store import storage
+from dstc.store import storage, urls
 from dstc.store.run_folder import RunFolder
 
 # Columns of the baselines: content and style picture handed in as if they were results.
@@ -82,7 +82,7 @@ def measures_of(
 def _measured(run: RunFolder, parts: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Those parts that were measured; none where nobody can tell."""
     try:
-        there = set(storage.list_names(storage.join(run.uri, "metrics")))
+        there = set(storage.list_names(urls.join(run.uri, "metrics")))
     except Exception:  # drivers raise their own types; the page is about the run
         return []
     return [part for part in parts if metrics_part(run, part[0]).rpartition("/")[2] in there]

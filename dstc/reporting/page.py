@@ -15,11 +15,11 @@ from dstc.reporting.chosen import Chosen
 from dstc.reporting.loss_bands import Bands
 from dstc.reporting.metrics_table import MetricsTable, better
 from dstc.reporting.tally import Miss, Reason, Tally
-from dstc.reporting.texts import rows_of, shown
+from dstc.reporting.texts import rows_of
 from dstc.reporting.throughput import Throughput, finite
-from dstc.store import storage
 from dstc.store.json_record import Record
 from dstc.store.results import DONE, FAILED, REJECTED, STATUSES
+from dstc.text import redact, shown
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Page:
         records = weights if isinstance(weights, list) else []
         return [
             {
-                name: storage.redact(value) if isinstance(value, str) else value
+                name: redact(value) if isinstance(value, str) else value
                 for name, value in record.items()
             }
             for record in records
@@ -97,7 +97,7 @@ class Page:
             rows += [("columns", ", ".join(f"{n} ({shown(t)})" for n, t in columns.items()))]
         if isinstance(files, dict):
             some = ", ".join(list(files)[:5]) + (", ..." if len(files) > 5 else "")
-            rows += [("files", f"{len(files):,}: {storage.redact(some)}")]
+            rows += [("files", f"{len(files):,}: {redact(some)}")]
         return rows
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dstc.store import storage
+from dstc.store import retries, storage
 from dstc.store.run_folder import RunFolder
 
 # A shard, and the number of a row in its part.
@@ -86,7 +86,7 @@ def _read_rows(run: RunFolder, shard: int, offsets: Sequence[int]) -> list[dict[
         return [{**r, "shard": shard, "offset": o} for r, o in zip(rows, offsets, strict=True)]
 
     try:
-        return storage.with_retries(read)
+        return retries.with_retries(read)
     except Exception:  # it was there when it was counted; the page shows what can be read
         return []
 

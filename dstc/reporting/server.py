@@ -13,7 +13,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from dstc.errors import SettingsError
-from dstc.reporting.texts import told
+from dstc.text import describe
 from dstc_engine.errors import DstcError
 
 HOST = "127.0.0.1"
@@ -62,7 +62,7 @@ class ReportServer(ThreadingHTTPServer):
         except DstcError as error:
             return HTTPStatus.SERVICE_UNAVAILABLE, _sorry(str(error))
         except Exception as error:  # the next reload may find it mended
-            return HTTPStatus.INTERNAL_SERVER_ERROR, _sorry(told(error))
+            return HTTPStatus.INTERNAL_SERVER_ERROR, _sorry(describe(error))
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Says nothing of browsers that hang up."""

@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 
 from dstc.reporting.flags import FLAGGED, flags_of, has_flags
 from dstc.reporting.parts import THREADS, Place, open_part
-from dstc.store import storage
+from dstc.store import retries
 from dstc.store.results import DONE, FAILED, REJECTED
 from dstc.store.run_folder import RunFolder
+from dstc.text import describe, redact
 
 # Rows by status that are named one by one, and rows that a reason is shown with.
 MAX_MISSES = 50
@@ -137,9 +138,9 @@ def _count_part(run: RunFolder, shard: int) -> _Part | str:
         return part
 
     try:
-        return storage.with_retries(count)
+        return retries.with_retries(count)
     except Exception as error:  # one broken part may not take the page down
-        told = storage.redact(f"{type(error).__name__}: {error}")
+        told = describe(error)
         return f"{run.part(shard).rpartition('/')[2]}: {told}"
 
 
@@ -181,4 +182,4 @@ def _count_flags(part: _Part, column: pa.Array, shard: int, first: int) -> None:
 
 
 def _text(value: object) -> str:
-    return "" if value is None else storage.redact(str(value))
+    return "" if value is None else redact(str(value))

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from dstc.store import storage
+from dstc.store import storage, urls
 from dstc.store.run_folder import RunFolder
 
 PHASES = ("fetch", "queue", "translate", "write")
@@ -76,12 +76,12 @@ class Throughput:
 
 def read_throughput(run: RunFolder) -> Throughput:
     """Reads the stats of a run, evenly spread ones where there are very many."""
-    folder = storage.join(run.uri, "stats")
+    folder = urls.join(run.uri, "stats")
     names = [name for name in storage.list_names(folder) if name.endswith(".json")]
     shown = min(len(names), MAX_SHARDS)
     chosen = [names[number * len(names) // shown] for number in range(shown)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        records = list(pool.map(lambda name: _read(storage.join(folder, name)), chosen))
+        records = list(pool.map(lambda name: _read(urls.join(folder, name)), chosen))
     shards = [shard for record in records if (shard := _shard(record)) is not None]
     running = sum(record.get("state") == "running" for record in records)
     return summarise(shards, found=len(names), read=len(chosen), running=running)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from dstc.errors import StorageError
-from dstc.store import storage
+from dstc.store import storage, urls
+from dstc.text import redact
 from dstc_engine import image
 from dstc_engine.errors import PictureError
 from dstc_engine.request import Picture
@@ -76,7 +77,7 @@ class Thumbnails:
     def _make(self, uri: str, fitted: bool) -> Thumbnail:
         place = _place(uri)
         if self._faults[place] >= _GIVE_UP_AFTER:
-            return Thumbnail(problem=f"not tried: {storage.redact(place)} did not answer")
+            return Thumbnail(problem=f"not tried: {redact(place)} did not answer")
         try:
             data = storage.read_bytes(uri)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -122,7 +123,7 @@ def _fitted(picture: Picture, size: int, mode: str) -> Picture:
 
 def _place(uri: str) -> str:
     """Protocol and host or bucket; all local files are one place."""
-    if not storage.is_url(uri):
+    if not urls.is_url(uri):
         return "local storage"
     protocol, _, rest = uri.partition("://")
     return f"{protocol}://{rest.partition('/')[0]}"

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from dstc.errors import StorageError
-from dstc.reporting.texts import shown, told
 from dstc.store import storage
+from dstc.text import describe, redact, shown
 
 MISSING = "is not there"
 
@@ -26,7 +26,7 @@ class Record:
     @cached_property
     def whole(self) -> str:
         """All of it as text."""
-        return storage.redact(json.dumps(self.values, indent=2, ensure_ascii=False))
+        return redact(json.dumps(self.values, indent=2, ensure_ascii=False))
 
     def part(self, key: str) -> Mapping[str, Any]:
         """An object inside it; empty when missing."""
@@ -53,7 +53,7 @@ def read_record(uri: str, name: str) -> Record:
             raise
         return Record(name, {}, f"is not readable JSON: {error}")
     except Exception as error:  # drivers raise their own types
-        raise StorageError(f"{storage.redact(uri)}: cannot be read: {told(error)}") from error
+        raise StorageError(f"{redact(uri)}: cannot be read: {describe(error)}") from error
     if not isinstance(values, dict):
         return Record(name, {}, f"holds {type(values).__name__}; expected an object")
     return Record(name, values)

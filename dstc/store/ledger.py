@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dstc.store import storage
+from dstc.store import retries, storage
 
 if TYPE_CHECKING:
     from dstc.store.run_folder import RunFolder
@@ -167,7 +167,7 @@ class Ledger:
             }
             return sorted(shard for shard, number in self._shards.items() if number in having)
 
-    def save(self, patience: storage.Patience = storage.PROMPT) -> None:
+    def save(self, patience: retries.Patience = retries.PROMPT) -> None:
         """Writes the ledger where anything changed since it was read or saved.
 
         Raises:

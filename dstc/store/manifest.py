@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 from array import array
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,12 +22,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ray.data.block import Block, BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
 from dstc.errors import ManifestError
-from dstc.store import storage
+from dstc.store import retries, storage, urls
 from dstc.store.duplicates import Duplicates, IdColumn, find_duplicates_in
+from dstc.text import describe, redact
 
 TEXT_COLUMNS = ("id", "content", "style", "prompt", "source_prompt", "mask")
 REQUIRED_COLUMNS = ("id", "content")
@@ -37,9 +34,6 @@ REQUIRED_COLUMNS = ("id", "content")
 _TEXT_TYPES = "string"
 _SEED_TYPES = "int64"
 
-# Rows decoded at a time while a reader looks for its shards; keeps manifests with heavy extra
-# columns out of memory.
-_READ_ROWS = 1024
 # Ids decoded at a time: about 2 MB.
 _ID_ROWS = 1 << 16
 # Shards that one read task yields. Parquet has no way into the middle of a row group: with one
@@ -220,7 +214,7 @@ def _compact(numbers: Numbers) -> Sequence[int]:
 
 
 def _read_ids(file: ManifestFile) -> Iterator[pa.Array]:
-    with _open_parquet(file.uri, file.name) as (parquet, _):
+    with open_parquet(file.uri, file.name) as (parquet, _):
         for batch in parquet.iter_batches(_ID_ROWS, columns=["id"]):
             yield batch.column(0)
 
@@ -241,7 +235,7 @@ def open_manifest(
             another type, or an extra column has a name that results use.
         StorageError: the URL cannot be used.
     """
-    uri = storage.absolute(uri)
+    uri = urls.absolute(uri)
     # Footers are small and far away: many at once.
     with ThreadPoolExecutor(16) as pool:
         footers = list(pool.map(lambda found: _read_footer(*found), _find_files(uri)))
@@ -264,7 +258,7 @@ def open_manifest(
         row += footer.rows
         shard += _shards_of(footer.rows, rows_per_shard)
     if not row:
-        raise ManifestError(f"{storage.redact(uri)}: the manifest has no rows; expected at least 1")
+        raise ManifestError(f"{redact(uri)}: the manifest has no rows; expected at least 1")
     rows = row if limit is None else min(row, limit)
     return Manifest(uri, tuple(files), schema, rows, rows_per_shard)
 
@@ -288,30 +282,30 @@ class _Footer:
 
 def _find_files(uri: str) -> list[tuple[str, str]]:
     """(URI, name relative to the manifest) of each file."""
-    shown = storage.redact(uri)
+    shown = redact(uri)
     try:
         if any(mark in uri for mark in "*?[") and not uri.startswith(("http://", "https://")):
             found = storage.glob_files(uri)
             if not found:
                 raise ManifestError(f"{shown}: no file matches")
             fixed = uri[: min(uri.index(mark) for mark in "*?[" if mark in uri)]
-            root = storage.parent(fixed + "x")
+            root = urls.parent(fixed + "x")
         elif storage.is_folder(uri):
             found, root = storage.find_files(uri, ".parquet"), uri
             if not found:
                 raise ManifestError(f"{shown}: the folder holds no .parquet file")
         elif storage.exists(uri):
-            found, root = [uri], storage.parent(uri)
+            found, root = [uri], urls.parent(uri)
         else:
             raise ManifestError(f"{shown}: there is no such manifest")
     except OSError as error:
-        raise ManifestError(f"{shown}: cannot be listed: {_reason(error)}") from error
+        raise ManifestError(f"{shown}: cannot be listed: {describe(error)}") from error
     root = root.rstrip("/") + "/"
     return [(file, file.removeprefix(root)) for file in found]
 
 
 def _read_footer(uri: str, name: str) -> _Footer:
-    with _open_parquet(uri, name) as (parquet, raw):
+    with open_parquet(uri, name) as (parquet, raw):
         size = raw.seek(0, 2)
         raw.seek(size - 8)
         length = int.from_bytes(raw.read(4), "little")
@@ -328,8 +322,8 @@ def _read_footer(uri: str, name: str) -> _Footer:
 
 
 @contextlib.contextmanager
-def _open_parquet(
-    uri: str, name: str, patience: storage.Patience = storage.PROMPT
+def open_parquet(
+    uri: str, name: str, patience: retries.Patience = retries.PROMPT
 ) -> Iterator[tuple[pq.ParquetFile, Any]]:
     """The Parquet file and the raw file below it; what goes wrong inside names the file."""
     try:
@@ -337,12 +331,8 @@ def _open_parquet(
             yield pq.ParquetFile(raw, pre_buffer=False), raw
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(
-            f"manifest file {name}: not a readable Parquet file: {_reason(error)}"
+            f"manifest file {name}: not a readable Parquet file: {describe(error)}"
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    return storage.redact(f"{type(error).__name__}: {error}")
 
 
 # --- columns --------------------------------------------------------------------------------------
@@ -420,147 +410,3 @@ def _normalised_field(file: str, field: pa.Field) -> pa.Field:
 
 
 # --- reading --------------------------------------------------------------------------------------
-
-
-def read_shards(shards: Iterable[Shard], schema: pa.Schema) -> Iterator[tuple[Shard, pa.Table]]:
-    """Reads shards of one file in one go.
-
-    Args:
-        shards: ascending, all of the same file.
-        schema: of the manifest; rows come in it, known columns normalised.
-
-    Raises:
-        ManifestError: the file cannot be read any more, or is another now.
-    """
-    waiting = deque(shards)
-    file = waiting[0].file
-    with _open_parquet(file.uri, file.name, storage.STEADY) as (parquet, _):
-        if parquet.metadata.num_rows != file.rows:
-            raise ManifestError(
-                f"manifest file {file.name}: found {parquet.metadata.num_rows} rows; expected the "
-                f"{file.rows} it had when the run was planned"
-            )
-        groups = [
-            parquet.metadata.row_group(index).num_rows
-            for index in range(parquet.metadata.num_row_groups)
-        ]
-        ends = list(itertools.accumulate(groups))
-        first_group = bisect_right(ends, waiting[0].start)
-        last_group = bisect_right(ends, waiting[-1].stop - 1)
-        row = ends[first_group] - groups[first_group]
-        parts: list[pa.RecordBatch] = []
-        for batch in parquet.iter_batches(
-            _READ_ROWS, row_groups=list(range(first_group, last_group + 1))
-        ):
-            stop = row + batch.num_rows
-            while waiting and waiting[0].start < stop:
-                shard = waiting[0]
-                low = max(shard.start - row, 0)
-                parts.append(batch.slice(low, min(shard.stop, stop) - row - low))
-                if shard.stop > stop:
-                    break
-                yield shard, pa.Table.from_batches(parts).select(schema.names).cast(schema)
-                parts = []
-                waiting.popleft()
-            row = stop
-            if not waiting:
-                return
-    assert not waiting, f"{file.name} ended before shard {waiting[0].number}"
-
-
-SHARD_SCHEMA = pa.schema(
-    [
-        ("shard", pa.int64()),
-        ("folder", pa.string()),
-        ("first_row", pa.int64()),
-        ("duplicates", pa.list_(pa.list_(pa.int64()))),
-        ("rows", pa.large_binary()),
-    ]
-)
-"""How a shard travels through Ray Data: as ONE row.
-
-Ray merges and splits blocks of rows by their size and by `batch_size`. A single row it can neither
-merge (`batch_size=1`) nor split, so one call of the actor is always one whole shard, and every
-column keeps its type. `folder` is what relative URIs start at; `duplicates` are (row, first row)
-pairs; `rows` is an Arrow stream.
-"""
-
-
-def pack_rows(rows: pa.Table) -> bytes:
-    """Rows as an Arrow stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows)
-    return bytes(sink.getvalue())
-
-
-def unpack_rows(data: bytes) -> pa.Table:
-    """The rows of `pack_rows`."""
-    with pa.ipc.open_stream(data) as reader:
-        return reader.read_all()
-
-
-class ManifestShards(Datasource):
-    """Ray Data source of the shards that are not done yet, one block of one row each.
-
-    Args:
-        manifest: the plan.
-        pending: numbers of the shards to read, ascending.
-        duplicates: of the whole manifest.
-    """
-
-    def __init__(self, manifest: Manifest, pending: Sequence[int], duplicates: Duplicates) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._manifest = manifest
-        self._pending = pending
-        self._duplicates = duplicates
-
-    @cached_property
-    def reads(self) -> list[ShardGroup]:
-        """Shards by read task."""
-        return list(self._manifest.groups(self._pending))
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Unknown: footers tell bytes of columns, not of rows."""
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        """One task for each of `reads`, whatever parallelism Ray would like."""
-        return [
-            ReadTask(
-                _Read(group, self._manifest.schema, self._duplicates_in(group)),
-                BlockMetadata(
-                    num_rows=len(group), size_bytes=None, input_files=None, exec_stats=None
-                ),
-                schema=SHARD_SCHEMA,
-                per_task_row_limit=per_task_row_limit,
-            )
-            for group in self.reads
-        ]
-
-    def _duplicates_in(self, group: ShardGroup) -> Duplicates:
-        last = group[-1]
-        return self._duplicates.between(group[0].first_row, last.first_row + last.rows)
-
-
-@dataclass(frozen=True)
-class _Read:
-    group: ShardGroup
-    schema: pa.Schema
-    duplicates: Duplicates
-
-    def __call__(self) -> Iterable[Block]:
-        for shard, rows in read_shards(self.group, self.schema):
-            duplicates = self.duplicates.within(shard.first_row, shard.first_row + shard.rows)
-            yield pa.table(
-                {
-                    "shard": [shard.number],
-                    "folder": [storage.parent(shard.file.uri)],
-                    "first_row": [shard.first_row],
-                    "duplicates": [duplicates],
-                    "rows": [pack_rows(rows)],
-                },
-                schema=SHARD_SCHEMA,
-            )

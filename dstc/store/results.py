@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ray.data.block import Block, BlockAccessor
-from ray.data.datasource import Datasink
 
-from dstc.store import storage
-from dstc.store.ledger import count_rows
-from dstc.store.manifest import pack_rows, unpack_rows
+from dstc.store import retries, storage
+from dstc.store.packed_rows import pack_rows, unpack_rows
 from dstc.store.run_folder import RunFolder
-from dstc.worker.row_count import blaming, tell
 from dstc_engine.losses import LOSS_NAMES
 
 if TYPE_CHECKING:
@@ -179,49 +175,12 @@ def _read_losses(steps: Sequence[Mapping[str, Any]]) -> list[StepLosses]:
     ]
 
 
-OUTPUT_SCHEMA = pa.schema(
-    [("shard", pa.int64()), ("rows", pa.large_binary()), ("has_rows_so_far", pa.bool_())]
-)
-"""How the results of a shard travel through Ray Data: as one row (see `manifest.SHARD_SCHEMA`).
-
-`has_rows_so_far`: there is a file of `save_rows_so_far` to be removed.
-"""
-
-
-class ResultParts(Datasink[int]):
-    """Ray Data sink: one part file for each shard, under a name that the shard alone decides.
-
-    A shard that Ray runs twice is written twice under one name, with the same rows.
-
-    Args:
-        run: whose parts. row_count: a `RowCount` actor to tell of them, or None.
-    """
-
-    def __init__(self, run: RunFolder, row_count: Any = None) -> None:
-        self._run = run
-        self._row_count = row_count
-
-    def write(self, blocks: Iterable[Block], ctx: object) -> int:
-        """Writes the parts of some shards; the number of rows written."""
-        written = 0
-        for block in blocks:
-            for record in BlockAccessor.for_block(block).to_arrow().to_pylist():
-                rows = unpack_rows(record["rows"])
-                with blaming(self._row_count):
-                    write_part(self._run, record["shard"], rows)
-                tell(self._row_count, "commit", record["shard"], count_rows(rows))
-                if record["has_rows_so_far"]:
-                    storage.remove(self._run.rows_so_far(record["shard"]))
-                written += rows.num_rows
-        return written
-
-
 def write_part(run: RunFolder, shard: int, rows: pa.Table) -> None:
     """Writes a shard's part whole; its images must be there already."""
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, compression="zstd")
     with storage.writing_output(run.part(shard)):
-        storage.write_bytes(run.part(shard), sink.getvalue().to_pybytes(), storage.STEADY)
+        storage.write_bytes(run.part(shard), sink.getvalue().to_pybytes(), retries.STEADY)
 
 
 def save_rows_so_far(run: RunFolder, shard: int, rows: pa.Table, offsets: Sequence[int]) -> None:
@@ -241,7 +200,7 @@ def save_rows_so_far(run: RunFolder, shard: int, rows: pa.Table, offsets: Sequen
 def read_rows_so_far(run: RunFolder, shard: int) -> tuple[pa.Table, list[int]] | None:
     """What `save_rows_so_far` kept last, or None."""
     try:
-        data = storage.read_bytes(run.rows_so_far(shard), storage.STEADY)
+        data = storage.read_bytes(run.rows_so_far(shard), retries.STEADY)
         rows = unpack_rows(data)
         offsets = json.loads(rows.schema.metadata[_OFFSETS])
     except (FileNotFoundError, pa.ArrowException, KeyError, ValueError, TypeError):
@@ -253,7 +212,7 @@ def read_part(
     run: RunFolder,
     shard: int,
     columns: Sequence[str] | None = None,
-    patience: storage.Patience = storage.PROMPT,
+    patience: retries.Patience = retries.PROMPT,
 ) -> pa.Table:
     """The result rows of a shard that is done.
 

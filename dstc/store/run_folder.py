@@ -13,29 +13,13 @@ summary.json  report.html
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
 import hashlib
-import importlib.metadata
-import json
-import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from dstc.errors import RunFolderError
-from dstc.planning.settings import Settings
-from dstc.store import storage
-from dstc.store.manifest import Manifest
+from dstc.store import storage, urls
 
 _PART = re.compile(r"part-(\d{5,})\.parquet")
-_FORMAT = 1
-# Differences that a refusal names before it says how many more there are.
-_SHOWN_DIFFERENCES = 6
 
 
 @dataclass(frozen=True)
@@ -51,37 +35,37 @@ class RunFolder:
     @property
     def job(self) -> str:
         """What the run is made with."""
-        return storage.join(self.uri, "job.json")
+        return urls.join(self.uri, "job.json")
 
     @property
     def results(self) -> str:
         """Folder of the result parts."""
-        return storage.join(self.uri, "results")
+        return urls.join(self.uri, "results")
 
     @property
     def summary(self) -> str:
         """Counts of the finished run."""
-        return storage.join(self.uri, "summary.json")
+        return urls.join(self.uri, "summary.json")
 
     @property
     def progress(self) -> str:
         """How far the run is."""
-        return storage.join(self.uri, "progress.json")
+        return urls.join(self.uri, "progress.json")
 
     @property
     def lease(self) -> str:
         """Which driver is at work."""
-        return storage.join(self.uri, "lease.json")
+        return urls.join(self.uri, "lease.json")
 
     @property
     def ledger(self) -> str:
         """Counts of finished shards."""
-        return storage.join(self.uri, "stats", "ledger.arrow")
+        return urls.join(self.uri, "stats", "ledger.arrow")
 
     @property
     def report(self) -> str:
         """The page that `dstc report` writes."""
-        return storage.join(self.uri, "report.html")
+        return urls.join(self.uri, "report.html")
 
     def image_name(self, row_id: str) -> str:
         """Path of a row's picture, relative to the run folder."""
@@ -101,20 +85,20 @@ class RunFolder:
 
     def image(self, row_id: str) -> str:
         """URI of a row's picture."""
-        return storage.join(self.uri, self.image_name(row_id))
+        return urls.join(self.uri, self.image_name(row_id))
 
     def part(self, shard: int) -> str:
         """URI of a shard's result rows."""
-        return storage.join(self.results, f"part-{shard:05d}.parquet")
+        return urls.join(self.results, f"part-{shard:05d}.parquet")
 
     def stats(self, shard: int) -> str:
         """URI of a shard's timings and attempts."""
-        return storage.join(self.uri, "stats", f"{shard:05d}.json")
+        return urls.join(self.uri, "stats", f"{shard:05d}.json")
 
     def rows_so_far(self, shard: int) -> str:
         """URI of the rows that have ended in a shard at work."""
         # Not a .parquet: a reader that takes all such files below the folder would count it twice.
-        return storage.join(self.uri, "stats", f"{shard:05d}.arrow")
+        return urls.join(self.uri, "stats", f"{shard:05d}.arrow")
 
     def parts(self) -> list[int]:
         """Numbers of the shards whose part exists, ascending."""
@@ -125,224 +109,3 @@ class RunFolder:
 def _spread(row_id: str) -> str:
     # Object stores split load by key prefix; ids often share theirs.
     return f"{hashlib.sha256(row_id.encode()).hexdigest()[:2]}/{row_id}.png"
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run as job.json holds it.
-
-    Attributes:
-        run: its folder.
-        run_id: names the run in logs and summaries.
-        identity: what must be the same for a rerun to continue this run.
-        fingerprint: over `identity`.
-        picture_fingerprint: over what decides a picture besides its own row; written into each PNG.
-        limits: every `--limit` the run was started with, this time's included, since one may have
-            cut a shard short.
-        record: job.json as a whole.
-    """
-
-    run: RunFolder
-    run_id: str
-    identity: Mapping[str, Any]
-    fingerprint: str
-    picture_fingerprint: str
-    limits: tuple[int, ...]
-    record: Mapping[str, Any]
-
-    def done_shards(self, manifest: Manifest) -> set[int]:
-        """Shards of the manifest whose part holds all their rows."""
-        done = {shard for shard in self.run.parts() if shard < manifest.shards}
-        # Only where an earlier limit ended can a part be shorter than its shard is now.
-        for limit in self.limits:
-            if limit >= manifest.rows:
-                continue
-            shard = dataclasses.replace(manifest, rows=limit).shards - 1
-            if shard in done and self._rows_of(shard) < manifest.shard(shard).rows:
-                done.discard(shard)
-        return done
-
-    def _rows_of(self, shard: int) -> int:
-        part = pa.BufferReader(storage.read_bytes(self.run.part(shard)))
-        return int(pq.read_metadata(part).num_rows)
-
-
-def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()) -> Job:
-    """What this run is, before anything is read or written in its folder.
-
-    Args:
-        settings: of the run.
-        manifest: planned.
-        weights: records of the networks' weights.
-    """
-    preset = dataclasses.asdict(settings.resolved_preset)
-    decisive: dict[str, Any] = {"weights": {record.name: record.sha256 for record in weights}}
-    # Of weights of the user's own, what their descriptions say decides pictures, too.
-    if described := {record.name: record.settings for record in weights if record.settings}:
-        decisive["described"] = described
-    engine = {
-        "kind": settings.engine,
-        "slots": settings.slots,
-        "precision": settings.precision,
-        "compile": settings.compile,
-    }
-    files = {str(file.pop("name")): file for file in manifest.identity()}
-    identity = _plain(
-        {
-            "preset": preset,
-            "seed": settings.seed,
-            **decisive,
-            "manifest": files,
-            "rows_per_shard": settings.rows_per_shard,
-            "samples_per_row": settings.samples_per_row,
-            "engine": engine,
-        }
-    )
-    fingerprint = _digest(identity)
-    # Gates judge pictures and change none.
-    deciding = {name: value for name, value in preset.items() if not name.startswith("gate_")}
-    run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{fingerprint[:6]}"
-    limits = (settings.limit,) if settings.limit else ()
-    return Job(
-        run=RunFolder(settings.output),
-        run_id=run_id,
-        identity=identity,
-        fingerprint=fingerprint,
-        picture_fingerprint=_digest(_plain({"preset": deciding, **decisive, "engine": engine})),
-        limits=limits,
-        record=_plain(
-            {
-                "format": _FORMAT,
-                "run_id": run_id,
-                "created": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}",
-                "fingerprint": fingerprint,
-                "settings": settings.model_dump(
-                    exclude={"address", "retry", "limit", "device", "auto_slots"}
-                ),
-                "preset": preset,
-                "weights": [dataclasses.asdict(record) for record in weights],
-                "manifest": {
-                    "uri": manifest.uri,
-                    "rows": sum(file.rows for file in manifest.files),
-                    "columns": {field.name: str(field.type) for field in manifest.schema},
-                    "files": files,
-                },
-                "identity": identity,
-                "limits": limits,
-                "versions": _versions(("dstc", "torch", "ray", "pyarrow")),
-            }
-        ),
-    )
-
-
-def existing_job(planned: Job) -> Job | None:
-    """The run that the folder holds already, or None when the folder is empty or missing.
-
-    Raises:
-        RunFolderError: the folder holds another run, or something that is no run.
-    """
-    run = planned.run
-    shown = storage.redact(run.uri)
-    try:
-        text = storage.read_bytes(run.job)
-    except OSError as error:
-        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-            raise _unusable(run, "read", error) from error
-        # A driver that ended right after it took the lease leaves that alone.
-        names = [name for name in storage.list_names(run.uri) if name != "lease.json"]
-        if names or (storage.exists(run.uri) and not storage.is_folder(run.uri)):
-            found = ", ".join(names[:3]) or "a file"
-            raise RunFolderError(
-                f"output {shown}: found {found}, and no job.json; expected an empty or new folder, "
-                "or one of this same run"
-            ) from None
-        return None
-    try:
-        record = json.loads(text)
-        identity, run_id = record["identity"], record["run_id"]
-        limits = [int(limit) for limit in record["limits"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(
-            f"{storage.redact(run.job)}: not a job.json of this program "
-            f"({type(error).__name__}: {error})"
-        ) from error
-    if different := list(_differences(identity, planned.identity)):
-        more = len(different) - _SHOWN_DIFFERENCES
-        raise RunFolderError(
-            f"output {shown} belongs to another run: "
-            + "; ".join(different[:_SHOWN_DIFFERENCES])
-            + (f"; and {more} more" if more > 0 else "")
-            + ". Give another output folder, or the same arguments to continue that run"
-        )
-    all_limits = tuple(dict.fromkeys([*limits, *planned.limits]))
-    return dataclasses.replace(planned, run_id=run_id, limits=all_limits, record=record)
-
-
-def recorded_slots(output: str) -> int | None:
-    """The slots that the run in a folder was begun with; None without a run that tells."""
-    try:
-        record = json.loads(storage.read_bytes(RunFolder(output).job))
-        return int(record["identity"]["engine"]["slots"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # `existing_job` says what is wrong with the folder, if anything is
-
-
-def open_or_create(planned: Job) -> Job:
-    """The folder's own run when it is this one, else a new run in an empty folder.
-
-    Raises:
-        RunFolderError: the folder holds another run, or something that is no run.
-    """
-    job = existing_job(planned)
-    if job is None:
-        _save(planned)
-        return planned
-    if list(job.limits) != list(job.record["limits"]):
-        job = dataclasses.replace(job, record={**job.record, "limits": list(job.limits)})
-        _save(job)
-    return job
-
-
-def _save(job: Job) -> None:
-    text = json.dumps(job.record, indent=2, ensure_ascii=False)
-    try:
-        storage.write_bytes(job.run.job, text.encode() + b"\n")
-    except OSError as error:
-        raise _unusable(job.run, "written", error) from error
-
-
-def _unusable(run: RunFolder, verb: str, error: OSError) -> RunFolderError:
-    told = storage.redact(f"{type(error).__name__}: {error}")
-    return RunFolderError(f"output {storage.redact(run.uri)} cannot be {verb}: {told}")
-
-
-def _differences(there: object, here: object, path: str = "") -> Iterable[str]:
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in dict.fromkeys([*there, *here]):
-            inner = f"{path}.{key}" if path else str(key)
-            yield from _differences(there.get(key), here.get(key), inner)
-    elif there != here:
-        yield f"{path}: there {_shown(there)}, here {_shown(here)}"
-
-
-def _shown(value: object) -> str:
-    return "nothing" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    # Through JSON once, so that tuples compare equal to what a saved job.json brings back.
-    return dict(json.loads(json.dumps(value)))
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _versions(packages: Iterable[str]) -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions

@@ -12,154 +12,34 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import itertools
 import os
 import posixpath
-import random
-import re
 import shutil
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any
 
 import fsspec
 
 from dstc.errors import OutputError, StorageError
+from dstc.store.retries import PROMPT, STEADY, Patience, note_moved, with_retries
+from dstc.store.urls import join, parent
+from dstc.text import describe, redact
 
-Result = TypeVar("Result")
-
-FIRST_PAUSE_S = 0.2
-LONGEST_PAUSE_S = 10.0
 # A peer that is gone without a word is found out after this; one that is only slow is waited for.
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long to keep trying.
-
-    Attributes:
-        seconds: no new attempt after them.
-        attempts: made in any case, however long each takes.
-        variable: environment variable that gives other seconds.
-    """
-
-    seconds: float
-    attempts: int = 3
-    variable: str | None = None
-
-    def until(self, start: float) -> float:
-        """When the seconds are over, on the clock of `start`."""
-        given = os.environ.get(self.variable) if self.variable else None
-        return start + (float(given) if given else self.seconds)
-
-
-# A person waits for the answer: a mistyped endpoint has to be told soon.
-PROMPT = Patience(5)
-# A picture that cannot be fetched costs its row only, and many threads may wait for one host.
-FETCH = Patience(60, variable="DSTC_FETCH_PATIENCE_S")
-# What is written, or read to go on, is hours of work: outages of a few minutes are sat out.
-STEADY = Patience(300, variable="DSTC_STORAGE_PATIENCE_S")
-
-# Errors that another attempt cannot mend. Everything else that storage raises (throttling, resets,
-# timeouts, 5xx) is tried again; their types differ from driver to driver.
-_PERMANENT = (
-    FileNotFoundError,
-    FileExistsError,
-    IsADirectoryError,
-    NotADirectoryError,
-    PermissionError,
-    ImportError,
-    TypeError,
-    ValueError,
-)
-_PERMANENT_NUMBERS = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSYS}
-)
-# Of drivers, by name: theirs are no subclasses of Python's own, and not all are installed.
-_PERMANENT_NAMES = frozenset(
-    {
-        "NoCredentialsError",
-        "PartialCredentialsError",
-        "CredentialRetrievalError",
-        "ProfileNotFound",
-        "ParamValidationError",
-        "InvalidRegionError",
-    }
-)
 # Folders are only names there, and asking to make one may try to make the bucket.
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "r2"})
-
-_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*(::|://)")
-_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
-_QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\"]*")
-
-
-def redact(text: str) -> str:
-    """The text without what may be secret in URLs: user and password, and everything after `?`."""
-    return _QUERY.sub(r"\1?...", _USER_INFO.sub("", text))
 
 
 def unanswered(uri: str, error: OSError) -> StorageError:
     """What to tell a person when storage fails at a file."""
-    told = redact(f"{type(error).__name__}: {error}")
-    return StorageError(f"{redact(uri)}: storage does not do what is asked of it: {told}")
-
-
-def refuse_credentials(url: str, what: str) -> None:
-    """Checks a URL that will be saved with the run.
-
-    Raises:
-        StorageError: it carries a user, a password or a query, which may be a signature.
-    """
-    if redact(url) != url:
-        raise StorageError(
-            f"{what} {redact(url)}: the URL carries credentials or a query, and it is saved with "
-            "the run; give credentials through the environment (AWS_ACCESS_KEY_ID, ...)"
-        )
-
-
-def carries_user(uri: str) -> bool:
-    """Whether a URI holds a user or a password."""
-    return _USER_INFO.search(uri) is not None
-
-
-def is_url(uri: str) -> bool:
-    """Whether the text names its protocol, as in `s3://bucket/key`."""
-    return _URL.match(uri) is not None
-
-
-def join(folder: str, *names: str) -> str:
-    """A path inside a folder; folders are local paths or URLs."""
-    return posixpath.join(folder, *names)
-
-
-def parent(uri: str) -> str:
-    """The folder that holds a file; "." for a bare local name."""
-    return posixpath.dirname(uri) or "."
-
-
-def resolve(uri: str, folder: str) -> str:
-    """A URI of a manifest as one that can be opened: relative ones start at `folder`."""
-    if is_url(uri) or uri.startswith("/"):
-        return uri
-    joined = join(folder, uri)
-    scheme, mark, path = joined.partition("://")
-    if mark and ".." in path.split("/"):
-        # Object stores have no folders to climb out of: S3 refuses such a key.
-        bucket, _, key = path.partition("/")
-        return f"{scheme}://{bucket}{posixpath.normpath('/' + key)}"
-    return joined
-
-
-def absolute(uri: str) -> str:
-    """Local paths made absolute, since workers run in other folders; URLs as they are."""
-    if uri.startswith("file://"):
-        uri = uri.removeprefix("file://")
-    return uri if is_url(uri) else str(Path(uri).expanduser().absolute())
+    return StorageError(
+        f"{redact(uri)}: storage does not do what is asked of it: {describe(error)}"
+    )
 
 
 def open_filesystem(uri: str) -> tuple[Any, str]:
@@ -208,74 +88,6 @@ def _s3_options() -> dict[str, Any]:
     }
 
 
-def _is_transient(error: Exception) -> bool:
-    if isinstance(error, _PERMANENT) or type(error).__name__ in _PERMANENT_NAMES:
-        return False
-    if isinstance(error, OSError) and error.errno in _PERMANENT_NUMBERS:
-        return False
-    status = getattr(error, "status", None)
-    if isinstance(status, int) and 400 <= status < 500:
-        return status in (408, 425, 429)
-    return True
-
-
-class Watcher(Protocol):
-    """Who wants to know what goes to and from storage."""
-
-    def moved(self, direction: str, size: int) -> None:
-        """So many bytes were "read" or "written"."""
-
-    def storage_retry(self) -> None:
-        """A call is tried again."""
-
-
-_watcher: Watcher | None = None
-
-
-def watch(watcher: Watcher | None) -> None:
-    """Tells this one from now on, in this process."""
-    global _watcher
-    _watcher = watcher
-
-
-def with_retries(
-    action: Callable[[], Result],
-    patience: Patience = PROMPT,
-    *,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
-) -> Result:
-    """Runs an action of storage, again after transient errors, with growing jittered pauses.
-
-    Args:
-        action: to be run; again and again it must do the same.
-        patience: how long to keep trying.
-        sleep, clock: of the system.
-
-    Raises:
-        OSError: what the action raised, at once when another attempt cannot mend it, else when
-            patience ended. A driver's own type is the cause of an OSError with its text.
-        ImportError, TypeError, ValueError: as the action raised them.
-    """
-    end = patience.until(clock())
-    pause = FIRST_PAUSE_S
-    for attempt in itertools.count(1):
-        try:
-            return action()
-        except Exception as error:
-            is_last = attempt >= patience.attempts and clock() + pause > end
-            if is_last or not _is_transient(error):
-                if isinstance(error, (OSError, *_PERMANENT)):
-                    raise
-                raise OSError(f"{type(error).__name__}: {error}") from error
-        if _watcher is not None:
-            _watcher.storage_retry()
-        # Jitter, so that a thousand workers that were throttled together do not return so.
-        sleep(random.uniform(0.5, 1.0) * pause)
-        pause = min(2 * pause, LONGEST_PAUSE_S)
-    raise AssertionError("the loop above only ends by return or raise")
-
-
 @contextlib.contextmanager
 def writing_output(uri: str) -> Iterator[None]:
     """Names what could not be written when storage gives up inside.
@@ -286,8 +98,7 @@ def writing_output(uri: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = redact(f"{type(error).__name__}: {error}")
-        raise OutputError(f"{redact(uri)} cannot be written: {told}") from error
+        raise OutputError(f"{redact(uri)} cannot be written: {describe(error)}") from error
 
 
 def is_about_one_file(error: BaseException | None) -> bool:
@@ -306,8 +117,7 @@ def read_bytes(uri: str, patience: Patience = PROMPT) -> bytes:
     """
     filesystem, path = open_filesystem(uri)
     data = bytes(with_retries(lambda: filesystem.cat_file(path), patience))
-    if _watcher is not None:
-        _watcher.moved("read", len(data))
+    note_moved("read", len(data))
     return data
 
 
@@ -394,8 +204,7 @@ def write_bytes(uri: str, data: bytes, patience: Patience = PROMPT) -> None:
         if _protocol(filesystem) not in _OBJECT_STORES:
             with_retries(lambda: filesystem.makedirs(parent(path), exist_ok=True), patience)
         with_retries(lambda: filesystem.pipe_file(path, data), patience)
-    if _watcher is not None:
-        _watcher.moved("written", len(data))
+    note_moved("written", len(data))
 
 
 def write_file(uri: str, source: Path, patience: Patience = STEADY) -> None:
@@ -414,8 +223,7 @@ def write_file(uri: str, source: Path, patience: Patience = STEADY) -> None:
         if _protocol(filesystem) not in _OBJECT_STORES:
             with_retries(lambda: filesystem.makedirs(parent(path), exist_ok=True), patience)
         with_retries(lambda: filesystem.put_file(str(source), path), patience)
-    if _watcher is not None:
-        _watcher.moved("written", source.stat().st_size)
+    note_moved("written", source.stat().st_size)
 
 
 def _copy_local(source: Path, path: Path) -> None:

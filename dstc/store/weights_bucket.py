@@ -13,8 +13,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dstc.store import storage
-from dstc.store.storage import is_url
+from dstc.store import retries, storage, urls
+from dstc.store.urls import is_url
 from dstc.store.weights_copy import answering, copy_in
 from dstc.store.weights_described import bring_described, sum_of_described
 from dstc_engine.errors import WeightsError
@@ -31,9 +31,9 @@ def bucket() -> str | None:
         StorageError: the URL carries credentials.
     """
     named = os.environ.get("DSTC_WEIGHTS", "")
-    if not storage.is_url(named):
+    if not urls.is_url(named):
         return None
-    storage.refuse_credentials(named, "DSTC_WEIGHTS")
+    urls.refuse_credentials(named, "DSTC_WEIGHTS")
     return named.rstrip("/")
 
 
@@ -43,7 +43,7 @@ def use(driver_bucket: str | None) -> None:
         os.environ["DSTC_WEIGHTS"] = driver_bucket
 
 
-def told_of(name: str, patience: storage.Patience = storage.PROMPT) -> dict[str, Any] | None:
+def told_of(name: str, patience: retries.Patience = retries.PROMPT) -> dict[str, Any] | None:
     """What the bucket says of weights, or None when it has none of this name.
 
     Raises:
@@ -52,7 +52,7 @@ def told_of(name: str, patience: storage.Patience = storage.PROMPT) -> dict[str,
     """
     source = bucket()
     assert source is not None, "asked only where there is a bucket"
-    uri = storage.join(source, f"{name}.json")
+    uri = urls.join(source, f"{name}.json")
     try:
         told = json.loads(storage.read_bytes(uri, patience))
     except FileNotFoundError:
@@ -86,7 +86,7 @@ def sums(preset: Preset) -> dict[str, str]:
     for url in _described_by_url(preset):
         found[url] = sum_of_described(url)
     if bucket() is not None:
-        told = _told_of_all(preset, storage.PROMPT)
+        told = _told_of_all(preset, retries.PROMPT)
         found |= {name: str(record["upstream_sha256"]) for name, record in told.items()}
     return found
 
@@ -108,7 +108,7 @@ def bring(preset: Preset) -> None:
     if source is None:
         return
     with answering(source):
-        told = _told_of_all(preset, storage.STEADY)
+        told = _told_of_all(preset, retries.STEADY)
     for name, record in told.items():
         _bring_one(source, name, record)
 
@@ -127,7 +127,7 @@ def bring_one(name: str) -> None:
     if source is None or not registry.find(name).is_published:
         return
     with answering(source):
-        told = told_of(name, storage.STEADY)
+        told = told_of(name, retries.STEADY)
     if told is None:
         raise WeightsError(
             f"no weights {name} in {source}; bring them with `dstc weights fetch {name}`"
@@ -143,9 +143,9 @@ def put(name: str) -> None:
     """
     source = bucket()
     assert source is not None, "asked only where there is a bucket"
-    storage.write_file(storage.join(source, f"{name}.safetensors"), fetch.converted(name))
+    storage.write_file(urls.join(source, f"{name}.safetensors"), fetch.converted(name))
     storage.write_bytes(
-        storage.join(source, f"{name}.json"), fetch.sidecar(name).read_bytes(), storage.STEADY
+        urls.join(source, f"{name}.json"), fetch.sidecar(name).read_bytes(), retries.STEADY
     )
 
 
@@ -153,7 +153,7 @@ def _described_by_url(preset: Preset) -> list[str]:
     return [name for name in registry.names_of(preset) if is_description(name) and is_url(name)]
 
 
-def _told_of_all(preset: Preset, patience: storage.Patience) -> dict[str, dict[str, Any]]:
+def _told_of_all(preset: Preset, patience: retries.Patience) -> dict[str, dict[str, Any]]:
     names = [w.name for w in registry.weights_of(preset) if w.is_published]
     told = {name: told_of(name, patience) for name in names}
     if missing := [name for name, record in told.items() if record is None]:
@@ -171,7 +171,7 @@ def _bring_one(source: str, name: str, told: dict[str, Any]) -> None:
             if _is_there(copy, note, told):  # another process of this node was at it
                 return
             note.unlink(missing_ok=True)
-            uri = storage.join(source, f"{name}.safetensors")
+            uri = urls.join(source, f"{name}.safetensors")
             try:
                 copy_in(uri, copy, told["sha256"])
             except FileNotFoundError as error:

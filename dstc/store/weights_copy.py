@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import IO
 
 from dstc.errors import JobError
-from dstc.store import storage
+from dstc.store import retries, storage
+from dstc.text import describe
 from dstc_engine.errors import WeightsError
 from dstc_engine.weights.folder import writing
 
@@ -33,7 +34,7 @@ def copy_in(uri: str, path: Path, sha256: str | None = None) -> None:
     part = path.with_name(f"{path.name}.part")
     digest = hashlib.sha256()
     try:
-        with answering(uri), storage.open_input(uri, storage.STEADY) as source:
+        with answering(uri), storage.open_input(uri, retries.STEADY) as source:
             with writing(path.parent), part.open("wb") as target:
                 while piece := _read(uri, source):
                     digest.update(piece)
@@ -61,7 +62,7 @@ def answering(uri: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        told = storage.redact(f"{type(error).__name__}: {error}")
+        told = describe(error)
         raise JobError(f"weights cannot be read from {uri}: {told}") from error
 
 

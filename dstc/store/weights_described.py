@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from dstc.store import storage
+from dstc.store import retries, storage, urls
 from dstc.store.weights_copy import answering, copy_in
 from dstc_engine.errors import WeightsError
 from dstc_engine.weights import places
@@ -30,7 +30,7 @@ def folder_of(url: str) -> Path:
     return places.local_copy(url).parent
 
 
-def bring_description(url: str, patience: storage.Patience = storage.STEADY) -> dict[str, Any]:
+def bring_description(url: str, patience: retries.Patience = retries.STEADY) -> dict[str, Any]:
     """Copies a description to this node, anew if it has changed; what it says.
 
     Raises:
@@ -98,7 +98,7 @@ def sum_of_described(url: str) -> str:
     Raises:
         As `bring_described`.
     """
-    return _sum_in(url, bring_description(url, storage.PROMPT)) or file_sha256(bring_described(url))
+    return _sum_in(url, bring_description(url, retries.PROMPT)) or file_sha256(bring_described(url))
 
 
 def _sum_in(url: str, told: dict[str, Any]) -> str | None:
@@ -116,12 +116,12 @@ def _file_of(url: str, told: dict[str, Any]) -> tuple[str, str]:
     name = told.get("file", f"{stem}.safetensors")
     if not isinstance(name, str) or posixpath.basename(name) != name or name in ("", ".", ".."):
         raise WeightsError(f"description {url}: file is {name!r}; expected a name without folders")
-    return name, storage.join(storage.parent(url), name)
+    return name, urls.join(urls.parent(url), name)
 
 
 def _version(uri: str, sha256: str | None) -> str:
     """What changes when a file in storage does, or what its description says of it."""
-    told = storage.facts_of(uri, storage.STEADY)
+    told = storage.facts_of(uri, retries.STEADY)
     known = ("size", "Size", "ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified")
     facts = {key: str(told[key]) for key in known if key in told}
     return json.dumps({**facts, "sha256": sha256}, sort_keys=True)

@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from typing import Any
 
-from dstc.store import storage
+from dstc.store import retries, storage
 from dstc.store.run_folder import RunFolder
 
 CAREFUL_AFTER = 2
@@ -90,7 +90,7 @@ class Attempt:
 
 def _read(uri: str) -> dict[str, Any]:
     try:
-        found = json.loads(storage.read_bytes(uri, storage.STEADY))
+        found = json.loads(storage.read_bytes(uri, retries.STEADY))
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -98,4 +98,4 @@ def _read(uri: str) -> dict[str, Any]:
 
 def _write(uri: str, values: dict[str, Any]) -> None:
     with storage.writing_output(uri):
-        storage.write_bytes(uri, json.dumps(values, indent=1).encode() + b"\n", storage.STEADY)
+        storage.write_bytes(uri, json.dumps(values, indent=1).encode() + b"\n", retries.STEADY)

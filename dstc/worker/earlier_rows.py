@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from dstc.store import storage
+from dstc.store import retries
 from dstc.store.results import (
     DONE,
     FAILED,
@@ -93,6 +93,6 @@ def rows_before(
 
 def _read_part(run: RunFolder, shard: int) -> pa.Table:
     try:
-        return read_part(run, shard, patience=storage.STEADY)
+        return read_part(run, shard, patience=retries.STEADY)
     except (FileNotFoundError, pa.ArrowException):
         return pa.table({})

@@ -11,7 +11,7 @@ from dstc.store import weights_bucket
 from dstc.worker.engine_thread import Engine
 
 if TYPE_CHECKING:
-    from dstc.worker.translate_shard import ShardTask
+    from dstc.worker.shard_task import ShardTask
     from dstc_engine.models import Models
 
 

@@ -15,7 +15,8 @@ from types import MappingProxyType
 import numpy as np
 
 from dstc.errors import StorageError
-from dstc.store import storage
+from dstc.store import storage, urls
+from dstc.text import carries_user, describe, redact
 from dstc.worker.image_cache import PictureCache
 from dstc_engine.errors import PictureError, RequestError
 from dstc_engine.request import Picture, TranslationRequest
@@ -171,7 +172,7 @@ def load_request(
             return _load_picture(column, uri, folder, read)
 
         cache = caches.get(column)
-        return cache.get(storage.resolve(uri, folder), fresh) if cache else fresh()
+        return cache.get(urls.resolve(uri, folder), fresh) if cache else fresh()
 
     content = load("content", row.content)
     style = load("style", row.style) if row.style else None
@@ -197,8 +198,8 @@ def load_request(
 def _load_picture(column: str, uri: str, folder: str, read: Callable[[str], bytes]) -> Picture:
     from dstc_engine import image  # brings torch, which the driver has no use for
 
-    shown = f"{column} {storage.redact(uri)}"
-    if storage.carries_user(uri):
+    shown = f"{column} {redact(uri)}"
+    if carries_user(uri):
         # Drivers repeat what they cannot read, so the password would end up in an error text.
         raise Rejected(
             "bad_uri",
@@ -206,15 +207,15 @@ def _load_picture(column: str, uri: str, folder: str, read: Callable[[str], byte
             "environment (AWS_ACCESS_KEY_ID, ...)",
         )
     try:
-        data = read(storage.resolve(uri, folder))
+        data = read(urls.resolve(uri, folder))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise Rejected("missing_picture", f"{shown}: there is no such file") from error
     except (StorageError, ValueError) as error:
-        raise Rejected("bad_uri", f"{shown}: {storage.redact(str(error))}") from error
+        raise Rejected("bad_uri", f"{shown}: {redact(str(error))}") from error
     except Exception as error:  # drivers raise their own types; none may take the shard down
-        told = storage.redact(f"{type(error).__name__}: {error}")
+        told = describe(error)
         raise Failed("fetch_error", f"{shown}: cannot be fetched: {told}") from error
     try:
         return image.decode(data, shown)
     except PictureError as error:
-        raise Rejected("unreadable_picture", storage.redact(str(error))) from error
+        raise Rejected("unreadable_picture", redact(str(error))) from error

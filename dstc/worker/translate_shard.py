@@ -13,48 +13,40 @@ without a word, as on a spot node, costs little more than the rows in its slots.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 import os
 import socket
 import threading
-import time
 import uuid
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from dstc.errors import OutputError
-from dstc.planning.settings import Settings
-from dstc.store import storage
-from dstc.store.manifest import pack_rows, unpack_rows
+from dstc.store import retries, storage
+from dstc.store.packed_rows import pack_rows, unpack_rows
 from dstc.store.results import (
     DONE,
-    FAILED,
-    OUTPUT_SCHEMA,
-    REJECTED,
     Outcome,
     Sample,
     result_table,
-    save_rows_so_far,
 )
-from dstc.store.run_folder import RunFolder
+from dstc.text import describe
 from dstc.worker import gates
 from dstc.worker.attempts import Attempt
-from dstc.worker.earlier_rows import RowsBefore, rows_before
+from dstc.worker.earlier_rows import rows_before
 from dstc.worker.engine_thread import Engine, EngineThread, Occupancy
 from dstc.worker.engines import make_engine_factory
 from dstc.worker.image_cache import PictureCache
+from dstc.worker.image_writer import ImageWriter
 from dstc.worker.prometheus import ActorMetrics
 from dstc.worker.row import (
     Failed,
-    Rejected,
     Row,
     check_row,
     derive_retry_seed,
@@ -62,6 +54,10 @@ from dstc.worker.row import (
     load_request,
 )
 from dstc.worker.row_count import BEAT_EVERY_S, blaming, tell
+from dstc.worker.row_outcome import failed_sample, outcome_of, settled
+from dstc.worker.shard_run import Clock, ShardRun
+from dstc.worker.shard_task import ShardTask
+from dstc.worker.write_results import OUTPUT_SCHEMA
 from dstc_engine.request import Translation, TranslationRequest
 
 log = logging.getLogger(__name__)
@@ -72,31 +68,9 @@ WRITE_THREADS = 4
 # Decoded pictures that rows share, by column: contents, each asked for a few times at most, may not
 # push out styles, which all rows ask for. A photograph of 12 megapixels takes 36 MB.
 CACHED_BYTES = {"content": 128 << 20, "style": 256 << 20, "mask": 64 << 20}
-# One small file for each shard at work; more often would cost more requests than it saves rows.
-SAVE_EVERY_S = 30.0
 
-_PHASES = ("fetch", "queue", "translate", "write")
 _OF_PICTURES = tuple(field.name for field in fields(Sample) if field.name != "sample")
 _KNOWN_COLUMNS = ("id", "content", "style", "prompt", "source_prompt", "mask", "seed")
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """What every actor of a run is made with; small, since Ray ships it to each.
-
-    Attributes:
-        settings: of the run. run: its folder. run_id, picture_fingerprint: of its job.
-        device: "cuda" or "cpu". cpu_threads: of torch in one actor; 0 leaves torch's own choice.
-        weights: the driver's bucket of weights, for actors whose node names no place of its own.
-    """
-
-    settings: Settings
-    run: RunFolder
-    run_id: str
-    picture_fingerprint: str
-    device: str = "cpu"
-    cpu_threads: int = 0
-    weights: str | None = None
 
 
 class TranslateShard:
@@ -121,9 +95,11 @@ class TranslateShard:
         # Containers give a fresh process the host and number of a dead one.
         self._process = f"{self._worker}:{uuid.uuid4().hex[:8]}"
         self._limits = gates.limits_of(task.settings.resolved_preset)
+        preset = task.settings.resolved_preset.name
+        self._images = ImageWriter(task.run, preset, task.picture_fingerprint)
         slots = task.settings.slots
         self._metrics = ActorMetrics(task.run_id)
-        storage.watch(self._metrics)
+        retries.watch(self._metrics)
         if make_engine is None:
             with blaming(row_count):
                 make_engine = make_engine_factory(task)
@@ -140,7 +116,7 @@ class TranslateShard:
         self._room_ahead = threading.Semaphore(slots + FETCH_THREADS)
         self._one_careful_row = threading.Lock()
         self._orders = itertools.count()
-        self._at_work: list[_ShardRun] = []
+        self._at_work: list[ShardRun] = []
         self._closed = threading.Event()
         threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
 
@@ -156,7 +132,7 @@ class TranslateShard:
     def _run_shard(self, batch: pa.Table) -> pa.Table:
         (record,) = batch.to_pylist()
         rows = unpack_rows(record["rows"])
-        shard = _ShardRun(
+        shard = ShardRun(
             number=record["shard"],
             order=next(self._orders),
             folder=record["folder"],
@@ -211,11 +187,11 @@ class TranslateShard:
                 try:
                     shard.save(self._task.run)
                 except OSError as error:  # a comfort, no duty: the rows are still in memory
-                    log.warning("shard %d: rows so far not kept: %s", shard.number, _told(error))
+                    log.warning("shard %d: rows so far not kept: %s", shard.number, describe(error))
             if self._closed.wait(BEAT_EVERY_S):
                 return
 
-    def _translate(self, shard: _ShardRun, rows: pa.Table) -> pa.Table:
+    def _translate(self, shard: ShardRun, rows: pa.Table) -> pa.Table:
         run, retry = self._task.run, self._task.settings.retry
         before = rows_before(run, shard.number, rows, shard.attempt.is_rerun, retry)
         kept, places = before.kept, before.places
@@ -231,7 +207,7 @@ class TranslateShard:
         order = pa.array([row_at[offset] for offset in range(rows.num_rows)], pa.int64())
         return pa.concat_tables([kept, new]).take(order)
 
-    def _outcomes(self, shard: _ShardRun, rows: pa.Table, offsets: Sequence[int]) -> list[Outcome]:
+    def _outcomes(self, shard: ShardRun, rows: pa.Table, offsets: Sequence[int]) -> list[Outcome]:
         known = rows.select([name for name in _KNOWN_COLUMNS if name in rows.schema.names])
         values = list(zip(offsets, known.to_pylist(), strict=True))
         if shard.attempt.is_careful:
@@ -243,19 +219,19 @@ class TranslateShard:
 
     # -- one row ---------------------------------------------------------------------------------
 
-    def _start_row(self, shard: _ShardRun, offset: int, values: dict[str, Any]) -> Future[Outcome]:
+    def _start_row(self, shard: ShardRun, offset: int, values: dict[str, Any]) -> Future[Outcome]:
         ended: Future[Outcome] = Future()
         before = shard.flagged.get(offset)
 
         def end(outcome: Outcome) -> None:
-            outcome = _settled(outcome, before)
+            outcome = settled(outcome, before)
             shard.end_row(offset, outcome)
             shard.tell(self._row_count, 1)
             ended.set_result(outcome)
 
         def fetch() -> None:
             place = _Place(self._room_ahead)
-            clock = _Clock(shard)
+            clock = Clock(shard)
             row: Row | None = None
             try:
                 row = self._check(shard, offset, values)
@@ -276,11 +252,11 @@ class TranslateShard:
                 ]
             except Exception as error:
                 place.leave()
-                end(_outcome_of(error, row, values))
+                end(outcome_of(error, row, values))
                 return
             _when_all(translations, lambda: self._writers.submit(write, row, translations, clock))
 
-        def write(row: Row, done: Sequence[Future[Translation]], clock: _Clock) -> None:
+        def write(row: Row, done: Sequence[Future[Translation]], clock: Clock) -> None:
             try:
                 clock.lap("translate")
                 outcome = self._keep(row, [translation.result() for translation in done], before)
@@ -289,17 +265,17 @@ class TranslateShard:
                 ended.set_exception(error)  # no fault of the row: the job ends
                 return
             except Exception as error:
-                outcome = _outcome_of(error, row, values)
+                outcome = outcome_of(error, row, values)
             end(outcome)
 
         self._fetchers.submit(fetch)
         return ended
 
-    def _run_carefully(self, shard: _ShardRun, offset: int, values: dict[str, Any]) -> Outcome:
+    def _run_carefully(self, shard: ShardRun, offset: int, values: dict[str, Any]) -> Outcome:
         """One row with nothing beside it, named before each stage that could end the process."""
         row: Row | None = None
         before = shard.flagged.get(offset)
-        clock = _Clock(shard)
+        clock = Clock(shard)
         with self._one_careful_row:
             try:
                 row = self._check(shard, offset, values)
@@ -329,19 +305,19 @@ class TranslateShard:
             except OutputError:
                 raise
             except Exception as error:
-                outcome = _outcome_of(error, row, values)
-        outcome = _settled(outcome, before)
+                outcome = outcome_of(error, row, values)
+        outcome = settled(outcome, before)
         shard.end_row(offset, outcome)
         shard.tell(self._row_count, 1)
         return outcome
 
-    def _check(self, shard: _ShardRun, offset: int, values: dict[str, Any]) -> Row:
+    def _check(self, shard: ShardRun, offset: int, values: dict[str, Any]) -> Row:
         number = shard.first_row + offset
         seed = self._task.settings.seed
         return check_row(values, number, seed, shard.duplicate_of.get(number))
 
     def _requests(
-        self, row: Row, shard: _ShardRun, before: Outcome | None
+        self, row: Row, shard: ShardRun, before: Outcome | None
     ) -> list[TranslationRequest]:
         """A request for each sample of a row; they share its pictures.
 
@@ -366,7 +342,7 @@ class TranslateShard:
         """
         for number, translation in enumerate(translations):
             if translation.status != DONE:
-                return _failure(row, number, translation)
+                return failed_sample(row, number, translation)
         verdict = gates.judge(translations[0].losses, self._limits)
         retry = before.retries + 1 if before else 0
         if before and not gates.is_better(verdict, gates.judge(before.losses, self._limits)):
@@ -374,7 +350,7 @@ class TranslateShard:
         first, *others = [
             Sample(
                 number,
-                *self._write(row, number, translation, retry),
+                *self._images.write(row, number, translation, retry),
                 seed=translation.seed,
                 steps=translation.steps,
                 restarts=translation.restarts,
@@ -392,124 +368,6 @@ class TranslateShard:
             samples=before.samples if before else others or None,
         )
 
-    def _write(
-        self, row: Row, number: int, translation: Translation, retry: int
-    ) -> tuple[str, str]:
-        """Writes the picture of a sample; its path in the run folder, and its sum."""
-        from dstc_engine import image
-
-        run = self._task.run
-        texts = {
-            "id": row.id,
-            "seed": str(translation.seed),
-            "preset": self._task.settings.resolved_preset.name,
-            "fingerprint": self._task.picture_fingerprint,
-        }
-        if number:
-            texts["sample"] = str(number)
-        if retry:
-            texts["retry"] = str(retry)
-        assert translation.picture is not None
-        data = image.encode_png(translation.picture, texts)
-        name = run.retry_name(row.id, retry) if retry else run.sample_name(row.id, number)
-        uri = storage.join(run.uri, name)
-        try:
-            with storage.writing_output(uri):
-                storage.write_bytes(uri, data, storage.STEADY)
-        except OutputError as error:
-            if not storage.is_about_one_file(error.__cause__):
-                raise
-            raise Failed("write_error", f"{name}: {_told(error.__cause__)}") from error
-        return name, hashlib.sha256(data).hexdigest()
-
-
-@dataclass(eq=False)
-class _ShardRun:
-    """One call: what the shard brings, and what is measured on the way."""
-
-    number: int
-    order: int
-    folder: str
-    attempt: Attempt
-    duplicate_of: dict[int, int]
-    first_row: int
-    metrics: ActorMetrics
-    started: float = field(default_factory=time.time)
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    ended: int = 0
-    flagged: Mapping[int, Outcome] = field(default_factory=dict)
-    has_saved: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    _rows: pa.Table = None
-    _kept: pa.Table = None
-    _kept_places: Sequence[int] = ()
-    _outcomes: dict[int, Outcome] = field(default_factory=dict)
-    _saved_outcomes: int = 0
-    _saved_at: float = field(default_factory=time.monotonic)
-    _may_save: bool = False
-
-    def start(self, rows: pa.Table, before: RowsBefore) -> None:
-        """The shard's manifest rows, and the result rows that stand already."""
-        with self.lock:
-            self._rows, self._kept, self._kept_places = rows, before.kept, before.places
-            self.flagged, self.has_saved = before.flagged, before.has_saved
-            self._may_save = True
-
-    def end_row(self, offset: int, outcome: Outcome) -> None:
-        """A row has ended."""
-        with self.lock:
-            self._outcomes[offset] = outcome
-        self.metrics.row_ended(outcome.status, outcome.reason)
-        samples = outcome.samples or ()
-        self.metrics.row_restarts(outcome.restarts + sum(sample.restarts for sample in samples))
-
-    def save(self, run: RunFolder) -> None:
-        """Keeps the rows that have ended, when it is time and there are new ones."""
-        with self.lock:
-            is_due = time.monotonic() - self._saved_at >= SAVE_EVERY_S
-            if not (self._may_save and is_due) or len(self._outcomes) == self._saved_outcomes:
-                return
-            outcomes = dict(self._outcomes)
-            self._saved_at, self._saved_outcomes = time.monotonic(), len(outcomes)
-            self.has_saved = True
-        offsets = list(outcomes)
-        new = result_table(
-            self._rows.take(pa.array(offsets, pa.int64())), [outcomes[o] for o in offsets]
-        )
-        rows = pa.concat_tables([self._kept, new])
-        save_rows_so_far(run, self.number, rows, [*self._kept_places, *offsets])
-
-    def stop_saving(self) -> bool:
-        """No file of rows so far from here on; whether there is one."""
-        with self.lock:
-            self._may_save = False
-            return self.has_saved
-
-    def spend(self, phase: str, seconds: float) -> None:
-        with self.lock:
-            self.seconds[phase] += seconds
-        self.metrics.spend(phase, seconds)
-
-    def tell(self, row_count: Any, rows: int) -> None:
-        with self.lock:
-            self.ended += rows
-            tell(row_count, "tell", self.number, self.ended)
-
-    def stats(self, results: pa.Table) -> dict[str, Any]:
-        statuses = results.column("status").to_pylist()
-        now = time.time()
-        return {
-            "rows": results.num_rows,
-            "status": dict(Counter(statuses)),
-            "reasons": dict(Counter(filter(None, results.column("reason").to_pylist()))),
-            "started": round(self.started, 3),
-            "ended": round(now, 3),
-            "seconds": {
-                "shard": round(now - self.started, 3),
-                **{phase: round(self.seconds[phase], 3) for phase in _PHASES},
-            },
-        }
-
 
 class _Place:
     """A place among the rows that wait in memory; left once, however often it is asked."""
@@ -524,19 +382,6 @@ class _Place:
             self._places = None
 
 
-class _Clock:
-    """Books the time since the last lap to a phase of the shard."""
-
-    def __init__(self, shard: _ShardRun) -> None:
-        self._shard = shard
-        self._last = time.monotonic()
-
-    def lap(self, phase: str) -> None:
-        now = time.monotonic()
-        self._shard.spend(phase, now - self._last)
-        self._last = now
-
-
 def _when_all(futures: Sequence[Future[Any]], then: Callable[[], object]) -> None:
     """Calls `then` once, when the last of them is done."""
     left = itertools.count(len(futures) - 1, -1)
@@ -544,45 +389,5 @@ def _when_all(futures: Sequence[Future[Any]], then: Callable[[], object]) -> Non
         future.add_done_callback(lambda _: then() if next(left) == 0 else None)
 
 
-def _failure(row: Row, number: int, translation: Translation) -> Outcome:
-    """A row one of whose samples failed; its numbers and losses are that sample's."""
-    error = translation.error
-    return Outcome(
-        FAILED,
-        translation.reason,
-        f"sample {number} (seed {translation.seed}): {error}" if number else error,
-        seed=row.seed,
-        steps=translation.steps,
-        restarts=translation.restarts,
-        seconds=translation.seconds,
-        slots=translation.slots,
-        losses=translation.losses,
-    )
-
-
-def _settled(outcome: Outcome, before: Outcome | None) -> Outcome:
-    """How a row ends: a flagged one whose other seed made no picture is what it was before."""
-    if before is None or outcome.status == DONE:
-        return outcome
-    retry = before.retries + 1
-    log.warning("%s: retry %d: %s: %s", before.image, retry, outcome.reason, outcome.error)
-    return replace(before, retries=retry)
-
-
 def _fetch(uri: str) -> bytes:
-    return storage.read_bytes(uri, storage.FETCH)
-
-
-def _outcome_of(error: Exception, row: Row | None, values: dict[str, Any]) -> Outcome:
-    seed = row.seed if row is not None else values.get("seed")
-    if isinstance(error, Rejected):
-        return Outcome(REJECTED, error.reason, str(error), seed=seed)
-    if isinstance(error, Failed):
-        return Outcome(FAILED, error.reason, str(error), seed=seed)
-    # A mistake of ours; the shard's other rows are not to suffer for it.
-    log.error("row %r", values.get("id"), exc_info=error)
-    return Outcome(FAILED, "internal_error", _told(error), seed=seed)
-
-
-def _told(error: BaseException | None) -> str:
-    return storage.redact(f"{type(error).__name__}: {error}")
+    return storage.read_bytes(uri, retries.FETCH)

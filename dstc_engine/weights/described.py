@@ -22,15 +22,12 @@ import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dstc_engine.diffusion.schedule import NoiseSchedule
 from dstc_engine.diffusion.unet_config import UNetConfig
 from dstc_engine.errors import WeightsError
 from dstc_engine.weights import places
-
-if TYPE_CHECKING:
-    from dstc_engine.weights.record import Weights
 
 _ENDINGS = (".json", ".yaml", ".yml")
 _FILE_ENDINGS = (".safetensors", ".pt")
@@ -49,29 +46,6 @@ def is_description(name: str) -> bool:
 def description_path(name: str) -> Path:
     """Where a description lies on this machine."""
     return places.local_copy(name) if "://" in name else Path(name)
-
-
-def open_described(name: str) -> Weights:
-    """The weights behind a description.
-
-    Raises:
-        WeightsError: it is missing, or not a description.
-    """
-    from dstc_engine.weights.record import Weights
-
-    path = description_path(name)
-    told = read_description(path)
-    return Weights(
-        name=name,
-        kind=kind_of(told),
-        file=file_of(path, told),
-        source=str(told.get("about", "the user's own")),
-        about=str(told.get("about", "")),
-        sha256=told.get("sha256"),
-        licence=str(told.get("licence", "not told")),
-        described=str(path),
-        settings=settings_of(told),
-    )
 
 
 def file_of(path: Path, told: Mapping[str, Any]) -> str:

@@ -9,6 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from dstc_engine.weights import places
+from dstc_engine.weights.described import (
+    description_path,
+    file_of,
+    kind_of,
+    read_description,
+    settings_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +77,29 @@ class Weights:
             WeightsError: the description cannot be read.
         """
         if self.described is not None:
-            from dstc_engine.weights.described import read_description
-
             return read_description(Path(self.described))
         found: dict[str, Any] = json.loads(
             (places.SHIPPED / self.file).with_suffix(".json").read_text()
         )
         return found
+
+
+def open_described(name: str) -> Weights:
+    """The weights behind a description.
+
+    Raises:
+        WeightsError: it is missing, or not a description.
+    """
+    path = description_path(name)
+    told = read_description(path)
+    return Weights(
+        name=name,
+        kind=kind_of(told),
+        file=file_of(path, told),
+        source=str(told.get("about", "the user's own")),
+        about=str(told.get("about", "")),
+        sha256=told.get("sha256"),
+        licence=str(told.get("licence", "not told")),
+        described=str(path),
+        settings=settings_of(told),
+    )

@@ -31,7 +31,7 @@ from dstc_engine.presets import Preset
 from dstc_engine.weights import described, places
 from dstc_engine.weights.places import weights_folder
 from dstc_engine.weights.published import PUBLISHED
-from dstc_engine.weights.record import Weights
+from dstc_engine.weights.record import Weights, open_described
 
 __all__ = [
     "REGISTRY",
@@ -86,7 +86,7 @@ def find(name: str, kind: str = "") -> Weights:
     """
     found = REGISTRY.get(name)
     if found is None and described.is_description(name):
-        found = described.open_described(name)
+        found = open_described(name)
     if found is not None:
         if kind and found.kind and found.kind != kind:
             others = ", ".join(w.name for w in REGISTRY.values() if w.kind == kind)

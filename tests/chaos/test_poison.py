@@ -13,10 +13,13 @@ import pyarrow.parquet as pq
 import dstc_engine.guidance.guide  # noqa: F401  (imported once, before the copies, each of which needs it)
 from dstc.planning.settings import make_settings
 from dstc.store.duplicates import find_duplicates
-from dstc.store.manifest import ManifestShards, open_manifest, unpack_rows
+from dstc.store.manifest import open_manifest
+from dstc.store.packed_rows import unpack_rows
 from dstc.store.results import write_part
 from dstc.store.run_folder import RunFolder
-from dstc.worker.translate_shard import ShardTask, TranslateShard
+from dstc.worker.read_shards import ManifestShards
+from dstc.worker.shard_task import ShardTask
+from dstc.worker.translate_shard import TranslateShard
 from dstc_engine.fake import FakeEngine
 from dstc_engine.presets import TINY64
 from dstc_engine.request import TranslationRequest

@@ -10,9 +10,12 @@ from typing import Any
 import pyarrow as pa
 
 from dstc.planning.settings import make_settings
-from dstc.store.manifest import SHARD_SCHEMA, ManifestShards, open_manifest, unpack_rows
+from dstc.store.manifest import open_manifest
+from dstc.store.packed_rows import unpack_rows
 from dstc.store.run_folder import RunFolder
-from dstc.worker.translate_shard import ShardTask, TranslateShard
+from dstc.worker.read_shards import SHARD_SCHEMA, ManifestShards
+from dstc.worker.shard_task import ShardTask
+from dstc.worker.translate_shard import TranslateShard
 
 Write = Callable[..., Path]
 Columns = Callable[[int], dict[str, list[Any]]]

@@ -14,7 +14,7 @@ import torch
 from dstc.evaluation.measure_shard import SCHEMA, MeasureShard, MeasureTask
 from dstc.evaluation.plan import Judging, features_part, metrics_part, unmeasured
 from dstc.evaluation.summary import print_summary, summarise
-from dstc.store import storage
+from dstc.store import retries, storage
 from dstc.store.run_folder import RunFolder
 from dstc_engine.image import fit
 from dstc_engine.metrics.judges import Judges
@@ -124,7 +124,7 @@ def test_a_picture_that_rows_share_is_fetched_once(
     )
     read, asked = storage.read_bytes, list[str]()
 
-    def counted(uri: str, *patience: storage.Patience) -> bytes:
+    def counted(uri: str, *patience: retries.Patience) -> bytes:
         asked.append(uri)
         return read(uri, *patience)
 

@@ -15,16 +15,10 @@ from hypothesis import strategies as st
 
 from dstc.errors import ManifestError
 from dstc.store.duplicates import Duplicates
-from dstc.store.manifest import (
-    SHARDS_PER_READ,
-    Manifest,
-    ManifestFile,
-    ManifestShards,
-    open_manifest,
-    read_shards,
-    unpack_rows,
-)
+from dstc.store.manifest import SHARDS_PER_READ, Manifest, ManifestFile, open_manifest
+from dstc.store.packed_rows import unpack_rows
 from dstc.store.results import RESERVED_COLUMNS
+from dstc.worker.read_shards import ManifestShards, read_shards
 
 Write = Callable[..., Path]
 

@@ -4,12 +4,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from dstc.store.manifest import pack_rows
+from dstc.store.packed_rows import pack_rows
 from dstc.store.results import (
-    OUTPUT_SCHEMA,
     RESERVED_COLUMNS,
     Outcome,
-    ResultParts,
     Sample,
     read_outcome,
     read_part,
@@ -19,6 +17,7 @@ from dstc.store.results import (
     save_rows_so_far,
 )
 from dstc.store.run_folder import RunFolder
+from dstc.worker.write_results import OUTPUT_SCHEMA, ResultParts
 from dstc_engine.losses import LOSS_NAMES
 from dstc_engine.request import StepLosses
 

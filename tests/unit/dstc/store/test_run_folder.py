@@ -10,16 +10,11 @@ import pyarrow as pa
 import pytest
 
 from dstc.errors import RunFolderError
+from dstc.planning.run_identity import Job, existing_job, open_or_create, plan_job
 from dstc.planning.settings import make_settings
 from dstc.store.manifest import open_manifest
 from dstc.store.results import Outcome, result_table, write_part
-from dstc.store.run_folder import (
-    Job,
-    RunFolder,
-    existing_job,
-    open_or_create,
-    plan_job,
-)
+from dstc.store.run_folder import RunFolder
 from dstc_engine.presets import TINY64
 
 Write = Callable[..., Path]
@@ -161,7 +156,7 @@ def test_every_limit_is_remembered_since_each_may_have_cut_a_shard(
 ) -> None:
     first = open_or_create(plan(limit=2))
     finish(first.run, 0, ["done", "done"])
-    # The job goes on from what it found, as `dstc.translate.what_is_left` does.
+    # The job goes on from what it found, as `dstc.planning.plan.what_is_left` does.
     found = existing_job(plan(limit=6))
     assert found is not None
     second = open_or_create(found)

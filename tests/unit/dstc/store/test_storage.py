@@ -11,8 +11,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from dstc.errors import StorageError
-from dstc.store import storage
-from dstc.store.storage import Patience
+from dstc.store import retries, storage, urls
+from dstc.store.retries import Patience
+from dstc.text import redact
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ from dstc.store.storage import Patience
     ],
 )
 def test_relative_uris_start_at_the_folder(uri: str, folder: str, expected: str) -> None:
-    assert storage.resolve(uri, folder) == expected
+    assert urls.resolve(uri, folder) == expected
 
 
 @pytest.mark.parametrize(
@@ -40,12 +41,12 @@ def test_relative_uris_start_at_the_folder(uri: str, folder: str, expected: str)
     ],
 )
 def test_redact_takes_out_credentials_and_signatures(text: str, expected: str) -> None:
-    assert storage.redact(text) == expected
+    assert redact(text) == expected
 
 
 def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
     with pytest.raises(StorageError) as refusal:
-        storage.refuse_credentials("s3://key:secret@bucket/run", "output")
+        urls.refuse_credentials("s3://key:secret@bucket/run", "output")
     assert "secret" not in str(refusal.value)
 
 
@@ -96,7 +97,7 @@ def failing(error: Exception, times: int = 10**9) -> tuple[Callable[[], str], li
 
 
 def retry(action: Callable[[], str], patience: Patience, clock: Clock) -> str:
-    return storage.with_retries(action, patience, sleep=clock.sleep, clock=lambda: clock.now)
+    return retries.with_retries(action, patience, sleep=clock.sleep, clock=lambda: clock.now)
 
 
 def test_transient_errors_are_tried_again_with_growing_pauses() -> None:
@@ -104,7 +105,7 @@ def test_transient_errors_are_tried_again_with_growing_pauses() -> None:
     action, calls = failing(ConnectionError(), times=9)
     assert retry(action, Patience(300), clock) == "done"
     assert calls == [10]
-    assert clock.pauses[0] <= storage.FIRST_PAUSE_S < max(clock.pauses) <= storage.LONGEST_PAUSE_S
+    assert clock.pauses[0] <= retries.FIRST_PAUSE_S < max(clock.pauses) <= retries.LONGEST_PAUSE_S
 
 
 @pytest.mark.parametrize("seconds", [0.0, 5.0, 300.0])
@@ -114,7 +115,7 @@ def test_patience_ends_after_its_seconds_and_never_before_three_attempts(seconds
     with pytest.raises(TimeoutError):
         retry(action, Patience(seconds), clock)
     assert calls[0] >= 3
-    assert seconds - storage.LONGEST_PAUSE_S <= clock.now <= max(seconds, 1.0)
+    assert seconds - retries.LONGEST_PAUSE_S <= clock.now <= max(seconds, 1.0)
 
 
 def test_an_environment_variable_changes_patience(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from dstc.worker.prometheus import (
     Metric,
 )
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 class Notes:

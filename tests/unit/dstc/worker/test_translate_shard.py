@@ -24,7 +24,8 @@ from dstc.worker import translate_shard
 from dstc.worker.attempts import Attempt
 from dstc.worker.engine_thread import Engine
 from dstc.worker.row import derive_seed
-from dstc.worker.translate_shard import ShardTask, make_engine_factory
+from dstc.worker.shard_task import ShardTask
+from dstc.worker.translate_shard import make_engine_factory
 from dstc_engine.errors import PresetError, WeightsError
 from dstc_engine.fake import FakeEngine
 from dstc_engine.presets import TINY64

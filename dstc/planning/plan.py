@@ -1,0 +1,121 @@
+"""What a run will do, from the manifest's footers and what the run folder holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dstc.planning.run_identity import Job, existing_job, plan_job
+from dstc.planning.settings import Settings
+from dstc.ray_session import (
+    cluster_address,
+)
+from dstc.store import weights_bucket
+from dstc.store.duplicates import Duplicates
+from dstc.store.ledger import Ledger
+from dstc.store.manifest import Manifest, open_manifest
+from dstc.store.results import RESERVED_COLUMNS
+
+if TYPE_CHECKING:
+    from dstc_engine.weights.registry import Weights
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    Attributes:
+        settings: of the run. manifest: checked. job: what the run is, new or continued.
+        duplicates: rows whose id an earlier row has.
+        pending: numbers of the shards to run, ascending.
+        rows_done: rows of the shards that are not pending.
+        is_new: the run folder does not exist yet.
+        ledger: counts of the shards that are not pending.
+        weights: records of the networks' weights.
+    """
+
+    settings: Settings
+    manifest: Manifest
+    job: Job
+    duplicates: Duplicates
+    pending: Sequence[int]
+    rows_done: int
+    is_new: bool
+    ledger: Ledger
+    weights: Sequence[Weights]
+
+
+def make_plan(settings: Settings) -> Plan:
+    """Checks everything that can be checked before anything is written or started.
+
+    Raises:
+        UserError: arguments, manifest, weights or output folder that cannot be used.
+    """
+    weights = _weights_of(settings) if settings.engine == "guided" else []
+    manifest = open_manifest(
+        settings.manifest,
+        settings.rows_per_shard,
+        limit=settings.limit,
+        reserved=RESERVED_COLUMNS,
+    )
+    planned = plan_job(settings, manifest, weights)
+    plan = Plan(
+        settings=settings,
+        manifest=manifest,
+        job=planned,
+        duplicates=manifest.duplicates(),
+        pending=[],
+        rows_done=0,
+        is_new=True,
+        ledger=Ledger(planned.run),
+        weights=weights,
+    )
+    return what_is_left(plan)
+
+
+def what_is_left(plan: Plan) -> Plan:
+    """The plan, with what the run folder holds at this moment.
+
+    Raises:
+        RunFolderError: the folder belongs to another run, or cannot be read.
+    """
+    manifest = plan.manifest
+    existing = existing_job(plan.job)
+    job, done, ledger = existing or plan.job, set[int](), Ledger(plan.job.run)
+    if existing:
+        done = existing.done_shards(manifest)
+        ledger = Ledger.open(job.run)
+    if existing and plan.settings.retry:
+        ledger.complete(done)
+        retry_flagged = plan.settings.retry == "flagged"
+        done -= set(ledger.flagged_shards() if retry_flagged else ledger.failed_shards())
+    pending = manifest.shards_without(done)
+    ledger.forget(pending)
+    return dataclasses.replace(
+        plan,
+        job=job,
+        pending=pending,
+        rows_done=manifest.rows_of(done),
+        is_new=existing is None,
+        ledger=ledger,
+    )
+
+
+def _weights_of(settings: Settings) -> list[Weights]:
+    """The weights of the preset, each with its sum, since a run is told apart by them."""
+    from dstc_engine.weights import fetch, registry
+
+    preset = settings.resolved_preset
+    sums = weights_bucket.sums(preset)
+    # Other known sums are checked by the actors, where the files are needed. Here too when the
+    # actors run here: a missing file then shows at once, not after Ray has started.
+    is_here = not cluster_address(settings.address)
+    if is_here and weights_bucket.bucket() is None:
+        fetch.require(preset)
+    found = []
+    for weights in registry.weights_of(preset):
+        sha256 = sums.get(weights.name) or (None if is_here else weights.sha256)
+        found.append(dataclasses.replace(weights, sha256=sha256 or fetch.upstream_sum(weights)))
+    return found

@@ -1,0 +1,98 @@
+"""How many actors a run has, and on what."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import ray
+import ray.data
+
+from dstc.errors import SettingsError
+from dstc.planning.plan import Plan
+from dstc.planning.settings import Settings
+from dstc.ray_session import (
+    cluster_address,
+)
+from dstc.store import weights_bucket
+from dstc.worker.shard_task import ShardTask
+
+if TYPE_CHECKING:
+    pass
+
+# Actors on one machine without GPUs, unless --actors says otherwise.
+CPU_ACTORS = 4
+
+
+# A CPU actor keeps a core busy, and asks a cluster for half of one: enough to be spread over nodes
+# and kept off a head that offers none, and on full nodes there is room for reads and writes.
+_ACTOR_CPUS = 0.5
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The actors of a run.
+
+    Attributes:
+        fewest, actors: how many; where they differ, as many of them as the cluster has room for.
+        device: "cuda" or "cpu". cpu_threads: of torch in each, 0 for its own choice.
+        cpus: what each asks Ray for.
+    """
+
+    fewest: int
+    actors: int
+    device: str
+    cpu_threads: int
+    cpus: float
+
+    def task(self, plan: Plan) -> ShardTask:
+        """What each actor is made with."""
+        return ShardTask(
+            settings=plan.settings,
+            run=plan.job.run,
+            run_id=plan.job.run_id,
+            picture_fingerprint=plan.job.picture_fingerprint,
+            device=self.device,
+            cpu_threads=self.cpu_threads,
+            # Nodes need not know it; a path of this machine would mean nothing to them.
+            weights=weights_bucket.bucket(),
+        )
+
+
+def choose_workers(settings: Settings, shards: int) -> Workers:
+    """How many actors, and on what, for so many pending shards.
+
+    Raises:
+        SettingsError: more actors than this machine has GPUs.
+    """
+    gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+    wants_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
+    device = "cuda" if wants_gpu and settings.engine == "guided" else "cpu"
+    is_cluster = cluster_address(settings.address) is not None
+    if device == "cuda":
+        usual = gpus
+    elif settings.engine != "guided":
+        usual = 1  # the others only sleep
+    elif is_cluster:
+        usual = min(int(ray.cluster_resources().get("CPU", 0)), shards)  # type: ignore[no-untyped-call]
+    else:
+        # Each holds its networks in memory, hence the limit.
+        usual = min(_cores(), shards, CPU_ACTORS)
+    fewest, actors = settings.actor_range or (max(usual, 1), max(usual, 1))
+    if device == "cuda" and not is_cluster and fewest > gpus:
+        raise SettingsError(
+            f"--actors {settings.actors}: found {gpus} GPUs here; expected at most as many"
+        )
+    # One thread each: two share a product of odd height unevenly, and a row's last bits then depend
+    # on its slot (seen at S = 3). Cores are kept busy by actors instead.
+    threads = int(os.environ.get("OMP_NUM_THREADS") or 1)
+    # On a GPU, that is what counts. On this machine alone, any number asked for must find room.
+    cpus = _ACTOR_CPUS if is_cluster and device == "cpu" else 0.0
+    return Workers(fewest=fewest, actors=actors, device=device, cpu_threads=threads, cpus=cpus)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
