@@ -152,7 +152,14 @@ def translate(
             rich_help_panel=_WHERE,
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(hidden=True)] = "guided",
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What translates: guided, or an engine of your own as package.module:RECORD.",
+            rich_help_panel=_HOW,
+        ),
+    ] = "guided",
     fake_step_seconds: Annotated[float, typer.Option(hidden=True)] = 0.0,
 ) -> None:
     """Translates every row of MANIFEST into OUTPUT; run again, it continues where it stopped."""

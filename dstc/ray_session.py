@@ -82,9 +82,10 @@ def set_data_context(settings: Settings) -> None:
     context.execution_options.preserve_order = False
     # Every row is a block: each shard is handed on, retried and written by itself.
     context.target_max_block_size = 1
-    # The default of 30 minutes kills jobs whose shards simply take longer. Ten minutes a row is
-    # far beyond any, and a job that stands still for so long does end.
-    context.execution_no_progress_timeout_s = max(3600, 600 * settings.rows_per_shard)
+    # The default of 30 minutes kills jobs whose shards simply take longer. Ten minutes a picture
+    # is far beyond any, and a job that stands still for so long does end.
+    pictures = settings.rows_per_shard * settings.samples_per_row
+    context.execution_no_progress_timeout_s = max(3600, 600 * pictures)
     # Rows are our concern; an exception out of a block is a mistake, and dropping it loses rows.
     context.max_errored_blocks = 0
     context.max_consecutive_actor_init_deaths = 3
@@ -103,14 +104,3 @@ def set_data_context(settings: Settings) -> None:
 def cluster_address(address: str | None) -> str | None:
     """The cluster to join: the one given, else that of RAY_ADDRESS; None starts one here."""
     return address or os.environ.get("RAY_ADDRESS")
-
-
-def likely_device(settings: Settings) -> str:
-    """Where the networks would live: a dry run starts no Ray that could tell."""
-    if settings.device != "auto":
-        return settings.device
-    if cluster_address(settings.address):
-        return "cuda"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -22,14 +22,14 @@ from dstc.driver.signals import end_on_signals, interrupter, listen_for_end
 from dstc.driver.slot_count import with_measured_slots, with_recorded_slots
 from dstc.driver.summary import summarise
 from dstc.driver.terminal import ProgressLine, print_closing, print_plan, print_waiting
+from dstc.engines.registry import find_engine
 from dstc.errors import JobError, RunFolderError, StorageError
 from dstc.planning.plan import Plan, make_plan, what_is_left
 from dstc.planning.run_identity import open_or_create, plan_job
 from dstc.planning.settings import Settings
-from dstc.planning.workers import Workers, choose_workers
+from dstc.planning.workers import Workers, choose_workers, likely_device
 from dstc.ray_session import (
     cluster_address,
-    likely_device,
     own_error_in,
     running_ray,
     set_data_context,
@@ -150,20 +150,21 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
 
 def _expected_cost(plan: Plan, device: str, tflops: float | None) -> Estimate | None:
     rows = plan.manifest.rows - plan.rows_done
-    if not rows or plan.settings.engine != "guided":
+    settings, cost = plan.settings, find_engine(plan.settings.engine).cost
+    if not rows or cost is None:
         return None
     from dstc.planning.cost import estimate, measured_seconds_per_row
 
     pending = set(plan.pending)
     done = [shard for shard in range(plan.manifest.shards) if shard not in pending]
     return estimate(
-        plan.settings.resolved_preset,
+        cost(settings, "prompt" in plan.manifest.schema.names),
         rows,
         device,
-        plan.settings.precision,
+        settings.precision,
         tflops=tflops,
         measured_seconds_per_row=measured_seconds_per_row(plan.job.run, done) if done else None,
-        with_prompt="prompt" in plan.manifest.schema.names,
+        samples=settings.samples_per_row,
     )
 
 

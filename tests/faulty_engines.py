@@ -1,4 +1,4 @@
-"""Engines that break as real ones do: `make_settings(engine="tests.faulty_engines:dead_device")`.
+"""Engines that break as real ones do: `make_settings(engine="tests.faulty_engines:DEAD_DEVICE")`.
 
 What happened so far is kept in files beside the run folder, since the process that tells it dies.
 """
@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dstc.engines.spec import EngineSpec
 from dstc.planning.settings import Settings
+from dstc.worker.shard_task import ShardTask
 from dstc_engine.fake import FakeEngine
 from dstc_engine.request import Translation, TranslationRequest
 
@@ -80,26 +82,27 @@ class Deadly(_Faulty):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def dead_device(settings: Settings) -> Callable[[int], _Faulty]:
-    return lambda slots: DeadDevice(settings, slots)
+def _spec(name: str, make: Callable[[Settings, int], _Faulty]) -> EngineSpec:
+    return EngineSpec(name=name, make=lambda task: lambda slots: make(task.settings, slots))
 
 
-def small_memory(settings: Settings) -> Callable[[int], _Faulty]:
-    return lambda slots: SmallMemory(settings, slots)
+DEAD_DEVICE = _spec("dead device", DeadDevice)
+SMALL_MEMORY = _spec("small memory", SmallMemory)
+DEADLY = _spec("deadly", Deadly)
 
 
-def deadly(settings: Settings) -> Callable[[int], _Faulty]:
-    return lambda slots: Deadly(settings, slots)
-
-
-def dies_while_loading(settings: Settings) -> Callable[[int], _Faulty]:
+def _die_while_loading(task: ShardTask) -> Callable[[int], _Faulty]:
     """The first two processes end where they would load their networks."""
-    if _Faulty(settings, 1).mark("loading") <= 2:
+    if _Faulty(task.settings, 1).mark("loading") <= 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return lambda slots: _Faulty(settings, slots)
+    return lambda slots: _Faulty(task.settings, slots)
 
 
-def never_loads(settings: Settings) -> Callable[[int], _Faulty]:
+def _never_load(task: ShardTask) -> Callable[[int], _Faulty]:
     """Every process ends where it would load its networks."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("SIGKILL is final")
+
+
+DIES_WHILE_LOADING = EngineSpec(name="dies while loading", make=_die_while_loading)
+NEVER_LOADS = EngineSpec(name="never loads", make=_never_load)

@@ -1,4 +1,4 @@
-"""An engine whose losses depend on the seed: `make_settings(engine="tests.seeded_engine:seeded")`.
+"""An engine whose losses depend on the seed: `make_settings(engine="tests.seeded_engine:SEEDED")`.
 
 So that some rows are flagged, and another seed is better for some of them.
 """
@@ -6,8 +6,8 @@ So that some rows are flagged, and another seed is better for some of them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
+from dstc.engines.spec import EngineSpec
 from dstc.planning.settings import Settings
 from dstc_engine.fake import FakeEngine
 from dstc_engine.request import StepLosses, Translation, TranslationRequest
@@ -34,5 +34,6 @@ class SeededEngine(FakeEngine):
         return dataclasses.replace(super()._end(request, losses), losses=[*losses[:-1], last])
 
 
-def seeded(settings: Settings) -> Callable[[int], SeededEngine]:
-    return lambda slots: SeededEngine(settings, slots)
+SEEDED = EngineSpec(
+    name="seeded", make=lambda task: lambda slots: SeededEngine(task.settings, slots)
+)

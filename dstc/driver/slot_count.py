@@ -12,10 +12,11 @@ from typing import Any
 import ray
 import ray.exceptions
 
+from dstc.engines.registry import find_engine
 from dstc.errors import JobError
 from dstc.planning.run_identity import recorded_slots
 from dstc.planning.settings import Settings
-from dstc.store import weights_bucket
+from dstc_engine.errors import DstcError
 
 # Ray names the kind of a node's cards by a resource, of which a trace picks such a node.
 _KIND = "accelerator_type:"
@@ -33,7 +34,7 @@ def with_recorded_slots(settings: Settings) -> Settings:
 def with_measured_slots(settings: Settings, device: str, weights: str | None) -> Settings:
     """The settings with the fewest slots that any kind of card in the cluster holds.
 
-    Ray is running. On CPUs nothing is measured: `USUAL_SLOTS`.
+    Ray is running. On CPUs, and for engines that do not measure, it is `USUAL_SLOTS`.
 
     Args:
         device: "cuda" or "cpu". weights: the bucket that the driver takes weights from.
@@ -42,7 +43,7 @@ def with_measured_slots(settings: Settings, device: str, weights: str | None) ->
         DeviceMemoryError: a card does not hold one slot.
         UserError: the networks cannot be loaded.
     """
-    if device != "cuda":
+    if device != "cuda" or find_engine(settings.engine).slots_that_fit is None:
         return _with(settings, settings.slots)
     measure = ray.remote(num_cpus=0, num_gpus=1, max_calls=1)(_measure)
     kinds = kinds_of_cards(ray.nodes())  # type: ignore[no-untyped-call]
@@ -85,13 +86,9 @@ def _with(settings: Settings, slots: int) -> Settings:
 
 def _measure(settings: Settings, weights: str | None) -> int | Exception:
     """On a GPU: its slots. An error is returned, since Ray would wrap one that is raised."""
-    from dstc.worker.engines import load_networks
-    from dstc_engine.errors import DstcError
-    from dstc_engine.fit_slots import slots_that_fit
-
+    slots_that_fit = find_engine(settings.engine).slots_that_fit
+    assert slots_that_fit is not None, "not asked otherwise"
     try:
-        weights_bucket.use(weights)
-        models, compiled = load_networks(settings, "cuda")
-        return slots_that_fit(models, settings.resolved_preset, compiled)
+        return slots_that_fit(settings, weights)
     except DstcError as error:
         return error

@@ -105,26 +105,23 @@ class Estimate:
 
 
 def estimate(
-    preset: Preset,
+    cost: Cost,
     rows: int,
     device: str,
     precision: str = "fp32",
     *,
     tflops: float | None = None,
     measured_seconds_per_row: float | None = None,
-    with_prompt: bool = True,
     samples: int = 1,
 ) -> Estimate:
     """What so many rows will cost.
 
     Args:
-        preset: how rows are made. rows: to do. device: "cuda" or "cpu". precision: of the networks.
+        cost: of a row. rows: to do. device: "cuda" or "cpu". precision: of the networks.
         tflops: sustained rate of one device; by default that of `ASSUMED_TFLOPS`.
         measured_seconds_per_row: of one device, in this very run folder; goes before `tflops`.
-        with_prompt: rows look through CLIP too; those without a prompt do not.
         samples: pictures of a row; what is encoded of its content and style serves all of them.
     """
-    cost = cost_of(preset, with_prompt)
     flops = samples * cost.chain + cost.conditions
     if measured_seconds_per_row is not None:
         seconds, rate = measured_seconds_per_row, None

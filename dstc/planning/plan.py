@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dstc.engines.registry import find_engine
+from dstc.errors import SettingsError
 from dstc.planning.run_identity import Job, existing_job, plan_job
 from dstc.planning.settings import Settings
-from dstc.ray_session import (
-    cluster_address,
-)
-from dstc.store import weights_bucket
 from dstc.store.duplicates import Duplicates
 from dstc.store.ledger import Ledger
 from dstc.store.manifest import Manifest, open_manifest
@@ -53,7 +51,7 @@ def make_plan(settings: Settings) -> Plan:
     Raises:
         UserError: arguments, manifest, weights or output folder that cannot be used.
     """
-    weights = _weights_of(settings) if settings.engine == "guided" else []
+    weights = _weights_of(settings)
     manifest = open_manifest(
         settings.manifest,
         settings.rows_per_shard,
@@ -103,19 +101,13 @@ def what_is_left(plan: Plan) -> Plan:
     )
 
 
-def _weights_of(settings: Settings) -> list[Weights]:
-    """The weights of the preset, each with its sum, since a run is told apart by them."""
-    from dstc_engine.weights import fetch, registry
-
-    preset = settings.resolved_preset
-    sums = weights_bucket.sums(preset)
-    # Other known sums are checked by the actors, where the files are needed. Here too when the
-    # actors run here: a missing file then shows at once, not after Ray has started.
-    is_here = not cluster_address(settings.address)
-    if is_here and weights_bucket.bucket() is None:
-        fetch.require(preset)
-    found = []
-    for weights in registry.weights_of(preset):
-        sha256 = sums.get(weights.name) or (None if is_here else weights.sha256)
-        found.append(dataclasses.replace(weights, sha256=sha256 or fetch.upstream_sum(weights)))
-    return found
+def _weights_of(settings: Settings) -> Sequence[Weights]:
+    """The weights that the engine's images depend on; a run is told apart by their sums."""
+    weights = find_engine(settings.engine).weights(settings)
+    for record in weights:
+        if record.sha256 is None:
+            raise SettingsError(
+                f"--engine {settings.engine}: its weights {record.name!r} have no sha256; expected "
+                "one, since other weights make another run"
+            )
+    return weights

@@ -57,9 +57,8 @@ class Settings(BaseModel):
         device: "auto" takes GPUs where Ray has any at the start; "cuda" also waits for a cluster
             that brings them later.
         address: of a running Ray cluster; None starts one here, unless RAY_ADDRESS is set.
-        engine: "fake" stands in for the networks in tests and benchmarks of the job; any other,
-            "package.module:function", is called with these settings and returns what builds an
-            engine of so many slots.
+        engine: "guided", the method's; "fake", which stands in for it in tests and benchmarks of
+            the job; or your own, "package.module:RECORD" (`dstc/engines/spec.py`).
         fake_step_seconds: what one step of the fake engine costs.
     """
 
@@ -82,7 +81,7 @@ class Settings(BaseModel):
     retry: Literal["failed", "flagged"] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     address: str | None = None
-    engine: Annotated[str, Field(pattern=r"^(guided|fake|[\w.]+:\w+)$")] = "guided"
+    engine: Annotated[str, Field(pattern=r"^(\w+|[\w.]+:\w+)$")] = "guided"
     fake_step_seconds: Annotated[float, Field(ge=0)] = 0.0
 
     @property

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import ray
 import ray.data
 
+from dstc.engines.registry import find_engine
 from dstc.errors import SettingsError
 from dstc.planning.plan import Plan
 from dstc.planning.settings import Settings
-from dstc.ray_session import (
-    cluster_address,
-)
+from dstc.ray_session import cluster_address
 from dstc.store import weights_bucket
 from dstc.worker.shard_task import ShardTask
-
-if TYPE_CHECKING:
-    pass
 
 # Actors on one machine without GPUs, unless --actors says otherwise.
 CPU_ACTORS = 4
@@ -66,19 +61,19 @@ def choose_workers(settings: Settings, shards: int) -> Workers:
     Raises:
         SettingsError: more actors than this machine has GPUs.
     """
+    engine = find_engine(settings.engine)
     gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
     wants_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
-    device = "cuda" if wants_gpu and settings.engine == "guided" else "cpu"
+    device = "cuda" if wants_gpu and engine.uses_gpu else "cpu"
     is_cluster = cluster_address(settings.address) is not None
     if device == "cuda":
         usual = gpus
-    elif settings.engine != "guided":
-        usual = 1  # the others only sleep
     elif is_cluster:
         usual = min(int(ray.cluster_resources().get("CPU", 0)), shards)  # type: ignore[no-untyped-call]
     else:
         # Each holds its networks in memory, hence the limit.
         usual = min(_cores(), shards, CPU_ACTORS)
+    usual = min(usual, engine.most_actors or usual)
     fewest, actors = settings.actor_range or (max(usual, 1), max(usual, 1))
     if device == "cuda" and not is_cluster and fewest > gpus:
         raise SettingsError(
@@ -96,3 +91,16 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def likely_device(settings: Settings) -> str:
+    """Where networks would live, for a dry run: it starts no Ray that could tell."""
+    if not find_engine(settings.engine).uses_gpu:
+        return "cpu"
+    if settings.device != "auto":
+        return settings.device
+    if cluster_address(settings.address):
+        return "cuda"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -17,32 +17,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from dstc.engines.spec import Engine
 from dstc_engine.request import Translation, TranslationRequest
 
 log = logging.getLogger(__name__)
-
-
-class Engine(Protocol):
-    """The verbs that `dstc_engine.Engine` and `FakeEngine` share."""
-
-    def add(self, request: TranslationRequest) -> None:
-        """Puts a request in line."""
-
-    def step(self) -> list[Translation]:
-        """One step of all busy slots; the rows that ended with it."""
-
-    @property
-    def is_finished(self) -> bool:
-        """Nothing waits and nothing runs."""
-
-    @property
-    def free_slots(self) -> int:
-        """Requests that would run at the next step."""
-
-    def is_device_dead(self) -> bool:
-        """Asked after a step raised; when true, only a new process can go on."""
 
 
 @dataclass(frozen=True)

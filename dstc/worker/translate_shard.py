@@ -27,6 +27,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from dstc.engines.registry import find_engine
+from dstc.engines.spec import Engine
 from dstc.errors import OutputError
 from dstc.store import retries, storage
 from dstc.store.packed_rows import pack_rows, unpack_rows
@@ -40,8 +42,7 @@ from dstc.text import describe
 from dstc.worker import gates
 from dstc.worker.attempts import Attempt
 from dstc.worker.earlier_rows import rows_before
-from dstc.worker.engine_thread import Engine, EngineThread, Occupancy
-from dstc.worker.engines import make_engine_factory
+from dstc.worker.engine_thread import EngineThread, Occupancy
 from dstc.worker.image_cache import PictureCache
 from dstc.worker.image_writer import ImageWriter
 from dstc.worker.prometheus import ActorMetrics
@@ -102,7 +103,7 @@ class TranslateShard:
         retries.watch(self._metrics)
         if make_engine is None:
             with blaming(row_count):
-                make_engine = make_engine_factory(task)
+                make_engine = find_engine(task.settings.engine).make(task)
         self._engine = EngineThread(
             make_engine,
             slots,

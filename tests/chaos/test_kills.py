@@ -99,7 +99,7 @@ def test_an_actor_that_dies_while_it_loads_is_replaced(
     calm: Path, manifest: Path, tmp_path: Path, ids: list[str]
 ) -> None:
     output = tmp_path / "run"
-    settings = settings_of(manifest, output, engine="tests.faulty_engines:dies_while_loading")
+    settings = settings_of(manifest, output, engine="tests.faulty_engines:DIES_WHILE_LOADING")
     assert run(settings) == OK
     assert len(list(marks(output).glob("loading-*"))) >= 3
     assert_whole(output, ids)
@@ -111,7 +111,7 @@ def test_actors_that_never_load_end_the_job_and_not_its_driver(
     manifest: Path, tmp_path: Path, ids: list[str]
 ) -> None:
     output = tmp_path / "run"
-    settings = settings_of(manifest, output, engine="tests.faulty_engines:never_loads")
+    settings = settings_of(manifest, output, engine="tests.faulty_engines:NEVER_LOADS")
     with pytest.raises(JobError, match="5 processes in a row ended while they loaded"):
         run(settings)
     assert not parts(output)
@@ -121,7 +121,7 @@ def test_a_dead_device_costs_its_process_and_no_row(
     calm: Path, manifest: Path, tmp_path: Path, ids: list[str]
 ) -> None:
     output = tmp_path / "run"
-    assert run(settings_of(manifest, output, engine="tests.faulty_engines:dead_device")) == OK
+    assert run(settings_of(manifest, output, engine="tests.faulty_engines:DEAD_DEVICE")) == OK
     assert len(list(marks(output).glob("dead-*"))) >= 2, "the row ran again, in a new process"
     assert len({mark.name.split("-")[1] for mark in marks(output).glob("dead-*")}) >= 2
     assert_whole(output, ids)
@@ -132,7 +132,7 @@ def test_out_of_memory_halves_the_slots_and_goes_on(
     calm: Path, manifest: Path, tmp_path: Path, ids: list[str]
 ) -> None:
     output = tmp_path / "run"
-    settings = settings_of(manifest, output, engine="tests.faulty_engines:small_memory", slots=5)
+    settings = settings_of(manifest, output, engine="tests.faulty_engines:SMALL_MEMORY", slots=5)
     assert run(settings) == OK
     assert_whole(output, ids)
     assert {row["slots"] for row in result_rows(output)} == {ROOM}, "told, since it may matter"
@@ -144,7 +144,7 @@ def test_a_row_that_kills_every_process_fails_and_all_others_are_done(
     calm: Path, manifest: Path, tmp_path: Path, ids: list[str]
 ) -> None:
     output = tmp_path / "run"
-    settings = settings_of(manifest, output, engine="tests.faulty_engines:deadly")
+    settings = settings_of(manifest, output, engine="tests.faulty_engines:DEADLY")
     assert run(settings) == SOME_FAILED
     rows = {row["id"]: row for row in result_rows(output)}
     assert list(rows) == ids

@@ -224,7 +224,7 @@ def test_flagged_rows_are_told_then_tried_with_other_seeds(
     limit = 0.6
 
     def translate(retry: str | None = None) -> list[dict[str, Any]]:
-        engine, fields = "tests.seeded_engine:seeded", {"gate_structure": str(limit)}
+        engine, fields = "tests.seeded_engine:SEEDED", {"gate_structure": str(limit)}
         assert run(settings_of(manifest, output, engine=engine, set=fields, retry=retry)) == OK
         return result_rows(output)
 

@@ -73,6 +73,22 @@ def test_dry_run_says_the_plan_and_writes_nothing(
     assert not output.exists()
 
 
+def test_a_dry_run_counts_the_steps_of_every_sample(
+    capsys: pytest.CaptureFixture[str],
+    write_manifest: Write,
+    good_rows: Callable[[int], dict[str, list[Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    arguments = [str(write_manifest(good_rows(2))), str(tmp_path / "run"), "--dry-run"]
+    for samples, steps in ((1, 24), (4, 96)):
+        code, out, _ = call(
+            capsys, "translate", *arguments, "--device", "cpu", "--samples-per-row", str(samples)
+        )
+        assert code == 0 and f"({steps} guided steps)" in out
+
+
 def test_missing_weights_name_the_command_before_anything_starts(
     capsys: pytest.CaptureFixture[str],
     write_manifest: Write,

@@ -120,9 +120,9 @@ def test_cpus_take_the_usual_number_and_measure_nothing(
 def test_an_error_of_ours_leaves_the_card_as_a_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(settings: Settings, device: str) -> None:
+    def fails(settings: Settings, device: str, weights: str | None) -> None:
         raise PresetError(f"nothing on {device}")
 
-    monkeypatch.setattr("dstc.worker.engines.load_networks", fails)
+    monkeypatch.setattr("dstc.engines.guided.load_networks", fails)
     found = slot_count._measure(auto(tmp_path), None)
     assert isinstance(found, PresetError) and str(found) == "nothing on cuda"

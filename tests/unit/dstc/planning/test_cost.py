@@ -111,13 +111,13 @@ def test_networks_of_a_users_own_are_counted_by_their_descriptions(tmp_path: Pat
 
 def test_hours_follow_from_the_assumed_or_given_rate() -> None:
     cost = cost_of(TINY64)
-    assumed = estimate(TINY64, 1000, "cuda", "bf16")
+    assumed = estimate(cost_of(TINY64), 1000, "cuda", "bf16")
     assert assumed.tflops == ASSUMED_TFLOPS["cuda", "bf16"]
     assert assumed.flops_per_row == cost.row
     assert assumed.device_hours == pytest.approx(cost.hours(1000, 1, assumed.tflops))
     assert assumed.hours(4) == pytest.approx(cost.hours(1000, 4, assumed.tflops))
     assert "assumed 160 TFLOP/s a GPU" in assumed.basis
-    given = estimate(TINY64, 1000, "cuda", "bf16", tflops=320)
+    given = estimate(cost_of(TINY64), 1000, "cuda", "bf16", tflops=320)
     assert given.device_hours == pytest.approx(assumed.device_hours / 2)
     assert "given 320" in given.basis
 
@@ -129,9 +129,7 @@ def test_steps_without_guidance_cost_the_prior_alone() -> None:
     assert (half.steps, half.plain_steps) == (13, 11) and half.step == whole.step
     assert 0 < half.plain_step < whole.step / 3
     assert half.chain == 13 * half.step + 11 * half.plain_step
-    assert (
-        estimate(dataclasses.replace(TINY64, guidance_every=2), 1, "cpu").flops_per_row == half.row
-    )
+    assert estimate(half, 1, "cpu").flops_per_row == half.row
     # Without the way back through the prior a step saves as much as the way forth costs.
     spared = cost_of(dataclasses.replace(TINY64, guidance_space="x0"))
     assert whole.step - spared.step == pytest.approx(half.plain_step, rel=0.05)
@@ -139,10 +137,10 @@ def test_steps_without_guidance_cost_the_prior_alone() -> None:
 
 def test_samples_cost_their_steps_and_share_what_is_encoded() -> None:
     cost = cost_of(TINY64)
-    found = estimate(TINY64, 10, "cpu", samples=4)
+    found = estimate(cost_of(TINY64), 10, "cpu", samples=4)
     assert found.flops_per_row == 4 * cost.steps * cost.step + cost.conditions
     assert f"({4 * cost.steps} guided steps)" in found.basis
-    assert estimate(TINY64, 10, "cpu", samples=1).flops_per_row == cost.row
+    assert estimate(cost_of(TINY64), 10, "cpu", samples=1).flops_per_row == cost.row
 
 
 def test_networks_that_no_loss_looks_through_are_not_counted() -> None:
@@ -171,7 +169,7 @@ def test_vgg_is_counted_as_deep_as_it_is_read() -> None:
 
 
 def test_a_measured_speed_goes_before_an_assumed_one() -> None:
-    found = estimate(TINY64, 1800, "cpu", measured_seconds_per_row=4.0)
+    found = estimate(cost_of(TINY64), 1800, "cpu", measured_seconds_per_row=4.0)
     assert (found.tflops, found.device_hours, found.hours(2)) == (None, 2.0, 1.0)
     assert found.basis == "4 s a row and device, as measured in this run"
 

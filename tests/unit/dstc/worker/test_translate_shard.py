@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from dstc.engines.guided import GUIDED
 from dstc.errors import OutputError
 from dstc.planning.settings import make_settings
 from dstc.store import storage, weights_bucket
@@ -25,7 +26,6 @@ from dstc.worker.attempts import Attempt
 from dstc.worker.engine_thread import Engine
 from dstc.worker.row import derive_seed
 from dstc.worker.shard_task import ShardTask
-from dstc.worker.translate_shard import make_engine_factory
 from dstc_engine.errors import PresetError, WeightsError
 from dstc_engine.fake import FakeEngine
 from dstc_engine.presets import TINY64
@@ -288,7 +288,7 @@ def test_an_actor_takes_the_drivers_bucket_unless_its_node_names_a_place(
         weights_bucket, "bring", lambda preset: seen.append(os.environ["DSTC_WEIGHTS"])
     )
     monkeypatch.setenv("DSTC_WEIGHTS", own)
-    assert make_engine_factory(task_of(tmp_path, "tiny64", "s3://bucket/weights"))
+    assert GUIDED.make(task_of(tmp_path, "tiny64", "s3://bucket/weights"))
     assert seen == [taken]
 
 
@@ -296,7 +296,7 @@ def test_what_the_networks_cannot_do_ends_the_actor_and_not_its_rows(tmp_path: P
     task = task_of(tmp_path, "tiny64", None)
     changed = task.settings.model_copy(update={"set": {"prior_class": "3"}})
     with pytest.raises(PresetError, match="prior_class is 3"):
-        make_engine_factory(replace(task, settings=changed))
+        GUIDED.make(replace(task, settings=changed))
 
 
 def test_an_actor_without_weights_names_the_command(
@@ -304,4 +304,4 @@ def test_an_actor_without_weights_names_the_command(
 ) -> None:
     monkeypatch.setenv("DSTC_WEIGHTS", str(tmp_path / "weights"))
     with pytest.raises(WeightsError, match="`dstc weights fetch --preset imagenet256-text`"):
-        make_engine_factory(task_of(tmp_path, "imagenet256-text", None))
+        GUIDED.make(task_of(tmp_path, "imagenet256-text", None))
