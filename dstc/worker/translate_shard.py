@@ -97,7 +97,7 @@ class TranslateShard:
         self._process = f"{self._worker}:{uuid.uuid4().hex[:8]}"
         self._limits = gates.limits_of(task.settings.resolved_preset)
         preset = task.settings.resolved_preset.name
-        self._images = ImageWriter(task.run, preset, task.picture_fingerprint)
+        self._image_writer = ImageWriter(task.run, preset, task.picture_fingerprint)
         slots = task.settings.slots
         self._metrics = ActorMetrics(task.run_id)
         retries.watch(self._metrics)
@@ -351,7 +351,7 @@ class TranslateShard:
         first, *others = [
             Sample(
                 number,
-                *self._images.write(row, number, translation, retry),
+                *self._image_writer.write(row, number, translation, retry),
                 seed=translation.seed,
                 steps=translation.steps,
                 restarts=translation.restarts,

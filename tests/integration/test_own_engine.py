@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from dstc.errors import RunFolderError
 from dstc.planning.plan import make_plan
 from dstc.planning.settings import make_settings
 
@@ -60,9 +61,8 @@ def test_it_runs_on_the_device_it_asks_for_and_its_weights_tell_runs_apart(
     second = make_plan(settings).job
     assert first.fingerprint != second.fingerprint
     assert first.picture_fingerprint != second.picture_fingerprint
-    refused = translate(manifest, output)
-    assert refused.returncode == 2
-    assert "belongs to another run: weights.brightness: there" in refused.stderr
+    with pytest.raises(RunFolderError, match="belongs to another run: weights.brightness: there"):
+        make_plan(settings.model_copy(update={"output": str(output)}))
 
     on_cpu = translate(manifest, tmp_path / "cpu", "--device", "cpu")
     assert on_cpu.returncode == 0, on_cpu.stderr

@@ -7,8 +7,10 @@ import ray.data
 
 from dstc.planning.settings import make_settings
 from dstc.ray_session import set_data_context
+from tests.ray_session import RAY_WARNINGS
 
 
+@RAY_WARNINGS
 @pytest.mark.parametrize(
     ("rows", "samples", "expected"), [(4, 1, 3600), (16, 1, 9600), (16, 4, 38400)]
 )
