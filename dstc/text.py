@@ -1,4 +1,4 @@
-"""Seconds as people say them."""
+"""Seconds and rates as people say them."""
 
 
 def duration(seconds: float) -> str:
@@ -8,3 +8,8 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def row_rate(rate: float) -> str:
+    """For example "12.34 row/s", "0.25 row/s", "0.0031 row/s"."""
+    return f"{rate:.2f} row/s" if rate >= 0.1 or rate == 0 else f"{rate:.2g} row/s"

@@ -61,7 +61,7 @@ from dstc.worker.row import (
     derive_sample_seed,
     load_request,
 )
-from dstc.worker.row_count import BEAT_EVERY_S, blaming, tell
+from dstc.worker.row_count import BEAT_EVERY_S, Work, blaming, tell
 from dstc_engine.request import Translation, TranslationRequest
 
 log = logging.getLogger(__name__)
@@ -139,6 +139,8 @@ class TranslateShard:
         # Decoded pictures may be large: only so many rows wait in memory for a slot.
         self._room_ahead = threading.Semaphore(slots + FETCH_THREADS)
         self._one_careful_row = threading.Lock()
+        self._counting = threading.Lock()
+        self._rows_translated = 0
         self._orders = itertools.count()
         self._at_work: list[_ShardRun] = []
         self._closed = threading.Event()
@@ -205,7 +207,7 @@ class TranslateShard:
         while True:
             now = self._engine.occupancy
             busy, slots = now.busy - told.busy, now.slots - told.slots
-            tell(self._row_count, "beat", self._process, busy, slots)
+            tell(self._row_count, "beat", self._process, busy, slots, self._work())
             told = now
             for shard in list(self._at_work):
                 try:
@@ -224,7 +226,7 @@ class TranslateShard:
         is_kept = set(places)
         todo = [offset for offset in range(rows.num_rows) if offset not in is_kept]
         shard.start(rows, before)
-        shard.tell(self._row_count, len(places))
+        tell(self._row_count, "tell", shard.number, shard.count(len(places)))
         outcomes = self._outcomes(shard, rows.take(pa.array(todo, pa.int64())), todo)
         new = result_table(rows.take(pa.array(todo, pa.int64())), outcomes)
         row_at = {offset: row for row, offset in enumerate([*places, *todo])}
@@ -247,10 +249,9 @@ class TranslateShard:
         ended: Future[Outcome] = Future()
         before = shard.flagged.get(offset)
 
-        def end(outcome: Outcome) -> None:
+        def end(outcome: Outcome, was_translated: bool) -> None:
             outcome = _settled(outcome, before)
-            shard.end_row(offset, outcome)
-            shard.tell(self._row_count, 1)
+            self._end_row(shard, offset, outcome, was_translated)
             ended.set_result(outcome)
 
         def fetch() -> None:
@@ -271,12 +272,17 @@ class TranslateShard:
                         place.leave()
 
                 translations = [
-                    self._engine.submit(request, shard.order, on_start=partial(on_start, sample))
+                    self._engine.submit(
+                        request,
+                        shard.order,
+                        on_start=partial(on_start, sample),
+                        rows=1 / len(requests),
+                    )
                     for sample, request in enumerate(requests)
                 ]
             except Exception as error:
                 place.leave()
-                end(_outcome_of(error, row, values))
+                end(_outcome_of(error, row, values), was_translated=False)
                 return
             _when_all(translations, lambda: self._writers.submit(write, row, translations, clock))
 
@@ -290,7 +296,7 @@ class TranslateShard:
                 return
             except Exception as error:
                 outcome = _outcome_of(error, row, values)
-            end(outcome)
+            end(outcome, was_translated=True)
 
         self._fetchers.submit(fetch)
         return ended
@@ -300,6 +306,7 @@ class TranslateShard:
         row: Row | None = None
         before = shard.flagged.get(offset)
         clock = _Clock(shard)
+        translations: list[Future[Translation]] = []
         with self._one_careful_row:
             try:
                 row = self._check(shard, offset, values)
@@ -318,6 +325,7 @@ class TranslateShard:
                         shard.order,
                         alone=True,
                         on_start=lambda: shard.attempt.start_alone(row_id),
+                        rows=1 / len(requests),
                     )
                     for request in requests
                 ]
@@ -331,9 +339,26 @@ class TranslateShard:
             except Exception as error:
                 outcome = _outcome_of(error, row, values)
         outcome = _settled(outcome, before)
-        shard.end_row(offset, outcome)
-        shard.tell(self._row_count, 1)
+        self._end_row(shard, offset, outcome, was_translated=bool(translations))
         return outcome
+
+    def _end_row(
+        self, shard: _ShardRun, offset: int, outcome: Outcome, was_translated: bool
+    ) -> None:
+        shard.end_row(offset, outcome)
+        with self._counting:
+            self._rows_translated += was_translated
+            rows = shard.count(1)
+            tell(self._row_count, "tell", shard.number, rows, self._process, self._work())
+
+    def _work(self) -> Work:
+        ended, output = self._rows_translated, self._engine.output
+        return Work(
+            rows=ended,
+            underway=max(0.0, output.rows - ended),
+            done=output.rows - output.first,
+            seconds=output.seconds,
+        )
 
     def _check(self, shard: _ShardRun, offset: int, values: dict[str, Any]) -> Row:
         number = shard.first_row + offset
@@ -490,10 +515,11 @@ class _ShardRun:
             self.seconds[phase] += seconds
         self.metrics.spend(phase, seconds)
 
-    def tell(self, row_count: Any, rows: int) -> None:
+    def count(self, rows: int) -> int:
+        """So many more rows have ended; how many have in all."""
         with self.lock:
             self.ended += rows
-            tell(row_count, "tell", self.number, self.ended)
+            return self.ended
 
     def stats(self, results: pa.Table) -> dict[str, Any]:
         statuses = results.column("status").to_pylist()

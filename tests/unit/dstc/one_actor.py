@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -12,9 +13,20 @@ import pyarrow as pa
 from dstc.planning.settings import make_settings
 from dstc.store.manifest import SHARD_SCHEMA, ManifestShards, open_manifest, unpack_rows
 from dstc.store.run_folder import RunFolder
+from dstc.worker.row_count import RowCount
 from dstc.worker.translate_shard import ShardTask, TranslateShard
 
 Write = Callable[..., Path]
+
+
+class LocalRowCount(RowCount):
+    """A `RowCount` in this process, called as a Ray actor is."""
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        return SimpleNamespace(remote=found) if name in ("tell", "beat", "start") else found
+
+
 Columns = Callable[[int], dict[str, list[Any]]]
 
 
@@ -34,7 +46,8 @@ class Job:
         )
         self.run = RunFolder(str(output))
         self.task = ShardTask(settings, self.run, "run-1", "ffff")
-        self.actor = TranslateShard(self.task, make_engine=make_engine)
+        self.row_count = LocalRowCount()
+        self.actor = TranslateShard(self.task, self.row_count, make_engine)
         plan = open_manifest(str(manifest), rows)
         source = ManifestShards(plan, range(plan.shards), plan.duplicates())
         self.shards = [block for task in source.get_read_tasks(1) for block in task()]
