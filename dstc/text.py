@@ -12,4 +12,4 @@ def duration(seconds: float) -> str:
 
 def row_rate(rate: float) -> str:
     """For example "12.34 row/s", "0.25 row/s", "0.0031 row/s"."""
-    return f"{rate:.2f} row/s" if rate >= 0.1 or rate == 0 else f"{rate:.2g} row/s"
+    return f"{rate:.2f} row/s" if rate >= 0.1 or rate == 0 else f"{rate:#.2g} row/s"

@@ -50,8 +50,8 @@ def look(**changes: Any) -> Look:
             "4/8 rows (50.0%), no word from the actors for some seconds",
         ),
         # All but a hair is not all.
-        (Pace(7, 7.9999, 0.05, 0.0), LOOK, "7/8 rows (99.9%), 0.05 row/s, 0 s left"),
-        (Pace(8, 8.0, 0.05, 0.0), look(workers=0), "8/8 rows (100.0%), 0.05 row/s"),
+        (Pace(7, 7.9999, 0.05, 0.0), LOOK, "7/8 rows (99.9%), 0.050 row/s, 0 s left"),
+        (Pace(8, 8.0, 0.05, 0.0), look(workers=0), "8/8 rows (100.0%), 0.050 row/s"),
         (Pace(8, 8.0, None, None), look(workers=0), "8/8 rows (100.0%)"),
     ],
 )
