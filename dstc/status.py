@@ -18,7 +18,7 @@ from dstc.errors import RunFolderError
 from dstc.store import storage, urls
 from dstc.store.ledger import Ledger, flagged_reasons
 from dstc.store.run_folder import RunFolder
-from dstc.text import duration, redact
+from dstc.text import duration, redact, row_rate
 
 # Four times what the driver takes between two notes. Clocks of two machines may differ by some.
 _SILENT_AFTER_S = 60.0
@@ -189,7 +189,7 @@ def print_status(status: Status) -> None:
     if status.rate and status.seconds_left is not None:
         end = datetime.datetime.now() + datetime.timedelta(seconds=status.seconds_left)
         left = f"{duration(status.seconds_left)} left, until {end:%Y-%m-%d %H:%M}"
-        table.add_row("rate", f"{status.rate:.2f} row/s; {left}")
+        table.add_row("rate", f"{row_rate(status.rate)}; {left}")
     if status.actors_wanted is not None:
         actors = f"{status.actors_running} running, {status.actors_wanted} wanted"
         table.add_row("actors", f"{actors}, {status.actors_seen} seen")

@@ -58,3 +58,8 @@ def shown(value: object) -> str:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _LONG else text[:_LONG] + " ..."
+
+
+def row_rate(rate: float) -> str:
+    """For example "12.34 row/s", "0.25 row/s", "0.0031 row/s"."""
+    return f"{rate:.2f} row/s" if rate >= 0.1 or rate == 0 else f"{rate:#.2g} row/s"

@@ -192,7 +192,8 @@ def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None]) -> No
             row_count = start_row_count()
             results, sink = build_pipeline(plan, workers, row_count)
             watch = Watch(plan, workers, row_count, lease, interrupt)
-            with watch, ProgressLine(plan.manifest.rows, watch):
+            # In this order, so that the last line knows of the last look.
+            with ProgressLine(plan.manifest.rows, watch), watch:
                 results.write_datasink(sink, ray_remote_args={"num_cpus": _IO_CPUS})
     except KeyboardInterrupt:
         if watch is not None and watch.fault:

@@ -70,6 +70,7 @@ class Engine:
         self.preset = preset
         self._classes = classes_of(models.unet.config, preset)
         self._guides_every_step = preset.guides_every_step
+        self._guided_steps = preset.guided_steps
         schedule = Schedule.respaced(preset.respacing, models.noise_schedule)
         self._first_index = schedule.first_index(preset.skip)
         self._tables = ChainTables(schedule, models.device)
@@ -98,6 +99,14 @@ class Engine:
     def is_finished(self) -> bool:
         """Nothing waits and nothing runs."""
         return not self._waiting and not any(self._slots)
+
+    @property
+    def rows_underway(self) -> float:
+        """The rows in slots, each by the share of its guided steps that is done: 0 .. slots.
+
+        A row that starts again begins at nothing.
+        """
+        return sum(len(slot.losses) for slot in self._slots if slot) / self._guided_steps
 
     def is_device_dead(self) -> bool:
         """Whether the GPU refuses even the smallest work, as it does after an illegal access.

@@ -51,6 +51,11 @@ class FakeEngine:
         """Nothing waits and nothing runs."""
         return not self._waiting and not self._running
 
+    @property
+    def rows_underway(self) -> float:
+        """The rows in slots, each by the share of its steps that is done: 0 .. slots."""
+        return sum(len(losses) for _, losses in self._running) / self.steps
+
     def is_device_dead(self) -> bool:
         """There is no device that could die."""
         return False

@@ -10,18 +10,19 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import socket
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from dstc.driver.lease import Lease
+from dstc.driver.pace import Pace, PaceMeter
 from dstc.errors import JobError
 from dstc.store import storage
 from dstc.store.ledger import flagged_reasons
@@ -41,23 +42,6 @@ _LOOK_EVERY_S = 1.0  # at half of that, the driver took 4 % of a core
 _DEATHS_WHILE_LOADING = 3
 _PROGRESS_EVERY_S = 15.0
 _LEDGER_EVERY_S = 60.0
-# What "now" means in a rate: long enough to hold many shards' ends, short enough to follow changes.
-_RATE_WINDOW_S = 300.0
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How fast it goes.
-
-    Attributes:
-        rows_ended: of the whole run, those of earlier invocations included.
-        rate: rows per second over the last minutes; None before there is one.
-        seconds_left: at that rate; None before there is one.
-    """
-
-    rows_ended: int
-    rate: float | None
-    seconds_left: float | None
 
 
 class Watch:
@@ -90,9 +74,7 @@ class Watch:
         self._started = time.time()
         self._look: Look | None = None
         self._commits = 0
-        # (seconds, rows ended in this invocation), from the first row on: before it, actors start.
-        self._window: deque[tuple[float, int]] = deque()
-        self._lock = threading.Lock()
+        self._meter = PaceMeter(plan.manifest.rows, plan.rows_done)
         self._stop = threading.Event()
         self._metrics = DriverMetrics(plan.job.run_id)
         self._threads = [
@@ -127,6 +109,13 @@ class Watch:
         return self._workers.fewest
 
     @property
+    def actors_needed(self) -> int:
+        """Of those: Ray lets actors go when each shard that is left has found its actor."""
+        shards_left = self._plan.manifest.shards - len(self._ledger)
+        held = self._plan.settings.shards_at_once + 1  # by an actor, one of them in line
+        return min(self._workers.fewest, math.ceil(shards_left / held))
+
+    @property
     def look(self) -> Look | None:
         """The latest, or None before the first."""
         return self._look
@@ -134,14 +123,7 @@ class Watch:
     @property
     def pace(self) -> Pace:
         """At this moment."""
-        look = self._look
-        ended = min(self._plan.manifest.rows, self._plan.rows_done + (look.rows if look else 0))
-        with self._lock:
-            window = list(self._window)
-        if len(window) < 2 or window[-1][1] == window[0][1]:
-            return Pace(ended, None, None)
-        rate = (window[-1][1] - window[0][1]) / (time.monotonic() - window[0][0])
-        return Pace(ended, rate, (self._plan.manifest.rows - ended) / rate)
+        return self._meter.pace
 
     # -- the two threads -------------------------------------------------------------------------
 
@@ -170,12 +152,7 @@ class Watch:
         for shard, counts in look.commits:
             self._ledger.record(shard, counts)
         self._commits = look.commits_before + len(look.commits)
-        now = time.monotonic()
-        with self._lock:
-            if look.rows and (not self._window or look.rows != self._window[-1][1]):
-                self._window.append((now, look.rows))
-            while len(self._window) > 2 and now - self._window[0][0] > _RATE_WINDOW_S:
-                self._window.popleft()
+        self._meter.take(look, time.monotonic())
         self._look = look
 
     def _show(self) -> None:

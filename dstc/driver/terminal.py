@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from dstc.driver.lease import EXPIRES_AFTER_S
 from dstc.driver.summary import Summary
 from dstc.store.run_folder import RunFolder
-from dstc.text import duration
+from dstc.text import duration, row_rate
 
 if TYPE_CHECKING:
     from dstc.driver.monitor import Watch
+    from dstc.driver.pace import Pace
     from dstc.planning.cost import Estimate
     from dstc.planning.plan import Plan
+    from dstc.worker.row_count import Look
 
 _BAR_EVERY_S = 0.5
+_BAR_WIDTH = 20  # beside the longest text, on a terminal of 80 columns or a little more
 _LINE_EVERY_S = 5.0
 
 
@@ -89,7 +93,7 @@ def print_closing(summary: Summary, run: RunFolder) -> None:
     table.add_row("failed", f"{summary.failed:,}{by_reason(summary.failed_reasons)}")
     if summary.rows_run:
         took = f"{summary.rows_run:,} rows in {duration(summary.seconds)}"
-        table.add_row("this time", f"{took}, {summary.rate:.2f} row/s")
+        table.add_row("this time", f"{took}, starting included: {row_rate(summary.rate)}")
     table.add_row("results", run.results)
     table.add_row("report", f"dstc report {run.uri}")
     say_what_may_run_again(table, summary.failed, summary.flagged)
@@ -158,29 +162,54 @@ class ProgressLine:
             self._show_lines()
 
     def _show_bar(self, console: Console) -> None:
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
+        columns = (BarColumn(_BAR_WIDTH), TextColumn("{task.description}"))
         with Progress(*columns, console=console) as bar:
-            ended = self._watch.pace.rows_ended
-            task = bar.add_task("", total=self._rows, completed=ended, told="starting")
+            done = int(self._watch.pace.rows_done)
+            task = bar.add_task(self._told(), total=self._rows, completed=done)
             stopped = False
             while not stopped:
                 stopped = self._stop.wait(_BAR_EVERY_S)
-                bar.update(task, completed=self._watch.pace.rows_ended, told=self._told())
+                bar.update(task, completed=self._watch.pace.rows_done, description=self._told())
 
     def _show_lines(self) -> None:
         stopped = False
         while not stopped:
             stopped = self._stop.wait(_LINE_EVERY_S)
-            told = f"{self._watch.pace.rows_ended:,}/{self._rows:,} rows, {self._told()}"
-            print(told, file=sys.stderr, flush=True)
+            print(self._told(), file=sys.stderr, flush=True)
 
     def _told(self) -> str:
-        pace, look = self._watch.pace, self._watch.look
-        if look is None or not look.workers:
-            return f"starting {self._watch.actors_wanted} actors"
-        told = "started" if pace.rate is None else f"{pace.rate:.2f} row/s"
-        if pace.seconds_left is not None:
-            told += f", {duration(pace.seconds_left)} left"
-        if look.workers < self._watch.actors_wanted:
-            told += f", {look.workers} of {self._watch.actors_wanted} actors"
-        return told
+        watch = self._watch
+        return progress_text(
+            self._rows, watch.pace, watch.look, watch.actors_wanted, watch.actors_needed
+        )
+
+
+def progress_text(
+    rows: int, pace: Pace, look: Look | None, actors_wanted: int, actors_needed: int
+) -> str:
+    """What the progress line says.
+
+    Args:
+        rows: of the run. pace: of it. look: the latest, or None before the first.
+        actors_wanted: that the run starts with. actors_needed: of them, for the shards left.
+
+    Returns:
+        For example "3/8 rows (56.2%), 0.053 row/s, 1 min 06 s left".
+    """
+    # Rounded down: 100 % is for the end. Rows half done are in the percentage alone.
+    percent = math.floor(1000 * pace.rows_done / rows) / 10
+    told = f"{pace.rows_ended:,}/{rows:,} rows ({percent:.1f}%)"
+    is_over = pace.rows_ended == rows
+    if not is_over and (look is None or not look.workers):
+        if look is not None and look.workers_seen and not look.starts:
+            return f"{told}, no word from the actors for some seconds"
+        return f"{told}, starting {actors_wanted} {'actor' if actors_wanted == 1 else 'actors'}"
+    if pace.rate is not None:
+        told += f", {row_rate(pace.rate)}"
+    elif not is_over:
+        told += ", first rows under way" if look and look.actors_at_work else ", started"
+    if pace.seconds_left is not None and not is_over:
+        told += f", {duration(pace.seconds_left)} left"
+    if look is not None and look.workers < actors_needed:
+        told += f", {look.workers} of {actors_wanted} actors"
+    return told

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 class Engine(Protocol):
-    """A table of slots that are stepped together; `dstc_engine.Engine` and `FakeEngine` are two."""
+    """A table of slots that are stepped together; `dstc_engine.Engine` and `FakeEngine` are two.
+
+    Both also say `rows_underway`: the rows in slots, each by the share of its steps that is done.
+    Progress between two ends of rows is read from it; an engine without it shows none.
+    """
 
     def add(self, request: TranslationRequest) -> None:
         """Puts a request in line."""

@@ -37,6 +37,22 @@ class Occupancy:
         return (self.busy - earlier.busy) / slots if slots else 0.0
 
 
+@dataclass(frozen=True)
+class Output:
+    """What an engine has done so far, in rows.
+
+    Attributes:
+        rows: that have ended, and those in slots by the share of their steps that is done.
+        first: what of that the first step did, which also compiles and fills caches: it says
+            nothing of how fast the others are.
+        seconds: since the first step ended; 0 before.
+    """
+
+    rows: float = 0.0
+    first: float = 0.0
+    seconds: float = 0.0
+
+
 @dataclass(order=True)
 class _Ticket:
     shard_order: int
@@ -44,6 +60,7 @@ class _Ticket:
     request: TranslationRequest = field(compare=False)
     alone: bool = field(compare=False)
     on_start: Callable[[], None] = field(compare=False)
+    rows: float = field(compare=False)
     future: Future[Translation] = field(compare=False, default_factory=Future)
 
     def makes(self, translation: Translation) -> bool:
@@ -83,6 +100,8 @@ class EngineThread:
         self._in_flight: list[_Ticket] = []
         self._numbers = itertools.count()
         self._occupancy = Occupancy()
+        self._rows_ended = self._rows_underway = self._rows_first = 0.0
+        self._first_step_ended: float | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -94,6 +113,7 @@ class EngineThread:
         *,
         alone: bool = False,
         on_start: Callable[[], None] = lambda: None,
+        rows: float = 1.0,
     ) -> Future[Translation]:
         """Puts a request in line.
 
@@ -103,6 +123,7 @@ class EngineThread:
             alone: with no other row in flight.
             on_start: called in the engine's thread right before the row enters a slot; again when
             it has to enter a second time.
+            rows: what it counts in `output`; a sample is a part of its row.
 
         Returns:
             The translation to come. A row whose step raised is a failed translation with reason
@@ -111,7 +132,7 @@ class EngineThread:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the engine thread is closed")
-            ticket = _Ticket(shard_order, next(self._numbers), request, alone, on_start)
+            ticket = _Ticket(shard_order, next(self._numbers), request, alone, on_start, rows)
             heapq.heappush(self._alone if alone else self._waiting, ticket)
             self._changed.notify_all()
             return ticket.future
@@ -127,6 +148,17 @@ class EngineThread:
         """So far."""
         with self._changed:
             return self._occupancy
+
+    @property
+    def output(self) -> Output:
+        """So far."""
+        with self._changed:
+            first = self._first_step_ended
+            return Output(
+                rows=self._rows_ended + self._rows_underway,
+                first=self._rows_first,
+                seconds=0.0 if first is None else time.monotonic() - first,
+            )
 
     def close(self) -> None:
         """Ends the thread after the present step; rows not translated raise RuntimeError."""
@@ -154,6 +186,7 @@ class EngineThread:
                 start = time.monotonic()
                 ended = engine.step()
                 self._on_step(time.monotonic() - start, len(self._in_flight), self._slots)
+                underway = getattr(engine, "rows_underway", 0.0)
             except Exception as error:  # any error of any network; the row at fault is found below
                 if engine is not None and engine.is_device_dead():
                     log.error("the device does not answer any more; ending this process")
@@ -161,7 +194,7 @@ class EngineThread:
                 engine = None  # before the next one is built: two may not fit into memory
                 self._recover(error)
                 continue
-            self._finish(ended)
+            self._finish(ended, underway)
         for ticket in [*self._in_flight, *self._waiting, *self._alone]:
             ticket.future.set_exception(RuntimeError("the engine thread was closed"))
 
@@ -174,7 +207,7 @@ class EngineThread:
         free = min(self._slots - len(self._in_flight), len(self._waiting))
         return [heapq.heappop(self._waiting) for _ in range(free)]
 
-    def _finish(self, ended: list[Translation]) -> None:
+    def _finish(self, ended: list[Translation], underway: float) -> None:
         done = []
         with self._changed:
             self._occupancy = Occupancy(
@@ -185,7 +218,14 @@ class EngineThread:
                 # twice; their rows are the same.
                 ticket = next(t for t in self._in_flight if t.makes(translation))
                 self._in_flight.remove(ticket)
+                self._rows_ended += ticket.rows
                 done.append((ticket, translation))
+            # The engine counts samples as rows, too.
+            rows = sum(ticket.rows for ticket in self._in_flight)
+            self._rows_underway = underway * rows / len(self._in_flight) if rows else 0.0
+            if self._first_step_ended is None:
+                self._first_step_ended = time.monotonic()
+                self._rows_first = self._rows_ended + self._rows_underway
         for ticket, translation in done:
             ticket.future.set_result(translation)
 
@@ -196,6 +236,7 @@ class EngineThread:
         log.warning("engine step raised with %d rows in flight", rows, exc_info=error)
         with self._changed:
             suspects, self._in_flight = self._in_flight, []
+            self._rows_underway = 0.0
             if reason == "out_of_memory" and self._slots > 1:
                 self._slots //= 2
                 log.warning("out of memory: going on with %d slots", self._slots)
@@ -207,6 +248,7 @@ class EngineThread:
                     ticket.alone = True
                     heapq.heappush(self._alone, ticket)
                 return
+            self._rows_ended += sum(ticket.rows for ticket in suspects)
         for ticket in suspects:
             ticket.future.set_result(
                 Translation(

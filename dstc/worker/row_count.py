@@ -23,11 +23,30 @@ _GONE_AFTER_S = 16.0
 
 
 @dataclass(frozen=True)
+class Work:
+    """What the engine of one actor did so far.
+
+    Attributes:
+        rows: that it translated, and that have ended.
+        underway: what it did of rows that have not ended: 1.5 is three rows half done.
+        done: what it did of all these after its first step. seconds: that took.
+    """
+
+    rows: int = 0
+    underway: float = 0.0
+    done: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Look:
     """What happened so far.
 
     Attributes:
-        rows: ended in this invocation, those of shards at work included.
+        rows: ended, those of shards at work included, and those kept from earlier invocations.
+        rows_kept: of them, those.
+        work: of all actors that ever were, less what was underway in those that are gone.
+        actors_at_work: actors that are there and have taken a step.
         commits: (shard, counts) of parts written, beginning behind those acknowledged.
         commits_before: how many were acknowledged.
         workers: actors that are there now. workers_seen: actors that ever were.
@@ -38,6 +57,9 @@ class Look:
     """
 
     rows: int
+    rows_kept: int
+    work: Work
+    actors_at_work: int
     commits: list[tuple[int, Counts]]
     commits_before: int
     workers: int
@@ -52,17 +74,27 @@ class RowCount:
 
     def __init__(self) -> None:
         self._rows: dict[int, int] = {}
-        self._total = 0
+        self._total = self._kept = 0
         self._commits: list[tuple[int, Counts]] = []
         self._acknowledged = 0
-        # By worker: when it spoke last, and its busy and all slots since the time before.
+        # By worker: when it gave its last beat, its busy and all slots since the one before.
         self._workers: dict[str, tuple[float, int, int]] = {}
+        self._work: dict[str, Work] = {}
         self._starts = 0
         self._fault: DstcError | None = None
 
-    def tell(self, shard: int, rows: int) -> None:
-        """So many rows of this shard have ended."""
-        known = self._rows.get(shard, 0)
+    def tell(self, shard: int, rows: int, worker: str = "", work: Work | None = None) -> None:
+        """So many rows of this shard have ended; at first, those kept from earlier invocations.
+
+        Args:
+            worker: names the process that runs the shard. work: its, at this moment.
+        """
+        if work is not None:
+            self._work[worker] = work
+        if shard not in self._rows:
+            self._rows[shard] = 0
+            self._kept += rows
+        known = self._rows[shard]
         if rows > known:
             self._rows[shard] = rows
             self._total += rows - known
@@ -80,17 +112,19 @@ class RowCount:
         """A process begins to load its networks."""
         self._starts += 1
 
-    def beat(self, worker: str, busy: int, slots: int) -> None:
+    def beat(self, worker: str, busy: int, slots: int, work: Work) -> None:
         """An actor is there, its networks loaded.
 
         Args:
             worker: names its process.
             busy, slots: its slots that held a row, and all of them, summed over the steps since it
                 spoke before.
+            work: at this moment.
         """
         if worker not in self._workers:
             self._starts = 0
         self._workers[worker] = time.monotonic(), busy, slots
+        self._work[worker] = work
 
     def look(self, acknowledged: int = 0) -> Look:
         """What happened so far.
@@ -101,17 +135,28 @@ class RowCount:
         del self._commits[: max(0, acknowledged - self._acknowledged)]
         self._acknowledged = max(self._acknowledged, acknowledged)
         now = time.monotonic()
-        there = [w for w in self._workers.values() if now - w[0] < _GONE_AFTER_S]
-        slots = sum(all_slots for _, _, all_slots in there)
+        there = {name: w for name, w in self._workers.items() if now - w[0] < _GONE_AFTER_S}
+        slots = sum(all_slots for _, _, all_slots in there.values())
+        ever = self._work.values()
+        at_work = [self._work[name] for name in there]
+        underway = sum(work.underway for work in at_work)
         return Look(
             rows=self._total,
+            rows_kept=self._kept,
+            work=Work(
+                rows=sum(work.rows for work in ever),
+                underway=underway,
+                done=sum(work.done - work.underway for work in ever) + underway,
+                seconds=sum(work.seconds for work in ever),
+            ),
+            actors_at_work=sum(work.seconds > 0 for work in at_work),
             commits=list(self._commits),
             commits_before=self._acknowledged,
             workers=len(there),
             workers_seen=len(self._workers),
             starts=self._starts,
             fault=self._fault,
-            occupancy=sum(busy for _, busy, _ in there) / slots if slots else None,
+            occupancy=sum(busy for _, busy, _ in there.values()) / slots if slots else None,
         )
 
 

@@ -54,7 +54,7 @@ from dstc.worker.row import (
     derive_sample_seed,
     load_request,
 )
-from dstc.worker.row_count import BEAT_EVERY_S, blaming, tell
+from dstc.worker.row_count import BEAT_EVERY_S, Work, blaming, tell
 from dstc.worker.row_outcome import failed_sample, outcome_of, settled
 from dstc.worker.shard_run import Clock, ShardRun
 from dstc.worker.shard_task import ShardTask
@@ -116,6 +116,8 @@ class TranslateShard:
         # Decoded pictures may be large: only so many rows wait in memory for a slot.
         self._room_ahead = threading.Semaphore(slots + FETCH_THREADS)
         self._one_careful_row = threading.Lock()
+        self._counting = threading.Lock()
+        self._rows_translated = 0
         self._orders = itertools.count()
         self._at_work: list[ShardRun] = []
         self._closed = threading.Event()
@@ -182,7 +184,7 @@ class TranslateShard:
         while True:
             now = self._engine.occupancy
             busy, slots = now.busy - told.busy, now.slots - told.slots
-            tell(self._row_count, "beat", self._process, busy, slots)
+            tell(self._row_count, "beat", self._process, busy, slots, self._work())
             told = now
             for shard in list(self._at_work):
                 try:
@@ -201,7 +203,7 @@ class TranslateShard:
         is_kept = set(places)
         todo = [offset for offset in range(rows.num_rows) if offset not in is_kept]
         shard.start(rows, before)
-        shard.tell(self._row_count, len(places))
+        tell(self._row_count, "tell", shard.number, shard.count(len(places)))
         outcomes = self._outcomes(shard, rows.take(pa.array(todo, pa.int64())), todo)
         new = result_table(rows.take(pa.array(todo, pa.int64())), outcomes)
         row_at = {offset: row for row, offset in enumerate([*places, *todo])}
@@ -224,10 +226,9 @@ class TranslateShard:
         ended: Future[Outcome] = Future()
         before = shard.flagged.get(offset)
 
-        def end(outcome: Outcome) -> None:
+        def end(outcome: Outcome, was_translated: bool) -> None:
             outcome = settled(outcome, before)
-            shard.end_row(offset, outcome)
-            shard.tell(self._row_count, 1)
+            self._end_row(shard, offset, outcome, was_translated)
             ended.set_result(outcome)
 
         def fetch() -> None:
@@ -248,12 +249,17 @@ class TranslateShard:
                         place.leave()
 
                 translations = [
-                    self._engine.submit(request, shard.order, on_start=partial(on_start, sample))
+                    self._engine.submit(
+                        request,
+                        shard.order,
+                        on_start=partial(on_start, sample),
+                        rows=1 / len(requests),
+                    )
                     for sample, request in enumerate(requests)
                 ]
             except Exception as error:
                 place.leave()
-                end(outcome_of(error, row, values))
+                end(outcome_of(error, row, values), was_translated=False)
                 return
             _when_all(translations, lambda: self._writers.submit(write, row, translations, clock))
 
@@ -267,7 +273,7 @@ class TranslateShard:
                 return
             except Exception as error:
                 outcome = outcome_of(error, row, values)
-            end(outcome)
+            end(outcome, was_translated=True)
 
         self._fetchers.submit(fetch)
         return ended
@@ -277,6 +283,7 @@ class TranslateShard:
         row: Row | None = None
         before = shard.flagged.get(offset)
         clock = Clock(shard)
+        translations: list[Future[Translation]] = []
         with self._one_careful_row:
             try:
                 row = self._check(shard, offset, values)
@@ -295,6 +302,7 @@ class TranslateShard:
                         shard.order,
                         alone=True,
                         on_start=lambda: shard.attempt.start_alone(row_id),
+                        rows=1 / len(requests),
                     )
                     for request in requests
                 ]
@@ -308,9 +316,26 @@ class TranslateShard:
             except Exception as error:
                 outcome = outcome_of(error, row, values)
         outcome = settled(outcome, before)
-        shard.end_row(offset, outcome)
-        shard.tell(self._row_count, 1)
+        self._end_row(shard, offset, outcome, was_translated=bool(translations))
         return outcome
+
+    def _end_row(
+        self, shard: ShardRun, offset: int, outcome: Outcome, was_translated: bool
+    ) -> None:
+        shard.end_row(offset, outcome)
+        with self._counting:
+            self._rows_translated += was_translated
+            rows = shard.count(1)
+            tell(self._row_count, "tell", shard.number, rows, self._process, self._work())
+
+    def _work(self) -> Work:
+        ended, output = self._rows_translated, self._engine.output
+        return Work(
+            rows=ended,
+            underway=max(0.0, output.rows - ended),
+            done=output.rows - output.first,
+            seconds=output.seconds,
+        )
 
     def _check(self, shard: ShardRun, offset: int, values: dict[str, Any]) -> Row:
         number = shard.first_row + offset

@@ -101,7 +101,7 @@ def test_a_job_translates_every_row_and_submitted_again_runs_none(submitter: Sub
 
     first = submitter.submit(manifest, f"s3://{output}", *FAKE)
     assert first.code == 0, first.log
-    assert "/200 rows, " in first.log, "progress"
+    assert "/200 rows (" in first.log, "progress"
     assert [line.split() for line in first.log.splitlines() if line.startswith("done ")] == [
         ["done", "200"]
     ], first.log

@@ -188,13 +188,19 @@ def test_auto_slots_are_settled_once_for_a_run(tmp_path: Path, good_rows: Column
     assert {row["slots"] for row in result_rows(output)} == {8}
 
 
-def test_several_pictures_of_each_row(tmp_path: Path, good_rows: Columns) -> None:
+def test_several_pictures_of_each_row(
+    tmp_path: Path, good_rows: Columns, capsys: pytest.CaptureFixture[str]
+) -> None:
     manifest = tmp_path / "manifest.parquet"
     pq.write_table(pa.table(good_rows(9)), manifest)
     single, output = tmp_path / "single", tmp_path / "run"
     assert run(settings_of(manifest, single)) == OK
     settings = settings_of(manifest, output, samples_per_row=3)
+    capsys.readouterr()
     assert run(settings) == OK
+    said = capsys.readouterr().err.splitlines()
+    progress_lines = [line for line in said if "/9 rows (" in line]
+    assert progress_lines[-1].startswith("9/9 rows (100.0%)")
 
     rows, alone = result_rows(output), result_rows(single)
     assert [row["id"] for row in rows] == good_rows(9)["id"], "a row each, not one for each picture"

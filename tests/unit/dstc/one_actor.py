@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -14,10 +15,21 @@ from dstc.store.manifest import open_manifest
 from dstc.store.packed_rows import unpack_rows
 from dstc.store.run_folder import RunFolder
 from dstc.worker.read_shards import SHARD_SCHEMA, ManifestShards
+from dstc.worker.row_count import RowCount
 from dstc.worker.shard_task import ShardTask
 from dstc.worker.translate_shard import TranslateShard
 
 Write = Callable[..., Path]
+
+
+class LocalRowCount(RowCount):
+    """A `RowCount` in this process, called as a Ray actor is."""
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        return SimpleNamespace(remote=found) if name in ("tell", "beat", "start") else found
+
+
 Columns = Callable[[int], dict[str, list[Any]]]
 
 
@@ -37,7 +49,8 @@ class Job:
         )
         self.run = RunFolder(str(output))
         self.task = ShardTask(settings, self.run, "run-1", "ffff")
-        self.actor = TranslateShard(self.task, make_engine=make_engine)
+        self.row_count = LocalRowCount()
+        self.actor = TranslateShard(self.task, self.row_count, make_engine)
         plan = open_manifest(str(manifest), rows)
         source = ManifestShards(plan, range(plan.shards), plan.duplicates())
         self.shards = [block for task in source.get_read_tasks(1) for block in task()]

@@ -287,6 +287,34 @@ def test_restarts_are_limited_and_reported(limit: int, models: Models) -> None:
     assert len(ended.losses) == STEPS, "losses are those of the last chain"
 
 
+def test_it_says_how_much_of_its_rows_is_done(models: Models) -> None:
+    preset = dataclasses.replace(
+        PRESET, range_restart=True, range_restart_limit=100.0, max_restarts=1
+    )
+    engine = Engine(models, preset, 3, make_noise=Loud)
+    engine.add(request("image", 40))
+    seen, ended = [], list[Translation]()
+    while not engine.is_finished:
+        ended += engine.step()
+        seen.append(round(STEPS * engine.rows_underway))
+    assert ended[0].restarts == 1
+    # The whole chain again after the restart, and nothing once the row is out.
+    again = seen.index(0)
+    assert seen == [*range(1, again + 1), 0, *range(1, STEPS), 0] and again < STEPS
+
+
+def test_steps_without_guidance_are_no_progress(models: Models) -> None:
+    preset = dataclasses.replace(PRESET, guidance_every=2)
+    engine = Engine(models, preset, 3)
+    engine.add(request("image", 1))
+    seen = []
+    while not engine.is_finished:
+        engine.step()
+        seen.append(engine.rows_underway)
+    assert preset.guided_steps == 4
+    assert seen == [0.25, 0.5, 0.5, 0.75, 0.75, 0]
+
+
 # -- failure -------------------------------------------------------------------------------------
 
 

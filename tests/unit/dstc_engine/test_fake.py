@@ -29,6 +29,17 @@ def test_slots_are_filled_held_and_refilled() -> None:
     assert engine.is_finished
 
 
+def test_it_says_how_much_of_its_rows_is_done() -> None:
+    engine = FakeEngine(PRESET, slots=2, steps=4)
+    engine.add(request("text", 0))
+    engine.step()
+    engine.add(request("text", 1))
+    engine.step()
+    assert engine.rows_underway == (2 + 1) / 4
+    finish(engine)
+    assert engine.rows_underway == 0
+
+
 def test_another_seed_gives_another_picture() -> None:
     engine = FakeEngine(PRESET, slots=3)
     row = request("text", 3)

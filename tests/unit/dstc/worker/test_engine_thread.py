@@ -157,6 +157,51 @@ def test_occupancy_is_the_share_of_busy_slots(start: Start) -> None:
     assert engine.occupancy.since(before) == pytest.approx(1 / SLOTS)
 
 
+def test_output_counts_steps_within_rows_and_samples_as_parts_of_theirs(start: Start) -> None:
+    seen: list[float] = []
+
+    class Watched(FakeEngine):
+        def step(self) -> list[Translation]:
+            seen.append(engine.output.rows)
+            return super().step()
+
+    engine = start(lambda slots: Watched(TINY64, slots))
+    assert (engine.output.rows, engine.output.seconds) == (0, 0)
+    engine.submit(request("row"), 0, rows=0.5).result(10)
+    engine.submit(request("row"), 0, rows=0.5).result(10)
+    assert seen == pytest.approx([step / 10 for step in range(10)])
+    assert (engine.output.rows, engine.output.first) == (1, pytest.approx(0.1))
+    assert engine.output.seconds > 0
+
+
+def test_a_step_that_raises_takes_back_what_was_underway(start: Start) -> None:
+    seen: list[float] = []
+
+    class BreakingOnce(FakeEngine):
+        def step(self) -> list[Translation]:
+            seen.append(engine.output.rows)
+            if len(seen) == 4:
+                raise OutOfMemoryError("no room")
+            return super().step()
+
+    engine = start(lambda slots: BreakingOnce(TINY64, slots))
+    assert engine.submit(request("a"), 0).result(10).status == "done"
+    assert seen == pytest.approx([0, 0.2, 0.4, 0.6, 0, 0.2, 0.4, 0.6, 0.8])
+    assert engine.output.rows == 1
+
+
+def test_an_engine_that_says_no_steps_is_counted_by_rows(start: Start) -> None:
+    class Silent:
+        def __init__(self, slots: int) -> None:
+            inner = FakeEngine(TINY64, slots)
+            self.add, self.step, self.is_device_dead = inner.add, inner.step, inner.is_device_dead
+            self.is_finished, self.free_slots = False, slots
+
+    engine = start(Silent)
+    engine.submit(request("a"), 0).result(10)
+    assert (engine.output.rows, engine.output.first) == (1, 0)
+
+
 class OutOfMemoryError(RuntimeError):
     """Named as torch's."""
 

@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from dstc.store.results import save_rows_so_far, write_part
@@ -72,6 +73,9 @@ def test_slots_are_filled_with_samples(
     )
     assert job.translate().column("status").to_pylist() == ["done"]
     assert busy.count(3) >= 5, "one row keeps three slots busy"
+    look = job.row_count.look()
+    assert (look.rows, look.work.rows) == (1, 1)
+    assert look.work.underway == pytest.approx(0, abs=1e-9)
 
 
 def test_a_row_is_done_when_all_its_samples_are(
