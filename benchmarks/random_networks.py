@@ -20,8 +20,7 @@ from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.encoders.vgg import Vgg
-from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG
-from dstc_engine.models import Models, vgg_layers
+from dstc_engine.models import Models, build_models, vgg_layers
 from dstc_engine.presets import Preset
 from dstc_engine.request import TranslationRequest
 from dstc_engine.weights import architectures
@@ -65,20 +64,15 @@ def random_models(
     """
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(0)
-        dino = arcface = vgg = None
-        if preset.guides(*SEEN_BY_DINO):
-            dino = _dino(preset, shrink)
-        if preset.guides("identity"):
-            arcface = ArcFace(preset.identity_crop)
-        if preset.guides(*SEEN_BY_VGG):
-            vgg = Vgg(preset.vgg_size, vgg_layers(preset))
-        clips = [_clip(name, shrink) for name in preset.clips] if preset.guides("clip") else []
-        models = Models(
-            unet=_unet(preset, shrink),
-            dino=dino,
-            clips=tuple(clips),
-            arcface=arcface,
-            vgg=vgg,
+        models = build_models(
+            preset,
+            {
+                "prior": lambda name: _unet(name, shrink),
+                "dino": lambda name: _dino(preset, shrink),
+                "clips": lambda name: _clip(name, shrink),
+                "arcface": lambda name: ArcFace(preset.identity_crop),
+                "vgg": lambda name: Vgg(preset.vgg_size, vgg_layers(preset)),
+            },
             noise_schedule=architectures.noise_schedule(find(preset.prior)),
             device=torch.device(device),
             precision=precision,
@@ -96,8 +90,8 @@ def _awaken(network: nn.Module) -> None:
             nn.init.normal_(parameter, std=0.01)
 
 
-def _unet(preset: Preset, shrink: bool) -> UNet:
-    config = architectures.unet_config(find(preset.prior))
+def _unet(name: str, shrink: bool) -> UNet:
+    config = architectures.unet_config(find(name))
     if shrink:
         config = dataclasses.replace(
             config, image_size=_SMALL, channels=_SMALL, head_channels=_SMALL

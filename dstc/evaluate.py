@@ -40,6 +40,7 @@ from dstc.store.results import read_part
 from dstc.store.run_folder import RunFolder
 from dstc.text import describe, redact
 from dstc_engine.errors import DstcError
+from dstc_engine.networks import networks_of
 from dstc_engine.presets import Preset
 
 if TYPE_CHECKING:
@@ -147,11 +148,10 @@ def judging_of(options: EvaluateOptions, preset: Preset, columns: Mapping[str, s
         SettingsError: a file that is not there, or an option that lacks another.
         WeightsError: networks that are not there.
     """
-    clips = preset.clips if preset.guides("clip") else ()
-    own_face = preset.arcface if preset.guides("identity") else ""
+    own = networks_of(preset)
     dino = {None: preset.dino, "none": ""}.get(options.dino, options.dino)
-    clip = {None: clips[-1] if clips else "", "none": ""}.get(options.clip, options.clip)
-    face = {None: own_face, "none": ""}.get(options.identity, options.identity)
+    clip = {None: own.get("clips", ("",))[-1], "none": ""}.get(options.clip, options.clip)
+    face = {None: own.get("arcface", ("",))[0], "none": ""}.get(options.identity, options.identity)
     if options.segmentation:
         foreground_level(options.segmentation)  # refuses what is neither
     if options.masks and not options.segmentation:

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dstc.errors import SettingsError
-from dstc_engine.preset_fields import FIELDS
-from dstc_engine.presets import PRESETS, Preset, get_preset, with_fields
+from dstc_engine.preset_fields import as_text
+from dstc_engine.presets import FIELDS, PRESETS, get_preset, with_fields
 
 _FOR = {
     "tiny64": "trying out, drawings on white; its networks ship with the package",
@@ -67,7 +67,7 @@ def _show_one(console: Console, name: str, changes: Mapping[str, str]) -> None:
     for column in ("field", "value", "meaning"):
         table.add_column(column, overflow="fold")
     for field, about in FIELDS.items():
-        value, before = _as_text(preset, field), _as_text(own, field)
+        value, before = as_text(getattr(preset, field)), as_text(getattr(own, field))
         if value != before:
             value = f"{value}  (changed from {before})"
         table.add_row(field, value, about.meaning)
@@ -75,11 +75,3 @@ def _show_one(console: Console, name: str, changes: Mapping[str, str]) -> None:
     plain = preset.steps - preset.guided_steps
     others = f", and {plain} without guidance" if plain else ""
     console.print(f"{preset.guided_steps} guided steps a row that never starts again{others}")
-
-
-def _as_text(preset: Preset, field: str) -> str:
-    """A field's value as `--set` would give it."""
-    value = getattr(preset, field)
-    if isinstance(value, tuple):
-        return ",".join(str(part) for part in value)
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from dstc_engine.encoders.dino import Dino
 from dstc_engine.encoders.vgg import Vgg
 from dstc_engine.errors import PresetError
 from dstc_engine.feature_cache import FeatureCache
-from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG
+from dstc_engine.networks import networks_of
 from dstc_engine.precision import PRECISIONS, autocast, keep_products_in
 from dstc_engine.presets import Preset
 
@@ -102,23 +104,38 @@ def load_models(preset: Preset, device: str = "cpu", precision: str = "fp32") ->
         noise_schedule_of,
     )
 
-    dino = arcface = vgg = None
-    if preset.guides(*SEEN_BY_DINO):
-        dino = load_dino(preset.dino, preset.dino_size, preset.dino_layer)
-    if preset.guides("identity"):
-        arcface = load_arcface(preset.arcface, preset.identity_crop)
-    if preset.guides(*SEEN_BY_VGG):
-        vgg = load_vgg(preset.vgg, preset.vgg_size, vgg_layers(preset))
-    return Models(
-        unet=load_unet(preset.prior, preset.image_size),
-        dino=dino,
-        clips=tuple(load_clip(name) for name in preset.clips) if preset.guides("clip") else (),
-        arcface=arcface,
-        vgg=vgg,
+    makers: dict[str, Callable[[str], Any]] = {
+        "prior": lambda name: load_unet(name, preset.image_size),
+        "dino": lambda name: load_dino(name, preset.dino_size, preset.dino_layer),
+        "clips": load_clip,
+        "arcface": lambda name: load_arcface(name, preset.identity_crop),
+        "vgg": lambda name: load_vgg(name, preset.vgg_size, vgg_layers(preset)),
+    }
+    return build_models(
+        preset,
+        makers,
         noise_schedule=noise_schedule_of(preset.prior),
         device=torch.device(device),
         precision=precision,
     )
+
+
+def build_models(
+    preset: Preset, makers: Mapping[str, Callable[[str], Any]], **others: Any
+) -> Models:
+    """The networks that the preset needs (`networks_of`), and none besides.
+
+    Args:
+        makers: what makes a network from its name, by the preset field that names it.
+        others: attributes of `Models` that are no networks.
+    """
+    made = {
+        field: tuple(makers[field](name) for name in names)
+        for field, names in networks_of(preset).items()
+    }
+    (unet,) = made["prior"]
+    dino, arcface, vgg = (made.get(field, (None,))[0] for field in ("dino", "arcface", "vgg"))
+    return Models(unet, dino, made.get("clips", ()), arcface, vgg, **others)
 
 
 def vgg_layers(preset: Preset) -> frozenset[str]:

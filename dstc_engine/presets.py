@@ -9,139 +9,146 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import typing
 from dataclasses import dataclass
 
+from dstc_engine import preset_fields as kind
 from dstc_engine.diffusion.schedule import read_respacing
 from dstc_engine.errors import PresetError
-from dstc_engine.preset_fields import FIELDS, is_of, known, read_value, said
 
 CLIP_ENSEMBLE = ("clip-rn50", "clip-rn50x4", "clip-vit-b-32", "clip-rn50x16", "clip-vit-b-16")
 
 
 @functools.cache
-def _kinds() -> dict[str, object]:
+def _types() -> dict[str, object]:
     return typing.get_type_hints(Preset)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """How rows are translated. Defaults: those of the official script, all of its switches off.
+    """How rows are translated.
 
-    `preset_fields.FIELDS` has the values that each field takes.
+    Each field has its default, its meaning and its range below, and nowhere else. The defaults are
+    those of the official script, all of its switches off.
 
-    Networks (names of `weights.registry`; but for the prior, loaded when a loss that looks through
-    one has a weight above 0):
-        prior: the ADM diffusion model. dino: the ViT. clips: the CLIP models, all of which guide.
-        arcface: the face network. vgg: the network of the vgg_* losses.
-        prior_class: class shown to a class-conditional prior; -1 draws one at random in each step.
-        dino_size: pixels of the shorter side that the ViT sees. dino_layer: block whose keys and
-        class token are read, counted from 0; -1 is the last. vgg_size: pixels of the shorter side
-        that VGG sees. vgg_content_layers, vgg_gram_layers: of VGG_LAYERS, all weighing the same.
-
-    Chain (method section 2; steps are indices of the respaced schedule):
-        respacing: "N", "a,b,c" or "ddimN". skip: S - skip - 1 is the first index. sampler: "ddpm"
-        or "ddim". resample: guided steps at the first index, at least 1. noise_mix: losses see
-        z = f x0 + (1 - f) x_t. guidance_*: leave guidance or a part of it out, for speed (Speed,
-        below). range_restart, range_restart_limit, max_restarts: start again when
-        the weighted range loss is above the limit, at most that often.
-
-    Speed, at the price of other pictures (docs/performance.md): guidance_every: guided is every so
-    many steps below the first index, and its push counts as often. guidance_lowest,
-    guidance_highest: guided is from the one index to the other. guidance_space: "x0" takes the
-    predicted noise as given, so that no gradient goes back through the prior; "xt" is the method.
-
-    Loss weights (method section 3): weight_*. divergence_gate: divergence counts above this index.
-    identity_crop: top, bottom, left, right of the face, in pixels of a 256-px portrait.
-
-    CLIP: crops per model, and how they are drawn; direction_*: the parts of the target.
-
-    regularize_content: contrast counts `regularize_factor` times while the last CLIP loss was below
-    contrast_clip_threshold. progressive_contrast: `progressive_factor` times while it was above.
-    match_colours: carry the style picture's colour statistics over to the finished picture.
-    fit: "crop" (centre crop) or "pad" (pad, and crop back at the end) for pictures not square.
-
-    Gates, which change no picture: gate_*, upper limits of a picture's unweighted losses at its
-    last guided step; above one, its row is flagged. -1 is no gate. docs/failures.md: how they are
-    learned.
+        >>> dataclasses.replace(IMAGENET256_TEXT, name="mine", skip=30).guided_steps
+        79
 
     Raises:
         PresetError: a value is of another type, or out of its range; preset and field are named.
     """
 
     name: str
-    # networks
-    prior: str = "adm-imagenet256"
-    image_size: int = 256
-    dino: str = "dino-vitb8"
-    dino_size: int = 224
-    dino_layer: int = -1
-    clips: tuple[str, ...] = CLIP_ENSEMBLE
-    arcface: str = "arcface-ir-se50"
-    vgg: str = "vgg19"
-    vgg_size: int = 224
+    # Networks, by their names in `weights.registry`. But for the prior, one is loaded when a loss
+    # that looks through it has a weight above 0 (`networks.networks_of`).
+    prior: str = kind.network("adm-imagenet256", "the diffusion model")
+    image_size: int = kind.whole(256, "pixels of the side; must be the prior's", 1)
+    dino: str = kind.network("dino-vitb8", "the ViT of the structure and class-token losses")
+    dino_size: int = kind.whole(
+        224, "pixels of the shorter side that it sees; must be the ViT's", 1
+    )
+    dino_layer: int = kind.whole(-1, "block that is read, from 0; -1 is the last", -1)
+    clips: tuple[str, ...] = kind.networks(CLIP_ENSEMBLE, "CLIP models, all of which guide")
+    arcface: str = kind.network(
+        "arcface-ir-se50", "face network; loaded when weight_identity is above 0"
+    )
+    vgg: str = kind.network(
+        "vgg19", "network of the vgg losses; loaded when one of their weights is above 0"
+    )
+    vgg_size: int = kind.whole(224, "pixels of the shorter side that it sees", 1)
     # Gatys et al. 2016, section 3: content at the second layer of block 4, style at the first of
     # each.
-    vgg_content_layers: tuple[str, ...] = ("relu4_2",)
-    vgg_gram_layers: tuple[str, ...] = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
-    prior_class: int = -1
-    # chain
-    respacing: str = "100"
-    skip: int = 40
-    sampler: str = "ddpm"
-    resample: int = 10
-    noise_mix: bool = False
-    guidance_every: int = 1
-    guidance_lowest: int = 0
-    guidance_highest: int = -1
-    guidance_space: str = "xt"
-    range_restart: bool = False
-    range_restart_limit: float = 0.01
-    max_restarts: int = 3
-    # losses
-    weight_structure: float = 1000.0
-    weight_contrast: float = 200.0
-    weight_divergence: float = 100.0
-    divergence_gate: int = 50
-    weight_style_cls: float = 2000.0
-    weight_style_pixels: float = 3000.0
-    weight_clip: float = 2000.0
-    weight_range: float = 200.0
-    weight_identity: float = 0.0
-    weight_vgg_content: float = 0.0
-    weight_vgg_gram: float = 0.0
-    identity_crop: tuple[int, int, int, int] = (35, 223, 32, 220)
-    contrast_temperature: float = 0.07
-    regularize_content: bool = False
-    regularize_factor: float = 2.0
-    progressive_contrast: bool = False
-    progressive_factor: float = 0.5
-    contrast_clip_threshold: float = -0.5
-    # clip
-    crops: int = 8
-    crop_rotation: float = 10.0
-    crop_scale: tuple[float, float] = (0.8, 1.0)
-    crop_ratio: tuple[float, float] = (0.9, 1.1)
-    crop_flip: float = 0.5
-    direction_target: float = 1.0
-    direction_source_text: float = 0.4
-    direction_source_image: float = 0.2
-    # the finished picture
-    match_colours: bool = False
-    fit: str = "crop"
-    # gates
-    gate_structure: float = -1.0
-    gate_range: float = -1.0
-    gate_style_cls: float = -1.0
-    gate_clip: float = -1.0
+    vgg_content_layers: tuple[str, ...] = kind.layers(
+        ("relu4_2",), "layers of the content loss, all weighing the same"
+    )
+    vgg_gram_layers: tuple[str, ...] = kind.layers(
+        ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
+        "layers of the Gram loss, all weighing the same",
+    )
+    prior_class: int = kind.whole(
+        -1, "class shown to a class-conditional prior; -1: random in each step", -1
+    )
+    # Chain (method section 2). Steps are indices of the respaced schedule of S steps; S - skip - 1
+    # is the first.
+    respacing: str = kind.respacing("100", "steps of the schedule")
+    skip: int = kind.whole(40, "noisiest steps left out; more keeps more of the content", 0)
+    sampler: str = kind.either("ddpm", "ddpm, or ddim with eta 0", "ddpm", "ddim")
+    resample: int = kind.whole(10, "guided steps at the first index", 1)
+    # z = f x0 + (1 - f) x_t
+    noise_mix: bool = kind.switch(False, "losses see a mix of x0 and x_t instead of x0")
+    # Guidance, or a part of it, left out: speed at the price of other images (docs/performance.md).
+    # "xt" is the method.
+    guidance_every: int = kind.whole(
+        1, "guided: every so many steps; the push then counts as often", 1
+    )
+    guidance_lowest: int = kind.whole(0, "no guidance below this index", 0)
+    guidance_highest: int = kind.whole(-1, "no guidance above this index; -1: no limit", -1)
+    guidance_space: str = kind.either(
+        "xt", "xt, or x0: the gradient spares the way back through the prior", "xt", "x0"
+    )
+    range_restart: bool = kind.switch(False, "start again when the range loss is too high")
+    range_restart_limit: float = kind.number(
+        0.01, "how high: the weighted range loss, below the first index", 0
+    )
+    max_restarts: int = kind.whole(3, "restarts of a row at most", 0)
+    # Losses (method section 3), which `losses.LOSSES` describes.
+    weight_structure: float = kind.weight(1000.0, "structure")
+    weight_contrast: float = kind.weight(200.0, "contrast")
+    weight_divergence: float = kind.weight(100.0, "divergence")
+    divergence_gate: int = kind.whole(50, "divergence counts above this index", -1)
+    weight_style_cls: float = kind.weight(2000.0, "style_cls")
+    weight_style_pixels: float = kind.weight(3000.0, "style_pixels")
+    weight_clip: float = kind.weight(2000.0, "clip")
+    weight_range: float = kind.weight(200.0, "range")
+    weight_identity: float = kind.weight(0.0, "identity")
+    weight_vgg_content: float = kind.weight(0.0, "vgg_content")
+    weight_vgg_gram: float = kind.weight(0.0, "vgg_gram")
+    identity_crop: tuple[int, int, int, int] = kind.crop_of_256(
+        (35, 223, 32, 220), "top, bottom, left, right of the face in a 256-px portrait"
+    )
+    contrast_temperature: float = kind.described(
+        0.07, "of the contrastive loss", lambda v: 0 < v < math.inf, "a finite number above 0"
+    )
+    regularize_content: bool = kind.switch(
+        False, "contrast counts by the factor after a CLIP loss below the threshold"
+    )
+    regularize_factor: float = kind.number(2.0, "that factor", 0)
+    progressive_contrast: bool = kind.switch(
+        False, "contrast counts by the factor after a CLIP loss above the threshold"
+    )
+    progressive_factor: float = kind.number(0.5, "that factor", 0)
+    contrast_clip_threshold: float = kind.number(-0.5, "that threshold, of both")
+    # CLIP: how crops are drawn, and the parts of the target.
+    crops: int = kind.whole(8, "crops shown to each CLIP model", 1)
+    crop_rotation: float = kind.number(10.0, "degrees, either way", 0, 180)
+    crop_scale: tuple[float, float] = kind.interval((0.8, 1.0), "share of the area", 1.0)
+    crop_ratio: tuple[float, float] = kind.interval((0.9, 1.1), "width over height")
+    crop_flip: float = kind.number(0.5, "probability of a horizontal flip", 0, 1)
+    direction_target: float = kind.number(1.0, "share of the prompt in the CLIP target")
+    direction_source_text: float = kind.number(0.4, "share of the source prompt, subtracted")
+    direction_source_image: float = kind.number(0.2, "share of the content picture")
+    # The finished image.
+    match_colours: bool = kind.switch(
+        False, "carry the style picture's colours over to the finished picture"
+    )
+    fit: str = kind.either(
+        "crop", "pictures not square: crop the centre, or pad and cut back", "crop", "pad"
+    )
+    # Upper limits of an image's unweighted losses at its last guided step. They change no image;
+    # docs/failures.md says how they are learned.
+    gate_structure: float = kind.gate("structure loss")
+    gate_range: float = kind.gate("range loss")
+    gate_style_cls: float = kind.gate("style_cls loss")
+    gate_clip: float = kind.gate("clip loss, minus a cosine,", least=-1.0)
 
     def __post_init__(self) -> None:
-        for name, field in FIELDS.items():
-            value, kind = getattr(self, name), _kinds()[name]
-            if not is_of(value, kind):
-                raise self._refusal(name, said(kind))
-            if not field.fits(value):
-                raise self._refusal(name, field.expected)
+        for name, about in FIELDS.items():
+            value, wanted = getattr(self, name), _types()[name]
+            if not kind.is_of(value, wanted):
+                raise self._refusal(name, kind.said(wanted))
+            if not about.fits(value):
+                raise self._refusal(name, about.expected)
         steps = self._respaced_steps
         if self.skip >= steps:
             raise self._refusal("skip", f"0-{steps - 1} for {steps} steps")
@@ -149,9 +156,14 @@ class Preset:
             limits = f"0-{self.first_index}, and no higher than guidance_highest"
             raise self._refusal("guidance_lowest", f"{limits}: some step must be guided")
 
+    def weight_of(self, loss: str) -> float:
+        """The weight of a loss, by its name in `losses.LOSSES`."""
+        value: float = getattr(self, f"weight_{loss}")
+        return value
+
     def guides(self, *losses: str) -> bool:
-        """Whether any of these losses, by their names in `losses.LOSS_NAMES`, has a weight."""
-        return any(getattr(self, f"weight_{loss}") > 0 for loss in losses)
+        """Whether any of these losses has a weight."""
+        return any(self.weight_of(loss) > 0 for loss in losses)
 
     def _refusal(self, field: str, expected: str, found: object = None) -> PresetError:
         value = getattr(self, field) if found is None else found
@@ -188,6 +200,8 @@ class Preset:
         turn = (self.first_index - index) % self.guidance_every == 0
         return turn and self.guidance_lowest <= index <= highest
 
+
+FIELDS = kind.about_fields(Preset)
 
 # The values of the official README's commands. Both of them have --use_range_restart and
 # --use_noise_aug_all; text adds --regularize_content, pictures --use_colormatch.
@@ -276,7 +290,7 @@ def get_preset(name: str) -> Preset:
         PresetError: there is none; the message lists those there are.
     """
     if name not in PRESETS:
-        raise PresetError(f"unknown preset {name!r}; {known(name, PRESETS)}")
+        raise PresetError(f"unknown preset {name!r}; {kind.known(name, PRESETS)}")
     return PRESETS[name]
 
 
@@ -292,9 +306,9 @@ def with_fields(preset: Preset, texts: dict[str, str]) -> Preset:
     values: dict[str, object] = {}
     for key, text in texts.items():
         if key not in FIELDS:
-            raise PresetError(f"unknown preset field {key!r}; {known(key, FIELDS)}")
+            raise PresetError(f"unknown preset field {key!r}; {kind.known(key, FIELDS)}")
         try:
-            values[key] = read_value(text, _kinds()[key])
+            values[key] = kind.read_value(text, _types()[key])
         except ValueError as error:
             raise preset._refusal(key, str(error), found=text) from None
     return dataclasses.replace(preset, **values)  # type: ignore[arg-type]

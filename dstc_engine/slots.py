@@ -10,6 +10,7 @@ import math
 import time
 from dataclasses import dataclass, field
 
+from dstc_engine.losses import LOSSES, Loss
 from dstc_engine.presets import Preset
 from dstc_engine.request import StepLosses, TranslationRequest
 
@@ -53,25 +54,21 @@ class Slot:
 
     def weights(self, preset: Preset) -> dict[str, float]:
         """The weight of each loss for this row's next guided step; zero leaves a loss out."""
-        contrast = preset.weight_contrast
+        weights = {
+            name: preset.weight_of(name) if self._has(loss) else 0.0
+            for name, loss in LOSSES.items()
+        }
+        if self.index <= preset.divergence_gate:
+            weights["divergence"] = 0.0
         # NaN (no prompt) compares false: rows without text keep the plain weight.
         if preset.regularize_content and self.previous_clip_loss < preset.contrast_clip_threshold:
-            contrast *= preset.regularize_factor
+            weights["contrast"] *= preset.regularize_factor
         if preset.progressive_contrast and self.previous_clip_loss > preset.contrast_clip_threshold:
-            contrast *= preset.progressive_factor
-        has_style = self.request.style is not None
-        return {
-            "structure": preset.weight_structure,
-            "contrast": contrast,
-            "divergence": preset.weight_divergence if self.index > preset.divergence_gate else 0.0,
-            "style_cls": preset.weight_style_cls if has_style else 0.0,
-            "style_pixels": preset.weight_style_pixels if has_style else 0.0,
-            "clip": preset.weight_clip if self.request.prompt is not None else 0.0,
-            "identity": preset.weight_identity,
-            "vgg_content": preset.weight_vgg_content,
-            "vgg_gram": preset.weight_vgg_gram if has_style else 0.0,
-            "range": preset.weight_range,
-        }
+            weights["contrast"] *= preset.progressive_factor
+        return weights
+
+    def _has(self, loss: Loss) -> bool:
+        return loss.needs is None or getattr(self.request, loss.needs) is not None
 
     def push_scale(self, preset: Preset) -> float:
         """How often the push of this row's next guided step counts: for the steps left out too."""

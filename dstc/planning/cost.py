@@ -15,7 +15,7 @@ import contextlib
 import functools
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -210,24 +210,27 @@ def meta_models(preset: Preset) -> Models:
 
     from dstc_engine.encoders.arcface import ArcFace
     from dstc_engine.encoders.vgg import Vgg
-    from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG
-    from dstc_engine.models import Models, vgg_layers
+    from dstc_engine.models import build_models, vgg_layers
     from dstc_engine.weights.architectures import build_clip, build_unet, noise_schedule
     from dstc_engine.weights.load import build_dino, wrap_clip
     from dstc_engine.weights.registry import find
 
-    prior, vit = find(preset.prior, "prior"), find(preset.dino, "vit")
-    clips = [find(name, "clip") for name in preset.clips] if preset.guides("clip") else []
+    def clip(name: str) -> Any:
+        weights = find(name, "clip")
+        return wrap_clip(weights, build_clip(weights))
+
+    makers: dict[str, Callable[[str], Any]] = {
+        "prior": lambda name: build_unet(find(name, "prior")),
+        "dino": lambda name: build_dino(find(name, "vit"), preset.dino_size, preset.dino_layer),
+        "clips": clip,
+        "arcface": lambda name: ArcFace(preset.identity_crop),
+        "vgg": lambda name: Vgg(preset.vgg_size, vgg_layers(preset)),
+    }
     with torch.device("meta"):
-        return Models(
-            unet=build_unet(prior),
-            dino=build_dino(vit, preset.dino_size, preset.dino_layer)
-            if preset.guides(*SEEN_BY_DINO)
-            else None,
-            clips=tuple(wrap_clip(weights, build_clip(weights)) for weights in clips),
-            arcface=ArcFace(preset.identity_crop) if preset.guides("identity") else None,
-            vgg=Vgg(preset.vgg_size, vgg_layers(preset)) if preset.guides(*SEEN_BY_VGG) else None,
-            noise_schedule=noise_schedule(prior),
+        return build_models(
+            preset,
+            makers,
+            noise_schedule=noise_schedule(find(preset.prior, "prior")),
             device=torch.device("meta"),
         )
 
@@ -264,7 +267,7 @@ def _count_step(models: Models, preset: Preset, with_prompt: bool) -> int:
     from dstc_engine.diffusion.schedule import Schedule
     from dstc_engine.guidance.conditions import Conditions
     from dstc_engine.guidance.guide import guide
-    from dstc_engine.losses import WEIGHTED
+    from dstc_engine.losses import LOSSES
 
     with torch.device("meta"), torch.no_grad():
         picture = torch.empty(1, 3, preset.image_size, preset.image_size)
@@ -292,11 +295,9 @@ def _count_step(models: Models, preset: Preset, with_prompt: bool) -> int:
         schedule = Schedule.respaced(preset.respacing, models.noise_schedule)
         table = ChainTables(schedule, "meta").at(index)
         crops = torch.empty(len(models.clips), 1, preset.crops, 2, 3)
-        weights = torch.empty(1, len(WEIGHTED))
+        weights = torch.empty(1, len(LOSSES))
         classes = index if models.unet.config.classes is not None else None
-    wanted = {name: [0] for name in WEIGHTED if preset.guides(name)}
-    if not with_prompt:
-        wanted.pop("clip", None)
+    wanted = {n: [0] for n, loss in LOSSES.items() if with_prompt or loss.needs != "prompt"}
     with counting() as counted:
         guide(models, preset, picture, table, to, cls, crops, weights, wanted, classes)
     return sum(counted)

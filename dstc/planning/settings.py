@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from dstc.errors import SettingsError
 from dstc.store import urls
+from dstc_engine.networks import NETWORKS
 from dstc_engine.presets import Preset, get_preset, with_fields
 from dstc_engine.weights.described import is_description
 
@@ -111,12 +112,9 @@ class Settings(BaseModel):
         return max(2, 1 + -(-self.slots * 2 // (self.rows_per_shard * self.samples_per_row)))
 
 
-# Preset fields that may name a description of weights by its path.
-_NETWORKS = frozenset({"prior", "dino", "clips", "arcface", "vgg"})
-
-
 def _absolute_networks(key: str, text: str) -> str:
-    if key not in _NETWORKS:
+    """The names of networks, which may be paths of descriptions of weights."""
+    if key not in NETWORKS:
         return text
     names = [name.strip() for name in text.split(",")]
     for name in filter(is_description, names):

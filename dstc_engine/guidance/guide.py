@@ -23,7 +23,7 @@ from dstc_engine.encoders.dino import DinoFeatures
 from dstc_engine.encoders.vgg import Vgg
 from dstc_engine.guidance.conditions import Conditions
 from dstc_engine.guidance.row_groups import RowGroup, group_size, row_groups
-from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG, WEIGHTED
+from dstc_engine.losses import LOSSES, WEIGHTED, losses_of
 from dstc_engine.losses.clip_direction import clip_direction_loss
 from dstc_engine.losses.contrast import contrast_loss
 from dstc_engine.losses.divergence import divergence_loss
@@ -36,7 +36,8 @@ from dstc_engine.losses.vgg_gram import gram_matrix, vgg_gram_loss
 from dstc_engine.models import Models
 from dstc_engine.presets import Preset
 
-# Of the DINO pass of z, and of the VGG features of z; each needs a name in `losses` too.
+# How the losses recorded in `losses` are computed: from the DINO pass of their view, from its VGG
+# features, or from its pixels. CLIP and ArcFace have one loss each, below.
 DINO_LOSSES: dict[str, Callable[[DinoFeatures, Conditions, Tensor, Preset], Tensor]] = {
     "structure": lambda seen, to, previous, preset: structure_loss(seen.keys, to.source_similarity),
     "contrast": lambda seen, to, previous, preset: contrast_loss(
@@ -53,7 +54,21 @@ VGG_LOSSES: dict[str, Callable[[dict[str, Tensor], Conditions, Preset], Tensor]]
         [gram_matrix(seen[layer]) for layer in preset.vgg_gram_layers], to.style_grams
     ),
 }
-assert (*DINO_LOSSES,) == SEEN_BY_DINO and (*VGG_LOSSES,) == SEEN_BY_VGG
+PIXEL_LOSSES: dict[str, Callable[[Tensor, Conditions], Tensor]] = {
+    "style_pixels": lambda seen, to: style_pixels_loss(seen, to.style),
+    "range": lambda seen, to: range_loss(seen),
+}
+_COMPUTED = {
+    "dino": (*DINO_LOSSES,),
+    "clips": ("clip",),
+    "arcface": ("identity",),
+    "vgg": (*VGG_LOSSES,),
+    None: (*PIXEL_LOSSES,),
+}
+_RECORDED = {loss.network: losses_of(loss.network) for loss in LOSSES.values()}
+assert _COMPUTED == _RECORDED, f"computed here: {_COMPUTED}; recorded in losses: {_RECORDED}"
+# What a network looks at: the view of its losses.
+VIEWS = {loss.network: loss.view for loss in LOSSES.values() if loss.network is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +104,10 @@ def guide(
 ) -> Guidance:
     """Looks at x_t through every network that some row needs.
 
-    Losses of DINO, `style_pixels` and `range` are computed for all rows where the preset gives them
-    a weight. The others, which cost a network each, are computed for the rows that need them, a few
-    rows at a time: CLIP is for rows with a prompt.
+    A loss without a weight in the preset is not computed. One of DINO is computed for all rows, one
+    of pixels too if any row needs it. The others, which cost a network each, are computed for the
+    rows that need them, a few rows at a time: CLIP is for rows with a prompt. Whatever is computed,
+    a row of weight 0 gets no push from it, and NaN as its value.
 
     Args:
         x: (S, 3, H, W) at the times of `table`. to: what the rows are translated towards.
@@ -106,9 +122,10 @@ def guide(
     if wanted is None:
         needs = zip(WEIGHTED, weights.T.tolist(), strict=True)
         wanted = {name: [s for s, w in enumerate(column) if w] for name, column in needs}
+    needed = {name: rows for name, rows in wanted.items() if rows and preset.guides(name)}
 
     def groups(*losses: str) -> list[RowGroup]:
-        rows = sorted({s for name in losses for s in wanted.get(name, ())})
+        rows = sorted({s for name in losses for s in needed.get(name, ())})
         return row_groups(rows, group or group_size(len(x)), x.device)
 
     x = x.detach().requires_grad_()
@@ -118,7 +135,7 @@ def guide(
             output = models.unet(x, table.time, classes)
         denoised = read_denoiser(output, x, table)
         mix = table.noise * denoised.x0 + (1 - table.noise) * x
-    # CLIP always sees the mix; `noise_mix` decides for the others; range sees the raw estimate.
+    # Which of them a loss sees, its record says.
     views = {"z": mix if preset.noise_mix else denoised.x0, "mix": mix, "x0": denoised.x0}
     tally = _Tally(views, weights)
     with torch.enable_grad():
@@ -126,20 +143,21 @@ def guide(
         guiding = {name: loss for name, loss in DINO_LOSSES.items() if preset.guides(name)}
         if models.dino is not None and guiding:
             with models.autocast():
-                seen = models.dino(tally.leaves["z"])
+                seen = models.dino(tally.leaves[VIEWS["dino"]])
             seen = DinoFeatures(seen.keys.float(), seen.cls.float())
             cls = seen.cls.detach()
-            tally.add("z", {n: loss(seen, to, previous_cls, preset) for n, loss in guiding.items()})
-        if preset.guides("style_pixels"):
-            tally.add("z", {"style_pixels": style_pixels_loss(tally.leaves["z"], to.style)})
-        if preset.guides("range"):
-            tally.add("x0", {"range": range_loss(tally.leaves["x0"])})
+            found = {name: loss(seen, to, previous_cls, preset) for name, loss in guiding.items()}
+            tally.add(VIEWS["dino"], found)
+        for name, pixel_loss in PIXEL_LOSSES.items():
+            if name in needed:
+                view = LOSSES[name].view
+                tally.add(view, {name: pixel_loss(tally.leaves[view], to)})
         for rows in groups("clip"):
             _look_with_clips(models, to, crops, rows, tally)
         if models.arcface is not None:
             for rows in groups("identity"):
                 _look_at_faces(models, models.arcface, to, rows, tally)
-        looks = {name: loss for name, loss in VGG_LOSSES.items() if wanted.get(name)}
+        looks = {name: loss for name, loss in VGG_LOSSES.items() if name in needed}
         if models.vgg is not None:
             for rows in groups(*looks):
                 _look_with_vgg(models, models.vgg, preset, to, looks, rows, tally)
@@ -158,22 +176,22 @@ def _look_with_clips(
     models: Models, to: Conditions, crops: Tensor, rows: RowGroup, tally: _Tally
 ) -> None:
     for clip, maps, target in zip(models.clips, crops, to.clip_targets, strict=True):
-        seen_by = tally.look("mix", rows)
+        seen_by = tally.look(VIEWS["clips"], rows)
         with models.autocast():
             embedded = clip.embed_crops(apply_crops(seen_by, maps[rows.index], clip.size))
         embedded = embedded.reshape(len(seen_by), -1, embedded.shape[-1])
         share = clip_direction_loss(embedded, target[rows.index]) / len(models.clips)
-        tally.add("mix", {"clip": share}, seen_by, rows)
+        tally.add(VIEWS["clips"], {"clip": share}, seen_by, rows)
 
 
 def _look_at_faces(
     models: Models, arcface: ArcFace, to: Conditions, rows: RowGroup, tally: _Tally
 ) -> None:
-    seen_by = tally.look("z", rows)
+    seen_by = tally.look(VIEWS["arcface"], rows)
     with models.autocast():
         face = arcface(seen_by)
     loss = identity_loss(face.float(), to.source_face[rows.index])
-    tally.add("z", {"identity": loss}, seen_by, rows)
+    tally.add(VIEWS["arcface"], {"identity": loss}, seen_by, rows)
 
 
 def _look_with_vgg(
@@ -185,13 +203,13 @@ def _look_with_vgg(
     rows: RowGroup,
     tally: _Tally,
 ) -> None:
-    seen_by = tally.look("z", rows)
+    seen_by = tally.look(VIEWS["vgg"], rows)
     with models.autocast():
         layers = vgg(seen_by)
     layers = {name: features.float() for name, features in layers.items()}
     target = to.rows(rows.index)
     found = {name: loss(layers, target, preset) for name, loss in losses.items()}
-    tally.add("z", found, seen_by, rows)
+    tally.add(VIEWS["vgg"], found, seen_by, rows)
 
 
 class _Tally:

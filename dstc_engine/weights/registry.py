@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from dstc_engine.errors import WeightsError
-from dstc_engine.losses import SEEN_BY_DINO, SEEN_BY_VGG
+from dstc_engine.networks import NETWORKS, networks_of
 from dstc_engine.presets import Preset
 from dstc_engine.weights import described, places
 from dstc_engine.weights.places import weights_folder
@@ -109,28 +109,13 @@ def weights_of(preset: Preset) -> list[Weights]:
     Raises:
         WeightsError: the preset names weights that are not registered, or of another kind.
     """
-    return [find(name, kind) for name, kind in _networks_of(preset)]
+    found = networks_of(preset).items()
+    return [find(name, NETWORKS[field]) for field, names in found for name in names]
 
 
 def names_of(preset: Preset) -> list[str]:
-    """The names of the weights that a preset looks through, in a fixed order.
-
-    A network that none of its losses' weights asks for is not among them.
-    """
-    return [name for name, _ in _networks_of(preset)]
-
-
-def _networks_of(preset: Preset) -> list[tuple[str, str]]:
-    networks = [(preset.prior, "prior")]
-    if preset.guides(*SEEN_BY_DINO):
-        networks.append((preset.dino, "vit"))
-    if preset.guides("clip"):
-        networks += [(name, "clip") for name in preset.clips]
-    if preset.guides("identity"):
-        networks.append((preset.arcface, "face"))
-    if preset.guides(*SEEN_BY_VGG):
-        networks.append((preset.vgg, "vgg"))
-    return networks
+    """The names of the weights that a preset looks through, in a fixed order."""
+    return [name for names in networks_of(preset).values() for name in names]
 
 
 def verify(name: str) -> Path:

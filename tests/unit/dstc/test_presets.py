@@ -8,8 +8,7 @@ import pytest
 
 from dstc import presets
 from dstc.cli import main
-from dstc_engine.preset_fields import FIELDS
-from dstc_engine.presets import PRESETS, get_preset, with_fields
+from dstc_engine.presets import FIELDS, PRESETS, get_preset, with_fields
 
 
 def call(

@@ -16,7 +16,7 @@ from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.engine import Engine, translate
 from dstc_engine.errors import PresetError
-from dstc_engine.losses import SEEN_BY_DINO
+from dstc_engine.losses import LOSSES, SEEN_BY_DINO
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
 from dstc_engine.request import Translation, TranslationRequest
@@ -133,13 +133,15 @@ def test_prompt_style_and_content_all_reach_the_picture(
 
 def test_a_row_tells_only_the_losses_that_guided_it(alone: dict[str, Translation]) -> None:
     absent = {"text": {"style_cls", "style_pixels"}, "image": {"clip"}, "both": set()}
+    silent = {name for name in LOSSES if not PRESET.guides(name)}
+    assert {"identity", "vgg_content", "vgg_gram"} <= silent
     for kind, ended in alone.items():
         assert [step.index for step in ended.losses] == [4, 4, 3, 2, 1, 0]
         assert [step.phase for step in ended.losses] == ["resample"] * 2 + ["sample"] * 4
         for step in ended.losses:
             missing = {name for name, value in step.losses.items() if math.isnan(value)}
             closed = {"divergence"} if step.index <= PRESET.divergence_gate else set()
-            assert missing == absent[kind] | closed | {"identity", "vgg_content", "vgg_gram"}
+            assert missing == absent[kind] | closed | silent
 
 
 # -- refill --------------------------------------------------------------------------------------
@@ -384,6 +386,8 @@ VGG = dataclasses.replace(
 def test_vgg_in_place_of_dino() -> None:
     models = tiny.make_models(dino=None, vgg=tiny.make_vgg("relu1_1", "relu2_1"))
     absent = {"text": {"style_pixels", "vgg_gram"}, "image": {"clip"}, "both": set()}
+    silent = {name for name in LOSSES if not VGG.guides(name)}
+    assert {*SEEN_BY_DINO, "identity"} <= silent
     rows = [request(kind, 1) for kind in KINDS]
     together = run(models, rows, VGG)
     for kind, row in zip(KINDS, rows, strict=True):
@@ -391,7 +395,7 @@ def test_vgg_in_place_of_dino() -> None:
         assert_same(run(models, [row], VGG)[row.id], ended)
         for step in ended.losses:
             missing = {name for name, value in step.losses.items() if math.isnan(value)}
-            assert missing == absent[kind] | set(SEEN_BY_DINO) | {"identity"}
+            assert missing == absent[kind] | silent
     picture = together["image-1"].picture
     for weight in ("weight_vgg_content", "weight_vgg_gram"):
         without = run(models, rows[1:2], dataclasses.replace(VGG, **{weight: 0.0}))["image-1"]

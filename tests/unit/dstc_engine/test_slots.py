@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dstc_engine.diffusion.schedule import Schedule
+from dstc_engine.losses import LOSSES
 from dstc_engine.presets import IMAGENET256_IMAGE, IMAGENET256_TEXT, TINY64, Preset
 from dstc_engine.request import TranslationRequest
 from dstc_engine.slots import Move, Slot
@@ -117,15 +118,12 @@ def test_weights_by_mode() -> None:
         return Slot(request, 59, math.nan).weights(preset)
 
     preset = dataclasses.replace(IMAGENET256_TEXT, weight_vgg_content=30, weight_vgg_gram=40)
-    structure = {"structure": 1000, "contrast": 200, "divergence": 100, "range": 200, "identity": 0}
-    structure["vgg_content"] = 30
-    style, no_style = (
-        {"style_cls": 2000, "style_pixels": 3000, "vgg_gram": 40},
-        {"style_cls": 0, "style_pixels": 0, "vgg_gram": 0},
-    )
-    assert of(TEXT) == structure | no_style | {"clip": 2000}
-    assert of(IMAGE) == structure | style | {"clip": 0}
-    assert of(BOTH) == structure | style | {"clip": 2000}
+    structure = {"structure": 1000, "contrast": 200, "divergence": 100, "range": 200}
+    always = dict.fromkeys(LOSSES, 0) | structure | {"vgg_content": 30}
+    style = {"style_cls": 2000, "style_pixels": 3000, "vgg_gram": 40}
+    assert of(TEXT) == always | {"clip": 2000}
+    assert of(IMAGE) == always | style
+    assert of(BOTH) == always | style | {"clip": 2000}
 
 
 def test_the_divergence_gate_is_open_above_its_index_only() -> None:

@@ -19,7 +19,7 @@ from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.encoders.vgg import Vgg
 from dstc_engine.guidance.conditions import Conditions, encode_conditions
 from dstc_engine.guidance.guide import WEIGHTED, Guidance, guide
-from dstc_engine.losses import SEEN_BY_DINO
+from dstc_engine.losses import LOSSES, SEEN_BY_DINO
 from dstc_engine.models import Models
 from dstc_engine.noise import RowNoise
 from dstc_engine.presets import Preset
@@ -30,9 +30,7 @@ from tests.unit.dstc_engine.tiny import SIZE, request
 # All losses have a weight; how large they are for a row, each test says.
 PRESET = dataclasses.replace(
     tiny.PRESET,
-    weight_identity=1.0,
-    weight_vgg_content=1.0,
-    weight_vgg_gram=1.0,
+    **{f"weight_{name}": 1.0 for name in LOSSES if not tiny.PRESET.guides(name)},
     vgg_content_layers=("relu2_2", "relu1_2"),
     vgg_gram_layers=("relu1_1", "relu2_1"),
 )

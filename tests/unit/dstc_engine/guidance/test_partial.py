@@ -182,7 +182,7 @@ def test_in_x0_space_the_predicted_noise_is_taken_as_given(models: Models, noise
     # One loss, so that its gradient at the view can be written down: 2 (z - style) / n.
     step.weights[:] = 0
     step.weights[:, WEIGHTED.index("style_pixels")] = 3.0
-    found = guide(models, preset, **{**vars(step), "wanted": {}})
+    found = guide(models, preset, **{**vars(step), "wanted": None})
     with torch.no_grad():
         x0 = read_denoiser(models.unet(step.x, step.table.time), step.x, step.table).x0
     f, a = step.table.noise, step.table.inverse_signal
@@ -190,7 +190,7 @@ def test_in_x0_space_the_predicted_noise_is_taken_as_given(models: Models, noise
     expected = -3.0 * 2 * (z - step.to.style) / (3 * SIZE * SIZE) * slope
     torch.testing.assert_close(found.push, expected, atol=1e-7, rtol=1e-4)
     through = guide(
-        models, dataclasses.replace(preset, guidance_space="xt"), **{**vars(step), "wanted": {}}
+        models, dataclasses.replace(preset, guidance_space="xt"), **{**vars(step), "wanted": None}
     )
     assert not torch.allclose(through.push, found.push, rtol=1e-2)
     torch.testing.assert_close(through.losses, found.losses, equal_nan=True)
