@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ import ray.data
 from dstc.errors import JobError, SettingsError
 from dstc.planning.settings import Settings
 from dstc_engine.errors import DstcError
+
+_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 
 
 @contextlib.contextmanager
@@ -48,22 +51,49 @@ def start_ray(address: str | None, **options: Any) -> None:
     # Ray's news of itself would drown ours; its logs stay in its session folder.
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # ours says it in one line
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options = {"logging_level": logging.ERROR, "log_to_driver": False, **options}
     if address:
         try:
-            ray.init(address=address, **options)
+            with _quiet_core():
+                ray.init(address=address, **options)
         except ConnectionError as error:
             raise SettingsError(f"--address {address}: no Ray cluster answers there") from error
         return
     try:
-        ray.init(address="local", include_dashboard=False, **options)
+        with _quiet_core():
+            ray.init(address="local", include_dashboard=False, **options)
     except Exception as error:  # of no type of its own
         # Ray gives its daemons 30 seconds, fixed, which a very busy machine exceeds.
         raise JobError(
             f"Ray does not start on this machine, which may be too busy: {error}. The same "
             "command tries again"
         ) from error
+
+
+@contextlib.contextmanager
+def _quiet_core() -> Iterator[None]:
+    """Ray's C++ core starts at level `fatal`, unless one is given, and does not say so.
+
+    It tells the level that it takes from the environment in a line of level "info", written to file
+    descriptor 2 before that level counts. Whatever else is written there comes when Ray is up.
+    """
+    if _LEVEL in os.environ:
+        yield
+        return
+    os.environ[_LEVEL] = "fatal"
+    stderr = os.dup(2)
+    # Not a pipe: daemons inherit it, and would be killed by writing to one that nobody reads.
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            said.seek(0)
+            for line in said:
+                if b"Set ray log level from environment variable" not in line:
+                    os.write(2, line)
 
 
 def own_error_in(error: BaseException | None) -> DstcError | None:

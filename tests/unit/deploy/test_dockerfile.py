@@ -38,7 +38,7 @@ def test_everything_the_package_is_built_from_is_copied(lines: list[str]) -> Non
     needed = {"pyproject.toml", "requirements.lock", project["project"]["readme"]}
     needed |= set(project["project"]["license-files"])
     needed |= {
-        pattern.rstrip("*")
+        pattern.partition(".")[0]
         for pattern in project["tool"]["setuptools"]["packages"]["find"]["include"]
     }
     assert copied(lines) == needed

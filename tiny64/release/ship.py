@@ -1,6 +1,6 @@
 """Turns a training run into weights that ship: float16 safetensors and a description beside them.
 
-python -m tiny64.ship RUN/prior.safetensors dstc_engine/weights/tiny
+python -m tiny64.release.ship RUN/prior.safetensors dstc_engine/weights/tiny
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Makes the demo manifest and its pictures: `python -m tiny64.make_demo --cache FOLDER`.
+"""Makes the demo manifest and its pictures: `python -m tiny64.release.make_demo --cache FOLDER`.
 
 Only subjects of the val split, so that nothing in the demo was seen in training, and only artwork
 without a share-alike licence.
@@ -172,7 +172,9 @@ def make_demo(folder: Path, cache: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Makes manifests/demo.parquet and its pictures.")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the npm packages")
-    print(make_demo(Path(__file__).parent, parser.parse_args().cache))
+    parser.add_argument("--folder", type=Path, default=Path("manifests"), help="where it goes")
+    arguments = parser.parse_args()
+    print(make_demo(arguments.folder, arguments.cache))
 
 
 if __name__ == "__main__":
