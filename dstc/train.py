@@ -226,8 +226,8 @@ def check_data(path: str) -> None:
 def run_loop(plan: TrainingPlan, world: World) -> Path:
     """Runs the loop of `plan.kind` in this process, as one worker of `world`."""
     from dstc_engine.training.prior import TINY_UNET, train_prior
-    from tiny64.clip import train_clip
-    from tiny64.vit import train_vit
+    from tiny64.clip_training import train_clip
+    from tiny64.vit_training import train_vit
 
     data, out, minutes, initial = plan.data, plan.out, plan.minutes, plan.initial
     how: Any = training_of(plan)

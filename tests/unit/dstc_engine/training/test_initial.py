@@ -28,8 +28,8 @@ from tests.tiny_training import (
     VIT,
     VIT_TRAINING,
 )
-from tiny64.clip import train_clip
-from tiny64.vit import train_vit
+from tiny64.clip_training import train_clip
+from tiny64.vit_training import train_vit
 
 Train = Callable[[Path, Path, str | None, float], Path]
 
