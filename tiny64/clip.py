@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import open_clip
 
+from dstc_engine.training.settings import TrainingSettings
+
 MEAN: tuple[float, ...] = tuple(open_clip.OPENAI_DATASET_MEAN)
 STD: tuple[float, ...] = tuple(open_clip.OPENAI_DATASET_STD)
 
@@ -44,13 +46,11 @@ class CLIPConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLIPTraining:
-    """How the small CLIP is trained.
+class CLIPTraining(TrainingSettings):
+    """How the small CLIP is trained; `TrainingSettings` has the other fields.
 
     Attributes:
-        steps, batch: length, and pictures per step over all workers (each worker contrasts its
-            own).
-        peak_rate: of AdamW. ema: decay of the averaged weights, which are what is shipped.
+        batch: of all workers together, each of which contrasts its own part.
         token_drop: share of patch tokens dropped, until the last `whole` of the steps.
         recoloured: share of pictures in other colours; a fox stays a fox, an outline an outline.
     """
@@ -62,5 +62,3 @@ class CLIPTraining:
     token_drop: float = 0.5
     whole: float = 0.2
     recoloured: float = 0.15
-    seed: int = 0
-    bf16: bool = True

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from dstc_engine.training.settings import TrainingSettings
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -41,12 +43,10 @@ class ViTConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTTraining:
-    """How the transformer is trained.
+class ViTTraining(TrainingSettings):
+    """How the transformer is trained; `TrainingSettings` has the other fields.
 
     Attributes:
-        steps, batch: length, and pictures per step over all workers. peak_rate: of AdamW.
-        ema: decay of the averaged weights, which are what is shipped.
         positions: sampled per picture for the dense contrast. window: side of a crop in tokens.
         key_temperature, crop_temperature: of the two contrasts.
         keys, crops, style, palette, silhouette: weights of the losses.
@@ -72,8 +72,6 @@ class ViTTraining:
     moved: float = 0.5
     move: int = 4
     alike: float = 0.6
-    seed: int = 0
-    bf16: bool = True
 
 
 def look(vit: VisionTransformer, x: Tensor, corners: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -12,29 +12,23 @@ A picture's twin is the same subject in the other style of an aligned pair; wher
 picture itself in other colours. Linear heads on CLS (style, palette) and on the keys (silhouette)
 speed this up and are thrown away.
 
-    python -m tiny64.vit_training --data emoji-64.parquet --out runs/vit --steps 900
+    dstc train encoder --kind vit --data emoji-64.parquet --out runs/vit
 
     B pictures, T = 256 patch tokens, D width, P sampled positions.
 """
 
 from __future__ import annotations
 
-import argparse
-import copy
-import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dstc_engine.training.checkpoint import load_checkpoint, save_checkpoint
 from dstc_engine.training.images import load_pictures
-from dstc_engine.training.initial import begin
-from dstc_engine.training.loop import Pace, World, learning_rate, shuffled_rows, update_ema
-from dstc_engine.training.records import log_metrics, save_weights
+from dstc_engine.training.loop import Recipe, World, decayed_groups, fit, shuffled_rows
 from tiny64.views import silhouettes
 from tiny64.vit import (
     IMAGENET_MEAN,
@@ -129,122 +123,49 @@ def train_vit(
     world: World | None = None,
     initial: str | None = None,
 ) -> Path:
-    """Trains, or goes on training, the transformer; stops at `how.steps` or after `minutes`.
+    """Trains, or goes on training, the transformer; returns the path of its weights.
+
+    The heads that are thrown away start from random weights, whatever `initial` is.
 
     Args:
-        data: the indexed Parquet. out: folder for checkpoint.pt, log.csv, samples/,
-            vit.safetensors (the averaged weights, float32, timm's names) and vit.json (sizes, input
-            mean and std, how it was trained, val metrics).
-        initial: weights to start from, see `load_initial`; None: random ones. The heads
-            that are thrown away start from random ones either way.
-
-    Returns:
-        The path of the weights.
+        data: the indexed Parquet. Others as in `fit`.
 
     Raises:
-        UserError: no data there, or `initial` is another network or not what the run in `out`
-            started from.
+        UserError: no data there; or as `fit`.
     """
-    config, how, world, folder = (
-        config or ViTConfig(),
-        how or ViTTraining(),
-        world or World(),
-        Path(out),
-    )
+    config, how, world = config or ViTConfig(), how or ViTTraining(), world or World()
     train, val = load_pictures(data, "train"), load_pictures(data, "val")
     maker, val_drawn = ViewMaker(train, config, how), silhouettes(val.pixels)
-    torch.manual_seed(how.seed)
-    network = ViTWithHeads(config, len(set(train.styles)))
-    state = load_checkpoint(folder / "checkpoint.pt")
-    begun = begin(network.vit, state, initial, folder, "vit", asdict(config))
-    network.to(world.device)
-    ema = copy.deepcopy(network).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": 0.05},
-            {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=how.peak_rate,
-    )
-    start, spent = 0, 0.0
-    if state is not None:
-        network.load_state_dict(state["network"])
-        ema.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
-        start, spent = int(state["step"]), float(state["seconds"])
-    model = world.wrap(network)
-    pace = Pace(how.steps, minutes, "vit", world.rank, clock=world.clock)
-    sums: dict[str, float] = {}
-    counted = 0
-    for step, save in pace.run(start):
-        began = time.monotonic()
-        generator = torch.Generator().manual_seed(hash((how.seed, step, world.rank)) % 2**62)
+
+    def step_losses(
+        forward: Callable[..., tuple[Tensor, ...]], step: int, generator: torch.Generator
+    ) -> dict[str, Tensor]:
         rows = shuffled_rows(len(train), how.batch, step, how.seed, world)
         batch = maker.make(rows, generator)
-        batch = Views(
-            *(getattr(batch, name).to(world.device) for name in Views.__dataclass_fields__)
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, how.steps, how.peak_rate, min(100, how.steps // 10))
-        with torch.autocast(torch.device(world.device).type, torch.bfloat16, enabled=how.bf16):
-            seen = Seen(*model(batch.views, batch.windows, batch.corners))
-        parts = losses(seen, batch, how)
+        batch = Views(*(getattr(batch, field.name).to(world.device) for field in fields(Views)))
+        parts = losses(Seen(*forward(batch.views, batch.windows, batch.corners)), batch, how)
         loss = torch.stack([getattr(how, name) * part for name, part in parts.items()]).sum()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 3.0)
-        optimizer.step()
-        update_ema(ema, network, step, how.ema)
-        for name, part in {"loss": loss, **{f"loss_{k}": v for k, v in parts.items()}}.items():
-            sums[name] = sums.get(name, 0.0) + float(part.detach())
-        counted += 1
-        spent += time.monotonic() - began
-        if (step + 1) % pace.log_steps == 0 or save:
-            metrics = {name: value / counted for name, value in sums.items()}
-            sums, counted = {}, 0
-            if save and world.rank == 0:
-                metrics |= evaluate(ema.vit, train, val, val_drawn)
-                write_keys(folder / "samples" / f"{step + 1:06d}.png", ema.vit, val)
-                checkpoint: dict[str, Any] = {
-                    "step": step + 1,
-                    "seconds": spent,
-                    "network": network.state_dict(),
-                    "ema": ema.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "initial": begun and asdict(begun),
-                }
-                save_checkpoint(folder / "checkpoint.pt", checkpoint)
-                record = {
-                    "architecture": asdict(config),
-                    "mean": IMAGENET_MEAN,
-                    "std": IMAGENET_STD,
-                    "initial": begun and asdict(begun),
-                    "training": asdict(how),
-                    "steps": step + 1,
-                    "seconds": round(spent, 1),
-                    "metrics": metrics,
-                }
-                save_weights(folder, "vit", ema.vit.state_dict(), record)
-            if world.rank == 0:
-                log_metrics(folder / "log.csv", COLUMNS, step + 1, metrics)
-            if world.report:
-                world.report(step + 1, metrics)
-    return folder / "vit.safetensors"
+        return {"loss": loss, **{f"loss_{name}": part for name, part in parts.items()}}
 
+    def evaluate_with_sheet(ema: ViTWithHeads, sheet: Path) -> dict[str, float]:
+        write_keys(sheet, ema.vit, val)
+        return evaluate(ema.vit, train, val, val_drawn)
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the small ViT on one machine.")
-    parser.add_argument("--data", required=True, help="Parquet of `dstc emoji build`")
-    parser.add_argument("--out", required=True, help="folder of the run; an old one is resumed")
-    parser.add_argument("--steps", type=int, default=ViTTraining.steps)
-    parser.add_argument("--batch", type=int, default=ViTTraining.batch)
-    parser.add_argument("--minutes", type=float, default=0, help="stop after; resume with the same")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    how = ViTTraining(steps=args.steps, batch=args.batch)
-    world = World(device=args.device)
-    print(train_vit(args.data, args.out, how=how, minutes=args.minutes, world=world))
-
-
-if __name__ == "__main__":
-    main()
+    torch.manual_seed(how.seed)
+    recipe = Recipe(
+        kind="vit",
+        network=ViTWithHeads(config, len(set(train.styles))),
+        architecture=asdict(config),
+        settings=how,
+        warmup=min(100, how.steps // 10),
+        gradient_norm=3.0,
+        optimizer=lambda network: torch.optim.AdamW(
+            decayed_groups(network, 0.05), lr=how.peak_rate
+        ),
+        losses=step_losses,
+        evaluate=evaluate_with_sheet,
+        columns=COLUMNS,
+        shipped=lambda network: network.vit,
+        described={"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+    )
+    return fit(recipe, out, minutes, world, initial)
