@@ -1,11 +1,11 @@
 """`dstc train`: trains the prior and the small encoders, here or on many machines by Ray Train.
 
-The loops are plain PyTorch (`dstc_engine/training/`). One worker runs its loop right here, without
-Ray. More workers run the same loop under Ray Train, which shares gradients, and restarts everybody
-from the last checkpoint when one dies:
+The loop is plain PyTorch, `fit` of `dstc_engine/training/loop.py`. One worker runs it right here,
+without Ray. More workers run the same under Ray Train, which shares gradients, and restarts
+everybody from the last checkpoint when one dies:
 
-    train() -> loop(World())                                     one worker
-            -> TorchTrainer -> _work -> loop(World of Ray Train)  several; checkpoints in storage
+    train() -> run_loop(World())                                      one worker
+            -> TorchTrainer -> _work -> run_loop(World of Ray Train)  several; they store it
 
 Heavy imports (torch, Ray) wait inside the functions, so that `--help` answers at once.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dstc_engine.training.loop import World
-    from dstc_engine.training.prior import PriorTraining
-    from tiny64.clip import CLIPTraining
-    from tiny64.vit import ViTTraining
+    from dstc_engine.training.settings import TrainingSettings
 
 COLUMNS = frozenset({"id", "subject", "name", "style", "group", "split", "png", "keywords"})
 
@@ -59,17 +57,17 @@ class TrainingPlan:
     """One training run.
 
     Attributes:
-        kind: which loop. data: the Parquet of `dstc emoji build`, readable by every worker.
+        kind: what is trained. data: the Parquet of `dstc emoji build`, readable by every worker.
         out: run folder; an old one is continued. storage: where Ray Train keeps checkpoints, any
             URL that every worker reaches; None is `<out>/ray`.
         workers, device: how many processes, on what.
         minutes: stop after this long (0: never); the same plan continues.
         initial: weights to start a new run from, see `dstc_engine.training.initial`; every worker
             must reach them. None: random ones.
-        steps, batch: instead of the loop's own; batch counts pictures of all workers together.
-        settings: other settings of the loop as text, see its `PriorTraining`, `ViTTraining` or
+        steps, batch: instead of the default ones; batch counts pictures of all workers together.
+        settings: other settings as text, see its `PriorTraining`, `ViTTraining` or
             `CLIPTraining`; `steps` and `batch` go before them.
-        config, how: instead of the loop's own sizes and settings, such as a `ViTConfig`.
+        config, how: instead of the default sizes and settings, such as a `ViTConfig`.
     """
 
     kind: Kind
@@ -224,22 +222,20 @@ def check_data(path: str) -> None:
 
 
 def run_loop(plan: TrainingPlan, world: World) -> Path:
-    """Runs the loop of `plan.kind` in this process, as one worker of `world`."""
-    from dstc_engine.training.prior import TINY_UNET, train_prior
-    from tiny64.clip import train_clip
-    from tiny64.vit import train_vit
+    """Trains what `plan.kind` says in this process, as one worker of `world`."""
+    from dstc_engine.training.prior import train_prior
+    from tiny64.clip_training import train_clip
+    from tiny64.vit_training import train_vit
 
-    data, out, minutes, initial = plan.data, plan.out, plan.minutes, plan.initial
-    how: Any = training_of(plan)
-    if plan.kind is Kind.prior:
-        return train_prior(data, out, plan.config or TINY_UNET, how, minutes, world, initial)
-    if plan.kind is Kind.vit:
-        return train_vit(data, out, plan.config, how, minutes, world, initial)
-    return train_clip(data, out, plan.config, how, minutes, world, initial)
+    trainings: dict[Kind, Callable[..., Path]] = {
+        Kind.prior: train_prior, Kind.vit: train_vit, Kind.clip: train_clip,
+    }  # fmt: skip
+    run, how = trainings[plan.kind], training_of(plan)
+    return run(plan.data, plan.out, plan.config, how, plan.minutes, world, plan.initial)
 
 
-def training_of(plan: TrainingPlan) -> PriorTraining | ViTTraining | CLIPTraining:
-    """The settings of the loop that a plan asks for.
+def training_of(plan: TrainingPlan) -> TrainingSettings:
+    """The settings that a plan asks for.
 
     Raises:
         UserError: a setting does not exist, or its value does not fit.
@@ -249,7 +245,9 @@ def training_of(plan: TrainingPlan) -> PriorTraining | ViTTraining | CLIPTrainin
     from tiny64.clip import CLIPTraining
     from tiny64.vit import ViTTraining
 
-    own = {Kind.prior: PriorTraining, Kind.vit: ViTTraining, Kind.clip: CLIPTraining}
+    own: dict[Kind, Callable[[], TrainingSettings]] = {
+        Kind.prior: PriorTraining, Kind.vit: ViTTraining, Kind.clip: CLIPTraining,
+    }  # fmt: skip
     how = with_settings(plan.how or own[plan.kind](), plan.settings)
     given = {"steps": plan.steps, "batch": plan.batch}
     return replace(how, **{name: value for name, value in given.items() if value is not None})

@@ -1,20 +1,27 @@
-"""What every training loop here shares: where it runs, how long, its pace on the terminal, its EMA.
+"""The training loop: `fit` trains any network by its `Recipe`, and goes on where it was stopped.
 
-A loop is plain PyTorch and runs on any one machine; `World` is how Ray Train (dstc/train.py) gives
-it several.
+It is plain PyTorch and runs on any one machine; `World` is how Ray Train (dstc/train.py) gives it
+several.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from dstc_engine.training.checkpoint import load_checkpoint, save_checkpoint
+from dstc_engine.training.initial import begin
+from dstc_engine.training.records import log_metrics, save_weights
+from dstc_engine.training.settings import TrainingSettings
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -115,3 +122,181 @@ def shuffled_rows(count: int, batch: int, step: int, seed: int, world: World) ->
             for epoch, position in zip(epochs, positions, strict=True)
         ]
     )
+
+
+def decayed_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Groups for AdamW: matrices decay; biases, norms and single numbers do not."""
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    return [
+        {"params": matrices, "weight_decay": decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+Losses = Callable[[Callable[..., Any], int, torch.Generator], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Generic[Model]):
+    """What one training has of its own; `fit` does what all share.
+
+    Attributes:
+        kind: "prior", "vit", "clip", ...: what the files of its weights are called.
+        network: to train, with random weights, on the CPU.
+        architecture: the network's sizes, as its description names them.
+        settings: how it is trained. warmup: steps over which the rate rises to its peak; it falls
+            by a cosine from there. gradient_norm: largest one, of all gradients together.
+        optimizer: made of the network. losses: called with (forward, step, generator); gives
+            scalars by name, "loss" being the one to descend, the others for the log. `forward` is
+            the network, in bfloat16 where the settings say so; every draw of a step comes from its
+            generator, so that a resumed run draws what an unbroken one would have drawn.
+        evaluate: called with the averaged network and the path of a sample sheet to write; gives
+            val metrics. columns: of the log, all metrics by name.
+        shipped: the part of the network whose weights are kept; all of it by default.
+        after_step: called after each step of the optimizer; what it gives is logged as it stands.
+        described: fields of the description beside those that all have, such as mean and std.
+        key: of the network in a checkpoint; a run is resumed by the key that it was saved with.
+
+    Example:
+        A network that learns to double, without images:
+
+        def losses(forward, step, generator):
+            x = torch.randn(8, 1, generator=generator)
+            return {"loss": (forward(x) - 2 * x).pow(2).mean()}
+
+        recipe = Recipe(
+            kind="double",
+            network=nn.Linear(1, 1),
+            architecture={"width": 1},
+            settings=TrainingSettings(steps=100, batch=8, peak_rate=0.1, ema=0.9, bf16=False),
+            warmup=10,
+            gradient_norm=1.0,
+            optimizer=lambda network: torch.optim.AdamW(network.parameters()),
+            losses=losses,
+            evaluate=lambda ema, sheet: {"val_weight": float(ema.weight)},
+            columns=("loss", "val_weight"),
+        )
+    """
+
+    kind: str
+    network: Model
+    architecture: Mapping[str, Any]
+    settings: TrainingSettings
+    warmup: int
+    gradient_norm: float
+    optimizer: Callable[[Model], torch.optim.Optimizer]
+    losses: Losses
+    evaluate: Callable[[Model, Path], dict[str, float]]
+    columns: Sequence[str]
+    shipped: Callable[[Model], nn.Module] = _as_is
+    after_step: Callable[[], dict[str, float]] = dict
+    described: Mapping[str, Any] = field(default_factory=dict)
+    key: str = "network"
+
+
+def fit(
+    recipe: Recipe[Model],
+    out: str | Path,
+    minutes: float = 0,
+    world: World | None = None,
+    initial: str | None = None,
+) -> Path:
+    """Trains, or goes on training; stops at the recipe's number of steps or after `minutes`.
+
+    Args:
+        out: folder of the run: checkpoint.pt, log.csv, samples/ (a sheet per save),
+            <kind>.safetensors (averaged weights, float32) and <kind>.json (their description).
+        minutes: 0 for no limit; the same call continues.
+        world: on which device, and as which worker of how many; None: alone, on the CPU.
+        initial: weights to start from, see `load_initial`; None: random ones.
+
+    Returns:
+        The path of the weights.
+
+    Raises:
+        UserError: `initial` is another network, or not what the run in `out` started from.
+
+    Example:
+        weights = fit(recipe, "runs/icons", minutes=30, world=World(device="cuda"))
+    """
+    how, network, world, folder = recipe.settings, recipe.network, world or World(), Path(out)
+    state = load_checkpoint(folder / "checkpoint.pt")
+    part = recipe.shipped(network)
+    begun = begin(part, state, initial, folder, recipe.kind, recipe.architecture)
+    network.to(world.device)
+    ema = copy.deepcopy(network).eval().requires_grad_(False)
+    optimizer = recipe.optimizer(network)
+    start, spent = 0, 0.0
+    if state is not None:
+        network.load_state_dict(state[recipe.key])
+        ema.load_state_dict(state["ema"])
+        optimizer.load_state_dict(state["optimizer"])
+        # Older checkpoints of priors do not count seconds.
+        start, spent = int(state["step"]), float(state.get("seconds", 0.0))
+    model = world.wrap(network)
+
+    def forward(*inputs: Tensor) -> Any:
+        with torch.autocast(torch.device(world.device).type, torch.bfloat16, enabled=how.bf16):
+            return model(*inputs)
+
+    pace = Pace(how.steps, minutes, recipe.kind, world.rank, clock=world.clock)
+    sums: dict[str, float] = {}
+    counted = 0
+    for step, save in pace.run(start):
+        began = time.monotonic()
+        seed = hash((how.seed, step, world.rank)) % 2**62
+        torch.manual_seed(seed)  # what networks draw themselves, such as which tokens to drop
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, how.steps, how.peak_rate, recipe.warmup)
+        losses = recipe.losses(forward, step, torch.Generator().manual_seed(seed))
+        optimizer.zero_grad()
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_norm)
+        optimizer.step()
+        values = recipe.after_step()
+        update_ema(ema, network, step, how.ema)
+        for name, loss in losses.items():
+            sums[name] = sums.get(name, 0.0) + float(loss.detach())
+        counted += 1
+        spent += time.monotonic() - began
+        if not save and (step + 1) % pace.log_steps:
+            continue
+        metrics = {name: total / counted for name, total in sums.items()} | values
+        sums, counted = {}, 0
+        if save and world.rank == 0:
+            metrics |= recipe.evaluate(ema, folder / "samples" / f"{step + 1:06d}.png")
+            state = {
+                "step": step + 1,
+                "seconds": spent,
+                recipe.key: network.state_dict(),
+                "ema": ema.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "training": asdict(how),
+                "config": dict(recipe.architecture),
+                "initial": begun and asdict(begun),
+            }
+            save_checkpoint(folder / "checkpoint.pt", state)
+            weights = recipe.shipped(ema).state_dict()
+            save_weights(folder, recipe.kind, weights, _describe(recipe, state, metrics))
+        if world.rank == 0:
+            log_metrics(folder / "log.csv", recipe.columns, step + 1, metrics)
+        if world.report:
+            world.report(step + 1, metrics)
+    return folder / f"{recipe.kind}.safetensors"
+
+
+def _describe(
+    recipe: Recipe[Any], state: Mapping[str, Any], metrics: Mapping[str, float]
+) -> dict[str, Any]:
+    # What is written beside the weights; the loader reads the architecture from it.
+    return {
+        "architecture": state["config"],
+        **recipe.described,
+        "initial": state["initial"],
+        "training": state["training"],
+        "steps": state["step"],
+        "pictures": state["step"] * recipe.settings.batch,
+        "seconds": round(state["seconds"], 1),
+        "metrics": {name: round(value, 5) for name, value in metrics.items()},
+    }

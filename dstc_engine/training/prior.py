@@ -4,23 +4,18 @@ The loss is L_simple + L_vlb of Nichol & Dhariwal 2021 ("Improved Denoising Diff
 Models", eq. 16): the mean squared error of the noise trains the mean, and the variational bound,
 seen through a frozen mean, trains the variance alone.
 
-    python -m dstc_engine.training.prior --data emoji-64.parquet --out runs/prior --steps 6000
+    dstc train prior --data emoji-64.parquet --out runs/prior
 """
 
 from __future__ import annotations
 
-import argparse
-import copy
-import csv
-import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dstc_engine.diffusion.sampling import (
@@ -34,10 +29,9 @@ from dstc_engine.diffusion.sampling import (
 from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.diffusion.unet import UNet, UNetConfig
 from dstc_engine.errors import UserError
-from dstc_engine.training.checkpoint import load_checkpoint, save_checkpoint
 from dstc_engine.training.images import Pictures, load_pictures
-from dstc_engine.training.initial import Initial, begin
-from dstc_engine.training.loop import Pace, World, learning_rate, shuffled_rows, update_ema
+from dstc_engine.training.loop import Recipe, World, fit, shuffled_rows
+from dstc_engine.training.settings import TrainingSettings
 from dstc_engine.training.sheet import write_sheet
 
 TRAINED_TIMES = 1000
@@ -53,20 +47,17 @@ TINY_UNET = UNetConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriorTraining:
-    """How a prior is trained.
+class PriorTraining(TrainingSettings):
+    """How a prior is trained; `TrainingSettings` has the other fields.
 
     Attributes:
-        steps, batch: length, and pictures per step over all workers. peak_rate: of AdamW.
         warmup: steps over which the rate rises to its peak; it falls by a cosine from there.
-        ema: decay of the averaged weights, which are what is shipped.
         low_noise: share of pictures that are noised to a time below `low_noise_below`, each time
             equally likely; the others to any time. Guidance starts from a noised picture and never
             sees the times above its start (tiny64: t = 428), which take more than half of the steps
             when all times are alike. 0 trains for sampling from pure noise, too.
         low_noise_below: first time that these are not noised to.
         shift: pictures move by up to this many pixels each way; half of them are flipped.
-        bf16: run the network in bfloat16 (1.4 to 1.6 times as fast on an AVX512-BF16 core).
     """
 
     steps: int = 6000
@@ -77,8 +68,6 @@ class PriorTraining:
     low_noise: float = 0.0
     low_noise_below: int = 600
     shift: int = 2
-    seed: int = 0
-    bf16: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.low_noise <= 1:
@@ -174,8 +163,8 @@ def denoised_once(unet: UNet, pictures: Tensor, time: int, seed: int = 0) -> Ten
     return read_denoiser(unet(x, table.time), x, table).x0.cpu()
 
 
-def write_samples(folder: Path, step: int, ema: UNet, val: Pictures) -> dict[str, float]:
-    """Writes the sample sheet of a step; returns the validation errors it shows.
+def evaluate(ema: UNet, val: Pictures, sheet: Path) -> dict[str, float]:
+    """Writes a sample sheet; returns the validation errors it shows.
 
     The sheet: two rows sampled from noise, val pictures, and those denoised from t = 200, 400, 600.
     """
@@ -186,9 +175,7 @@ def write_samples(folder: Path, step: int, ema: UNet, val: Pictures) -> dict[str
     many = val.batch(torch.linspace(0, len(val) - 1, 96).long())
     samples = sample_unguided(ema, 24)
     views = [denoised_once(ema, pictures, time) for time in (200, 400, 600)]
-    write_sheet(
-        folder / "samples" / f"{step:06d}.png", [samples[:12], samples[12:], pictures, *views]
-    )
+    write_sheet(sheet, [samples[:12], samples[12:], pictures, *views])
     return {
         f"val_x0_mse_t{time}": float(
             (denoised_once(ema, many, time).clamp(-1, 1) - many).pow(2).mean()
@@ -200,146 +187,49 @@ def write_samples(folder: Path, step: int, ema: UNet, val: Pictures) -> dict[str
 def train_prior(
     data: str | Path,
     out: str | Path,
-    config: UNetConfig = TINY_UNET,
+    config: UNetConfig | None = None,
     how: PriorTraining | None = None,
     minutes: float = 0,
     world: World | None = None,
     initial: str | None = None,
 ) -> Path:
-    """Trains, or goes on training, a prior; stops at `how.steps` or after `minutes`.
+    """Trains, or goes on training, a prior; returns the path of its weights.
 
     Args:
-        data: the indexed Parquet. out: folder for checkpoint.pt, log.csv, samples/ and
-            prior.safetensors (the averaged weights, float32, under the published names).
-        initial: weights to start from, see `load_initial`; None: random ones.
-
-    Returns:
-        The path of the weights.
+        data: the indexed Parquet. config: sizes, by default `TINY_UNET`. Others as in `fit`.
 
     Raises:
-        UserError: no data there, or `initial` is another network or not what the run in `out`
-            started from.
+        UserError: no data there; or as `fit`.
     """
-    how, world, folder = how or PriorTraining(), world or World(), Path(out)
+    config, how, world = config or TINY_UNET, how or PriorTraining(), world or World()
     train, val = load_pictures(data, "train"), load_pictures(data, "val")
-    torch.manual_seed(how.seed)
-    unet = UNet(config)
-    state = load_checkpoint(folder / "checkpoint.pt")
-    begun = begin(unet, state, initial, folder, "prior", asdict(config))
-    unet.to(world.device)
-    ema = copy.deepcopy(unet).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=how.peak_rate, weight_decay=0.01)
-    start = 0
-    if state is not None:
-        unet.load_state_dict(state["unet"])
-        ema.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = int(state["step"])
-    model = world.wrap(unet)
     tables = ChainTables(Schedule.respaced("1000"), world.device)
-    pace = Pace(how.steps, minutes, "prior", world.rank, clock=world.clock)
-    total, counted = 0.0, 0
-    for step, save in pace.run(start):
-        generator = torch.Generator().manual_seed(hash((how.seed, step, world.rank)) % 2**62)
+
+    def losses(
+        forward: Callable[..., Tensor], step: int, generator: torch.Generator
+    ) -> dict[str, Tensor]:
         rows = shuffled_rows(len(train), how.batch, step, how.seed, world)
         x0 = augment(train.batch(rows), how.shift, generator).to(world.device)
         noise = torch.randn(x0.shape, generator=generator).to(world.device)
-        times = draw_times(len(x0), how, generator).to(world.device)
-        table = tables.at(times)
+        table = tables.at(draw_times(len(x0), how, generator).to(world.device))
         x = add_noise(x0, noise, table)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, how.steps, how.peak_rate, how.warmup)
-        with torch.autocast(torch.device(world.device).type, torch.bfloat16, enabled=how.bf16):
-            output = model(x, table.time)
-        loss = prior_loss(output.float(), x0, x, noise, table).mean()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
-        update_ema(ema, unet, step, how.ema)
-        total, counted = total + float(loss.detach()), counted + 1
-        if (step + 1) % pace.log_steps == 0 or save:
-            metrics = {"loss": total / counted}
-            total, counted = 0.0, 0
-            if save and world.rank == 0:
-                metrics |= write_samples(folder, step + 1, ema, val)
-                _save(folder, step + 1, unet, ema, optimizer, how, config, metrics, begun)
-            if world.rank == 0:
-                _log(folder / "log.csv", step + 1, metrics)
-            if world.report:
-                world.report(step + 1, metrics)
-    return folder / "prior.safetensors"
+        output = forward(x, table.time)
+        return {"loss": prior_loss(output.float(), x0, x, noise, table).mean()}
 
-
-def _save(
-    folder: Path,
-    step: int,
-    unet: UNet,
-    ema: UNet,
-    optimizer: torch.optim.Optimizer,
-    how: PriorTraining,
-    config: UNetConfig,
-    metrics: dict[str, float],
-    begun: Initial | None,
-) -> None:
-    state: dict[str, Any] = {
-        "step": step,
-        "unet": unet.state_dict(),
-        "ema": ema.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "training": asdict(how),
-        "config": asdict(config),
-        "initial": begun and asdict(begun),
-    }
-    save_checkpoint(folder / "checkpoint.pt", state)
-    weights = {name: tensor.contiguous().cpu() for name, tensor in ema.state_dict().items()}
-    save_file(weights, folder / "prior.safetensors")
-    told = describe(config, how, step, metrics, begun)
-    (folder / "prior.json").write_text(json.dumps(told, indent=1) + "\n")
-
-
-def describe(
-    config: UNetConfig,
-    how: PriorTraining,
-    step: int,
-    metrics: dict[str, float],
-    begun: Initial | None = None,
-) -> dict[str, Any]:
-    """What is written beside the weights; the loader reads the architecture from it."""
-    return {
-        "architecture": asdict(config),
-        "initial": begun and asdict(begun),
-        "training": asdict(how),
-        "steps": step,
-        "pictures": step * how.batch,
-        "metrics": {name: round(value, 5) for name, value in metrics.items()},
-    }
-
-
-def _log(path: Path, step: int, metrics: dict[str, float]) -> None:
-    columns = ["step", "loss", "val_x0_mse_t200", "val_x0_mse_t400", "val_x0_mse_t600"]
-    new = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        if new:
-            writer.writeheader()
-        writer.writerow({"step": step, **{k: f"{v:.5f}" for k, v in metrics.items()}})
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train a prior on one machine.")
-    parser.add_argument("--data", required=True, help="Parquet of `dstc emoji build`")
-    parser.add_argument("--out", required=True, help="folder of the run; an old one is resumed")
-    parser.add_argument("--steps", type=int, default=PriorTraining.steps)
-    parser.add_argument("--batch", type=int, default=PriorTraining.batch)
-    parser.add_argument("--minutes", type=float, default=0, help="stop after; resume with the same")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    how = PriorTraining(steps=args.steps, batch=args.batch)
-    world = World(device=args.device)
-    print(train_prior(args.data, args.out, how=how, minutes=args.minutes, world=world))
-
-
-if __name__ == "__main__":
-    main()
+    torch.manual_seed(how.seed)
+    recipe = Recipe(
+        kind="prior",
+        network=UNet(config),
+        architecture=asdict(config),
+        settings=how,
+        warmup=how.warmup,
+        gradient_norm=1.0,
+        optimizer=lambda unet: torch.optim.AdamW(
+            unet.parameters(), lr=how.peak_rate, weight_decay=0.01
+        ),
+        losses=losses,
+        evaluate=lambda ema, sheet: evaluate(ema, val, sheet),
+        columns=("loss", "val_x0_mse_t200", "val_x0_mse_t400", "val_x0_mse_t600"),
+        key="unet",
+    )
+    return fit(recipe, out, minutes, world, initial)

@@ -1,9 +1,27 @@
 from __future__ import annotations
 
-import torch
-from torch import nn
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from dstc_engine.training.loop import Pace, World, learning_rate, shuffled_rows, update_ema
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dstc_engine.training.loop import (
+    Pace,
+    Recipe,
+    World,
+    decayed_groups,
+    fit,
+    learning_rate,
+    shuffled_rows,
+    update_ema,
+)
+from dstc_engine.training.settings import TrainingSettings
 
 
 def test_every_epoch_shows_every_picture_once_in_a_new_order() -> None:
@@ -82,3 +100,123 @@ def test_pace_stops_after_its_minutes_with_a_save() -> None:
 def test_pace_goes_on_from_where_it_was() -> None:
     assert [step for step, _ in Pace(5, 0, "test", rank=1).run(3)] == [3, 4]
     assert list(Pace(5, 0, "test", rank=1).run(5)) == []
+
+
+def test_matrices_alone_decay() -> None:
+    matrices, others = decayed_groups(nn.Linear(3, 2), 0.1)
+    assert (matrices["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert [p.shape for p in matrices["params"]] == [(2, 3)]
+    assert [p.shape for p in others["params"]] == [(2,)]
+
+
+def _recipe(losses_seen: list[float] | None = None, **settings: Any) -> Recipe[nn.Sequential]:
+    """Learns a sum through dropout (which draws from the global generator), ships one layer."""
+    how = {"steps": 4, "batch": 8, "peak_rate": 1e-2, "ema": 0.9, "bf16": False, **settings}
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5), nn.Linear(2, 1))
+    steps_taken = iter(range(1, 100))
+
+    def losses(
+        forward: Callable[..., Tensor], step: int, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        x = torch.randn(8, 3, generator=generator)
+        output = forward(x)
+        assert output.dtype == (torch.bfloat16 if how["bf16"] else torch.float32)
+        loss = (output.float() - x.sum(1, keepdim=True)).pow(2).mean()
+        if losses_seen is not None:
+            losses_seen.append(float(loss.detach()))
+        return {"loss": loss, "loss_twice": 2 * loss}
+
+    def evaluate(ema: nn.Sequential, sheet: Path) -> dict[str, float]:
+        assert not ema.training
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        sheet.touch()
+        return {"val": 0.123456}
+
+    return Recipe(
+        kind="sum",
+        network=network,
+        architecture={"width": 2},
+        settings=TrainingSettings(**how),
+        warmup=1,
+        gradient_norm=1.0,
+        optimizer=lambda network: torch.optim.AdamW(network.parameters()),
+        losses=losses,
+        evaluate=evaluate,
+        columns=("loss", "loss_twice", "taken", "val"),
+        shipped=lambda network: network[0],
+        after_step=lambda: {"taken": float(next(steps_taken))},
+        described={"mean": [0.5]},
+        key="net",
+    )
+
+
+def _stopped(out: Path) -> None:
+    fit(_recipe(), out, 1.5, World(clock=_Clock(60)))
+    assert torch.load(out / "checkpoint.pt", weights_only=True)["step"] == 2
+
+
+def _same(one: Path, two: Path) -> bool:
+    want, got = load_file(one), load_file(two)
+    return want.keys() == got.keys() and all(torch.equal(want[key], got[key]) for key in want)
+
+
+def test_a_continued_run_equals_an_unbroken_one(tmp_path: Path) -> None:
+    unbroken = fit(_recipe(), tmp_path / "unbroken")
+    _stopped(tmp_path / "broken")
+    torch.rand(7)  # another process draws other numbers in between
+    assert _same(unbroken, fit(_recipe(), tmp_path / "broken"))
+    rows = (tmp_path / "broken" / "log.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["step", "2", "4"]
+
+
+def test_a_run_of_an_older_version_is_continued(tmp_path: Path) -> None:
+    unbroken = fit(_recipe(), tmp_path / "unbroken")
+    _stopped(tmp_path / "broken")
+    path = tmp_path / "broken" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    assert state.keys() == {
+        "step", "seconds", "net", "ema", "optimizer", "training", "config", "initial"
+    }  # fmt: skip
+    kept = ("step", "net", "ema", "optimizer")
+    torch.save({key: state[key] for key in kept}, path)
+    assert _same(unbroken, fit(_recipe(), tmp_path / "broken"))
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    first = fit(_recipe(), tmp_path).stat().st_mtime_ns
+    assert fit(_recipe(), tmp_path).stat().st_mtime_ns == first
+
+
+def test_a_run_leaves_weights_their_description_a_log_and_sheets(tmp_path: Path) -> None:
+    seen: list[float] = []
+    weights = fit(_recipe(seen, steps=51), tmp_path / "run")
+    files = (p.relative_to(tmp_path / "run") for p in (tmp_path / "run").rglob("*") if p.is_file())
+    assert sorted(map(str, files)) == [
+        "checkpoint.pt", "log.csv", "samples/000051.png", "sum.json", "sum.safetensors"
+    ]  # fmt: skip
+    assert load_file(weights).keys() == {"weight", "bias"}
+    record = json.loads((tmp_path / "run" / "sum.json").read_text())
+    assert (record["steps"], record["pictures"], record["mean"]) == (51, 408, [0.5])
+    assert (record["architecture"], record["initial"]) == ({"width": 2}, None)
+    assert record["training"]["peak_rate"] == 1e-2
+    assert record["metrics"]["val"] == 0.12346
+    with (tmp_path / "run" / "log.csv").open() as file:
+        first, last = csv.DictReader(file)
+    # Losses are means since the last line, what `after_step` gives is the last of them.
+    assert float(first["loss"]) == pytest.approx(sum(seen[:50]) / 50, abs=1e-5)
+    assert float(first["loss_twice"]) == pytest.approx(sum(seen[:50]) / 25, abs=1e-5)
+    assert (first["step"], first["taken"], first["val"]) == ("50", "50.00000", "")
+    assert float(last["loss"]) == pytest.approx(seen[50], abs=1e-5)
+    assert (last["step"], last["taken"], last["val"]) == ("51", "51.00000", "0.12346")
+
+
+def test_the_first_worker_alone_writes_and_all_report(tmp_path: Path) -> None:
+    reports: list[int] = []
+    world = World(rank=1, size=2, report=lambda step, metrics: reports.append(step))
+    fit(_recipe(), tmp_path / "run", world=world)
+    assert reports == [4] and not (tmp_path / "run").exists()
+
+
+def test_the_network_runs_in_bfloat16_where_asked(tmp_path: Path) -> None:
+    assert fit(_recipe(steps=1, bf16=True), tmp_path).exists()

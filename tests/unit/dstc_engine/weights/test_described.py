@@ -17,9 +17,8 @@ from dstc_engine.diffusion.unet import UNet, UNetConfig
 from dstc_engine.errors import WeightsError
 from dstc_engine.models import load_models
 from dstc_engine.presets import get_preset, with_fields
-from dstc_engine.training.prior import PriorTraining, describe
 from dstc_engine.weights import load, places
-from dstc_engine.weights.described import read_description, unet_config_of
+from dstc_engine.weights.described import read_description
 from dstc_engine.weights.registry import find, verify, weights_of
 from tests.unit.dstc_engine import tiny
 
@@ -218,9 +217,3 @@ def test_a_missing_file_and_another_sum(adm: Path) -> None:
 def test_what_training_tells_is_a_description(name: str) -> None:
     told = read_description(places.SHIPPED / f"{name}.json")
     assert "architecture" in told
-
-
-def test_what_training_tells_of_a_prior_now(tmp_path: Path) -> None:
-    told = describe(tiny.UNET, PriorTraining(), 3, {"loss": 1.0})
-    (tmp_path / "prior.json").write_text(json.dumps(told))
-    assert unet_config_of(read_description(tmp_path / "prior.json"), "here") == tiny.UNET

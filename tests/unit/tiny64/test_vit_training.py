@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from dstc_engine.training.images import load_pictures
+from tests.drawings import write_drawings
+from tests.tiny_training import SIZE, VIT, VIT_TRAINING
+from tiny64.vit import Seen, ViTWithHeads
+from tiny64.vit_training import crop_contrast, dense_contrast, losses
+from tiny64.vit_views import ViewMaker
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_dense_contrast_is_least_when_positions_match() -> None:
+    keys = F.normalize(torch.randn(2, 16, 8, generator=_seeded()), dim=-1)
+    targets = torch.arange(16).expand(2, 16)
+    right = dense_contrast(keys, keys, targets, 0.1)
+    wrong = dense_contrast(keys, keys, targets.roll(1, 1), 0.1)
+    assert right.shape == (2,)
+    assert (right < 0.5).all() and (wrong > 3).all()
+
+
+def test_dense_contrast_leaves_out_positions_that_moved_away() -> None:
+    keys = torch.randn(1, 16, 8, generator=_seeded())
+    some = torch.where(torch.arange(16) < 4, torch.arange(16), -1)[None]
+    alone = dense_contrast(keys[:, :4], keys, torch.arange(4)[None], 0.1)
+    assert torch.allclose(dense_contrast(keys, keys, some, 0.1), alone)
+    none = dense_contrast(keys, keys, torch.full((1, 16), -1), 0.1)
+    assert float(none) == 0
+
+
+def test_crop_contrast_does_not_tell_alikes_apart() -> None:
+    seals = F.normalize(torch.tensor([[1.0, 0], [1.0, 0], [0, 1.0]]), dim=1)
+    alike = torch.zeros(3, 3, dtype=torch.bool)
+    confused = crop_contrast(seals, seals, alike, 0.1)
+    alike[0, 1] = alike[1, 0] = True
+    excused = crop_contrast(seals, seals, alike, 0.1)
+    assert torch.allclose(confused[:2], torch.tensor(2.0).log(), atol=1e-3)
+    assert (excused < 1e-3).all()
+
+
+def test_every_loss_reaches_the_transformer(tmp_path: Path) -> None:
+    data = write_drawings(tmp_path / "emoji.parquet", size=SIZE)
+    maker = ViewMaker(load_pictures(data, "train"), VIT, VIT_TRAINING)
+    torch.manual_seed(0)
+    network = ViTWithHeads(VIT, 6)
+    batch = maker.make(torch.arange(4), _seeded())
+    for name in ("keys", "crops", "style", "palette", "silhouette"):
+        network.zero_grad()
+        seen = Seen(*network(batch.views, batch.windows, batch.corners))
+        losses(seen, batch, VIT_TRAINING)[name].backward()
+        assert network.vit.patch_embed.proj.weight.grad.abs().sum() > 0, name

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dstc_engine.training.images import load_pictures
+from tests.drawings import write_drawings
+from tests.tiny_training import SIZE, VIT, VIT_TRAINING
+from tiny64.vit import LEVELS
+from tiny64.vit_views import ViewMaker, palettes, twin_rows
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_a_palette_counts_only_what_was_drawn() -> None:
+    picture = torch.ones(1, 3, 4, 4)
+    picture[:, :, :2] = -1
+    drawn = torch.zeros(1, 4, 4)
+    drawn[:, :2] = 1
+    palette = palettes(picture, drawn)
+    assert palette.shape == (1, LEVELS**3)
+    assert palette[0, 0] > 0.999
+    assert palettes(picture, torch.zeros(1, 4, 4))[0, [0, -1]].tolist() == [0.5, 0.5]
+
+
+@pytest.fixture(scope="module")
+def maker(tmp_path_factory: pytest.TempPathFactory) -> ViewMaker:
+    path = write_drawings(tmp_path_factory.mktemp("data") / "emoji.parquet", size=SIZE)
+    return ViewMaker(load_pictures(path, "train"), VIT, VIT_TRAINING)
+
+
+def test_twins_are_the_other_style_of_the_aligned_pairs(maker: ViewMaker) -> None:
+    pictures, twins = maker.pictures, twin_rows(maker.pictures)
+    for row, twin in enumerate(twins.tolist()):
+        assert pictures.subjects[row] == pictures.subjects[twin]
+        pair = {pictures.styles[row], pictures.styles[twin]}
+        assert pair in (
+            {"twemoji"}, {"noto"}, {"openmoji", "openmoji_line"}, {"fluent_flat", "fluent_3d"}
+        )  # fmt: skip
+    assert torch.equal(twins[twins], torch.arange(len(twins)))
+
+
+def test_moved_views_say_where_each_position_went(maker: ViewMaker) -> None:
+    side, patch = VIT.side, VIT.patch_size
+    label = torch.arange(side * side, dtype=torch.float32).reshape(1, 1, side, side)
+    picture = F.interpolate(label, SIZE).expand(32, 4, -1, -1)
+    moved, place = maker._move(picture, _seeded())
+    tokens = moved[:, 0, ::patch, ::patch].flatten(1)
+    assert place.shape == (32, side * side)
+    assert (place >= 0).any(1).all() and (place < 0).any()
+    for view, where in zip(tokens, place, strict=True):
+        kept = (where >= 0).nonzero().flatten()
+        assert torch.equal(view[where[kept]], kept.float())
+
+
+def test_views_have_the_shapes_they_promise_and_depend_on_the_seed(maker: ViewMaker) -> None:
+    rows = torch.arange(4)
+    batch, again = maker.make(rows, _seeded()), maker.make(rows, _seeded())
+    cut = VIT_TRAINING.window * VIT.patch_size
+    assert batch.views.shape == (8, 3, SIZE, SIZE)
+    assert batch.windows.shape == (8, 3, cut, cut)
+    assert batch.positions.shape == batch.targets.shape == (4, VIT_TRAINING.positions)
+    assert batch.cover.shape == (8, VIT.side**2)
+    assert 0 <= float(batch.cover.min()) and float(batch.cover.max()) <= 1
+    assert torch.equal(batch.views, again.views) and torch.equal(batch.targets, again.targets)

@@ -1,0 +1,170 @@
+"""What the small ViT sees in val pictures: numbers for the log, and a sheet of its keys.
+
+B, N pictures, T patch tokens, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from dstc_engine.training.images import Pictures
+from dstc_engine.training.sheet import write_sheet
+from tiny64.views import normalise, recolour
+from tiny64.vit import IMAGENET_MEAN, IMAGENET_STD, look
+
+
+def look_at(vit: VisionTransformer, pictures: Pictures, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """CLS (N, D) and keys (N, 1 + T, D) of plain pictures, on the CPU."""
+    return _look_through(vit, pictures.batch(rows))
+
+
+@torch.no_grad()
+def _look_through(vit: VisionTransformer, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    device = next(vit.parameters()).device
+    parts = [
+        look(vit, normalise(part.to(device), IMAGENET_MEAN, IMAGENET_STD))
+        for part in torch.split(pictures, 64)
+    ]
+    cls, keys = zip(*parts, strict=True)
+    return torch.cat(cls).cpu(), torch.cat(keys).cpu()
+
+
+def style_accuracy(
+    train: Tensor, train_styles: Tensor, val: Tensor, val_styles: Tensor
+) -> tuple[float, float]:
+    """How well CLS tells styles: (linear probe, 5 nearest neighbours by cosine), shares right.
+
+    The probe is a ridge regression onto the styles from standardised tokens (N, D).
+    """
+    mean, std = train.mean(0), train.std(0) + 1e-6
+    a, b = (train - mean) / std, (val - mean) / std
+    a, b = F.pad(a, (0, 1), value=1.0), F.pad(b, (0, 1), value=1.0)
+    wanted = F.one_hot(train_styles).float()
+    ridge = 0.01 * len(a) * torch.eye(a.shape[1])
+    weights = torch.linalg.solve(a.T @ a + ridge, a.T @ wanted)
+    probe = ((b @ weights).argmax(1) == val_styles).float().mean()
+    nearest = (F.normalize(val, dim=1) @ F.normalize(train, dim=1).T).topk(5).indices
+    votes = F.one_hot(train_styles[nearest], wanted.shape[1]).sum(1).argmax(1)
+    return float(probe), float((votes == val_styles).float().mean())
+
+
+def position_match(one: Tensor, two: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Where keys (B, T, D) of one picture find their likest in the other.
+
+    Returns:
+        Two (B, T) bool: found at the same position; at it or one of its eight neighbours.
+    """
+    found = (F.normalize(one, dim=-1) @ F.normalize(two, dim=-1).transpose(1, 2)).argmax(-1)
+    here = torch.arange(side * side)
+    far = torch.maximum((found // side - here // side).abs(), (found % side - here % side).abs())
+    return far == 0, far <= 1
+
+
+def self_similarity_distance(one: Tensor, two: Tensor) -> Tensor:
+    """(B,) mean square difference of the cosine self-similarities of keys (B, T, D)."""
+    a, b = F.normalize(one, dim=-1), F.normalize(two, dim=-1)
+    return (a @ a.transpose(1, 2) - b @ b.transpose(1, 2)).pow(2).mean((1, 2))
+
+
+def _apartness(one: Tensor, two: Tensor) -> float:
+    pairs = self_similarity_distance(one, two).mean()
+    return float(self_similarity_distance(one, two.roll(1, 0)).mean() / pairs)
+
+
+def evaluate(
+    vit: VisionTransformer, train: Pictures, val: Pictures, drawn: Tensor
+) -> dict[str, float]:
+    """The val metrics of `COLUMNS`.
+
+    match: keys of fluent_flat find their position in fluent_3d (drawn: on the drawing alone; near:
+    within one token). self_similarity: mean distance between such twins, and between other subjects
+    of the two styles. shape: how many times as far apart other subjects are as pictures of one
+    shape: twemoji and noto, the two aligned pairs (line: openmoji and openmoji_line), and a picture
+    in other colours. cls: mean square difference between subjects of one style, and between twins.
+
+    Args:
+        drawn: (N, S, S) silhouettes of `val`; matches are also counted on drawn patches alone.
+    """
+    known = sorted(set(train.styles))
+    few = torch.linspace(0, len(train) - 1, min(1000, len(train))).long()
+    train_cls, _ = look_at(vit, train, few)
+    cls, keys = look_at(vit, val, torch.arange(len(val)))
+    train_styles = torch.tensor([known.index(train.styles[int(i)]) for i in few])
+    styles = torch.tensor([known.index(style) for style in val.styles])
+    probe, neighbours = style_accuracy(train_cls, train_styles, cls, styles)
+    metrics = {"val_style_probe": probe, "val_style_5nn": neighbours}
+
+    side = math.isqrt(keys.shape[1] - 1)
+    flat, solid = _same_subjects(val, "fluent_flat", "fluent_3d")
+    exact, near = position_match(keys[flat, 1:], keys[solid, 1:], side)
+    cover = F.adaptive_avg_pool2d(drawn[flat][:, None].float(), side).flatten(1) > 0.5
+    metrics |= {
+        "val_match": float(exact.float().mean()),
+        "val_match_near": float(near.float().mean()),
+        "val_match_drawn": float(exact[cover].float().mean()),
+        "val_match_drawn_near": float(near[cover].float().mean()),
+    }
+    a, b = _same_subjects(val, "twemoji", "noto")
+    full, line = _same_subjects(val, "openmoji", "openmoji_line")
+    other_colours = recolour(val.batch(a), 1.0, torch.Generator().manual_seed(0))
+    _, recoloured = _look_through(vit, other_colours)
+    metrics |= {
+        "val_shape_vendors": _apartness(keys[a], keys[b]),
+        "val_shape_twins": _apartness(keys[flat], keys[solid]),
+        "val_shape_line": _apartness(keys[full], keys[line]),
+        "val_shape_recoloured": _apartness(keys[a], recoloured),
+        "val_self_similarity_twins": float(
+            self_similarity_distance(keys[flat], keys[solid]).mean()
+        ),
+        "val_self_similarity_random": float(
+            self_similarity_distance(keys[flat], keys[solid.roll(1)]).mean()
+        ),
+        "val_cls_same_style": float((cls[flat] - cls[flat.roll(1)]).pow(2).mean()),
+        "val_cls_same_subject": float((cls[flat] - cls[solid]).pow(2).mean()),
+    }
+    return metrics
+
+
+def _same_subjects(pictures: Pictures, one: str, two: str) -> tuple[Tensor, Tensor]:
+    rows: dict[str, dict[str, int]] = {one: {}, two: {}}
+    for i, (subject, style) in enumerate(zip(pictures.subjects, pictures.styles, strict=True)):
+        if style in rows:
+            rows[style][subject] = i
+    shared = sorted(rows[one].keys() & rows[two].keys())
+    return torch.tensor([rows[one][s] for s in shared]), torch.tensor(
+        [rows[two][s] for s in shared]
+    )
+
+
+def write_keys(path: Path, vit: VisionTransformer, val: Pictures) -> None:
+    """Writes a sheet of two subjects in every style.
+
+    From above: the pictures; their keys' first three principal components (over the sheet) as
+    colours; cosine of every key with that of the centre; the silhouette-like first component alone.
+    """
+    subjects = sorted(set(val.subjects))
+    wanted = [subjects[len(subjects) // 4], subjects[len(subjects) // 2]]
+    rows = torch.tensor([i for s in wanted for i, t in enumerate(val.subjects) if t == s])
+    _, keys = look_at(vit, val, rows)
+    keys = keys[:, 1:]
+    side, size = math.isqrt(keys.shape[1]), val.pixels.shape[-1]
+    flat = keys.flatten(0, 1) - keys.mean((0, 1))
+    _, _, axes = torch.linalg.svd(flat, full_matrices=False)
+    parts = flat @ axes[:3].T
+    low, high = parts.quantile(0.02, 0), parts.quantile(0.98, 0)
+    parts = ((parts - low) / (high - low) * 2 - 1).clamp(-1, 1)
+    colours = parts.reshape(len(rows), side, side, 3).permute(0, 3, 1, 2)
+    unit = F.normalize(keys, dim=-1)
+    centre = (unit @ unit[:, side * side // 2 + side // 2, :, None]).reshape(-1, 1, side, side)
+    shown = [
+        colours,
+        centre.clamp(-1, 1).expand(-1, 3, -1, -1),
+        colours[:, :1].expand(-1, 3, -1, -1),
+    ]
+    write_sheet(path, [val.batch(rows), *(F.interpolate(view, size) for view in shown)])
