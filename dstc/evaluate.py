@@ -31,8 +31,8 @@ from dstc.evaluation.plan import (
     unmeasured,
 )
 from dstc.evaluation.reference import CHUNK, MOST, fit_classifier, read_reference
-from dstc.evaluation.summary import print_summary, summarise
-from dstc.ray_session import own_error_in, running_ray
+from dstc.evaluation.summary import print_summary, summarize_metrics
+from dstc.ray_session import choose_device, cluster_gpus, job_error, running_ray
 from dstc.reporting.throughput import finite
 from dstc.store import retries, storage, urls, weights_bucket
 from dstc.store.json_record import Record, read_record
@@ -100,7 +100,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         JobError: the job broke, or storage does not answer; the same command continues it.
     """
     urls.refuse_credentials(options.output, "output")
-    run = RunFolder(urls.absolute(options.output).rstrip("/") or "/")
+    run = RunFolder(urls.folder(options.output))
     try:
         return _evaluate(run, options)
     except OSError as error:
@@ -133,7 +133,7 @@ def _evaluate(run: RunFolder, options: EvaluateOptions) -> dict[str, Any]:
             weights=weights_bucket.bucket(),
         )
         _run_job(task, pending, options)
-    summary = summarise(run, judging, shards, _expected(job), chunks, right)
+    summary = summarize_metrics(run, judging, shards, _expected(job), chunks, right)
     print_summary(summary)
     return summary
 
@@ -286,18 +286,17 @@ def _run_job(
     task: MeasureTask, pending: Sequence[dict[str, Any]], options: EvaluateOptions
 ) -> None:
     with running_ray(options.cluster):
-        gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-        wants_gpu = options.device == "cuda" or (options.device == "auto" and gpus > 0)
+        device = choose_device(options.device, cluster_gpus())
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.max_errored_blocks = 0
         context.max_consecutive_actor_init_deaths = 3
         dataset = ray.data.from_items(list(pending), override_num_blocks=len(pending)).map_batches(
             MeasureShard,
-            fn_constructor_args=(replace(task, device="cuda" if wants_gpu else "cpu"),),
+            fn_constructor_args=(replace(task, device=device),),
             batch_size=1,
             batch_format="pyarrow",
-            num_gpus=1 if wants_gpu else None,
+            num_gpus=1 if device == "cuda" else None,
             num_cpus=0.5,
             compute=ray.data.ActorPoolStrategy(size=min(options.actors, len(pending))),
         )
@@ -305,13 +304,6 @@ def _run_job(
             measured = sum(len(batch["number"]) for batch in dataset.iter_batches())
         except DstcError:
             raise
-        except Exception as error:  # Ray wraps and re-raises in a dozen unrelated types
-            own = own_error_in(error)
-            if own is not None:
-                raise own from error
-            lines = str(error).strip().splitlines() or ["no message"]
-            raise JobError(
-                f"the evaluation broke: {redact(lines[-1])}. What is measured is kept; the "
-                "same command continues"
-            ) from error
+        except Exception as error:
+            raise job_error(error, "the evaluation") from error
         assert measured == len(pending), f"{measured} of {len(pending)} tasks were done"

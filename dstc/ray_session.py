@@ -14,6 +14,7 @@ import ray.data
 
 from dstc.errors import JobError, SettingsError
 from dstc.planning.settings import Settings
+from dstc.text import redact
 from dstc_engine.errors import DstcError
 
 _LEVEL = "RAY_BACKEND_LOG_LEVEL"
@@ -103,6 +104,34 @@ def own_error_in(error: BaseException | None) -> DstcError | None:
             return error
         error = getattr(error, "cause", None) or error.__cause__
     return None
+
+
+def job_error(error: BaseException, what: str) -> DstcError:
+    """How a command ends for an error that came out of Ray.
+
+    Args:
+        error: of Ray, which wraps and re-raises in a dozen unrelated types.
+        what: broke, for example "the job".
+
+    Returns:
+        The error of ours inside it, or else a `JobError` with the last line of Ray's.
+    """
+    own = own_error_in(error)
+    if own is not None:
+        return own
+    lines = str(error).strip().splitlines() or ["no message"]
+    told = redact(f"{type(error).__name__}: {lines[-1].strip()}")
+    return JobError(f"{what} broke: {told}. What is done is kept; the same command continues")
+
+
+def cluster_gpus() -> int:
+    """GPUs of the Ray that is running."""
+    return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+
+
+def choose_device(asked: str, gpus: int) -> str:
+    """ "cuda" or "cpu", by `--device` and by how many GPUs there are."""
+    return "cuda" if asked == "cuda" or (asked == "auto" and gpus > 0) else "cpu"
 
 
 def set_data_context(settings: Settings) -> None:

@@ -112,7 +112,7 @@ def serve_report(output: str, port: int) -> None:
 
 def _run_folder(output: str) -> RunFolder:
     urls.refuse_credentials(output, "output")
-    return RunFolder(urls.absolute(output).rstrip("/") or "/")
+    return RunFolder(urls.folder(output))
 
 
 def write_contact_sheet(output: str, path: str) -> str:

@@ -83,7 +83,7 @@ def read_status(output: str, now: float | None = None) -> Status:
         RunFolderError: the folder holds no run.
         OSError: storage does not answer.
     """
-    run = RunFolder(urls.absolute(output))
+    run = RunFolder(urls.folder(output))
     job = _read(run.job)
     if job is None:
         raise RunFolderError(

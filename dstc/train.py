@@ -287,9 +287,11 @@ def _fit(plan: TrainingPlan) -> Path:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from dstc.ray_session import choose_device
+
     room = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus, cpus = int(room.get("GPU", 0)), int(room.get("CPU", 0))
-    use_gpu = plan.device is Device.cuda or (plan.device is Device.auto and gpus > 0)
+    use_gpu = choose_device(plan.device, gpus) == "cuda"
     if plan.workers > (gpus if use_gpu else cpus):
         raise UserError(
             f"--workers {plan.workers}: the Ray cluster has {gpus} GPUs and {cpus} CPUs; each "

@@ -20,7 +20,7 @@ from dstc.driver.lease import Lease
 from dstc.driver.monitor import Watch
 from dstc.driver.signals import end_on_signals, interrupter, listen_for_end
 from dstc.driver.slot_count import with_measured_slots, with_recorded_slots
-from dstc.driver.summary import summarise
+from dstc.driver.summary import summarize_run
 from dstc.driver.terminal import ProgressLine, print_closing, print_plan, print_waiting
 from dstc.engines.registry import find_engine
 from dstc.errors import JobError, RunFolderError, StorageError
@@ -30,7 +30,7 @@ from dstc.planning.settings import Settings
 from dstc.planning.workers import Workers, choose_workers, likely_device
 from dstc.ray_session import (
     cluster_address,
-    own_error_in,
+    job_error,
     running_ray,
     set_data_context,
 )
@@ -131,7 +131,7 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
                     plan.ledger.save()  # before a part changes that it still counts
                     if plan.pending:
                         _run_pipeline(plan, lease, interrupt)
-        summary = summarise(plan, time.monotonic() - started)
+        summary = summarize_run(plan, time.monotonic() - started)
     except OSError as error:
         raise JobError(
             f"storage does not answer: {describe(error)}. What is done is kept; the same command "
@@ -201,16 +201,10 @@ def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None]) -> No
         raise
     except DstcError:
         raise
-    except Exception as error:  # Ray wraps and re-raises in a dozen unrelated types
-        cause = own_error_in(error)
+    except Exception as error:
         if watch is not None and watch.fault:
             raise _ending(watch.fault) from error
-        if cause is not None:
-            raise cause from error
-        raise JobError(
-            f"the job broke: {redact(_last_line(error))}. What is done is kept; the same "
-            "command continues"
-        ) from error
+        raise job_error(error, "the job") from error
 
 
 def _ending(fault: DstcError) -> DstcError:
@@ -218,8 +212,3 @@ def _ending(fault: DstcError) -> DstcError:
     if isinstance(fault, UserError):
         return fault
     return JobError(f"{fault}. What is done is kept; the same command continues")
-
-
-def _last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1].strip() if lines else 'no message'}"

@@ -42,7 +42,7 @@ class Summary:
     rate: float
 
 
-def summarise(plan: Plan, seconds: float) -> Summary:
+def summarize_run(plan: Plan, seconds: float) -> Summary:
     """Counts the result rows of all parts and writes summary.json.
 
     Raises:

@@ -35,7 +35,7 @@ Array = npt.NDArray[np.float64]
 _SETS = ("results", *BASELINES)
 
 
-def summarise(
+def summarize_metrics(
     run: RunFolder,
     judging: Judging,
     shards: Sequence[int],

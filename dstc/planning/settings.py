@@ -145,6 +145,6 @@ def make_settings(**values: object) -> Settings:
         update={
             "set": {key: _absolute_networks(key, text) for key, text in settings.set.items()},
             "manifest": urls.absolute(settings.manifest),
-            "output": urls.absolute(settings.output).rstrip("/") or "/",
+            "output": urls.folder(settings.output),
         }
     )

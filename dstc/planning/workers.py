@@ -12,7 +12,7 @@ from dstc.engines.registry import find_engine
 from dstc.errors import SettingsError
 from dstc.planning.plan import Plan
 from dstc.planning.settings import Settings
-from dstc.ray_session import cluster_address
+from dstc.ray_session import choose_device, cluster_address, cluster_gpus
 from dstc.store import weights_bucket
 from dstc.worker.shard_task import ShardTask
 
@@ -62,9 +62,8 @@ def choose_workers(settings: Settings, shards: int) -> Workers:
         SettingsError: more actors than this machine has GPUs.
     """
     engine = find_engine(settings.engine)
-    gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-    wants_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
-    device = "cuda" if wants_gpu and engine.uses_gpu else "cpu"
+    gpus = cluster_gpus()
+    device = choose_device(settings.device, gpus) if engine.uses_gpu else "cpu"
     is_cluster = cluster_address(settings.address) is not None
     if device == "cuda":
         usual = gpus

@@ -80,10 +80,10 @@ def read_bands(run: RunFolder, parts: Sequence[tuple[int, int]], most: int = MAX
     with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(lambda part: _read_chains(run, *part), places)
         chains = [chain for of_part in found for chain in of_part]
-    return replace(summarise(chains), is_sample=numbering.rows > most)
+    return replace(bands_of(chains), is_sample=numbering.rows > most)
 
 
-def summarise(chains: Sequence[Chain]) -> Bands:
+def bands_of(chains: Sequence[Chain]) -> Bands:
     """Medians and tenths over the chains of the length that most have."""
     if not chains:
         return Bands()

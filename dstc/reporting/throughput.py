@@ -84,10 +84,10 @@ def read_throughput(run: RunFolder) -> Throughput:
         records = list(pool.map(lambda name: _read(urls.join(folder, name)), chosen))
     shards = [shard for record in records if (shard := _shard(record)) is not None]
     running = sum(record.get("state") == "running" for record in records)
-    return summarise(shards, found=len(names), read=len(chosen), running=running)
+    return throughput_of(shards, found=len(names), read=len(chosen), running=running)
 
 
-def summarise(shards: Sequence[Shard], found: int, read: int, running: int) -> Throughput:
+def throughput_of(shards: Sequence[Shard], found: int, read: int, running: int) -> Throughput:
     """Adds shards up; `found` files of which `read` were read, `running` of them not finished."""
     if not shards:
         return Throughput(found=found, read=read, running=running)

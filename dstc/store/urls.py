@@ -58,3 +58,8 @@ def absolute(uri: str) -> str:
     if uri.startswith("file://"):
         uri = uri.removeprefix("file://")
     return uri if is_url(uri) else str(Path(uri).expanduser().absolute())
+
+
+def folder(uri: str) -> str:
+    """A folder as `absolute` has it, and without a slash at its end."""
+    return absolute(uri).rstrip("/") or "/"

@@ -13,7 +13,7 @@ import torch
 
 from dstc.evaluation.measure_shard import SCHEMA, MeasureShard, MeasureTask
 from dstc.evaluation.plan import Judging, features_part, metrics_part, unmeasured
-from dstc.evaluation.summary import print_summary, summarise
+from dstc.evaluation.summary import print_summary, summarize_metrics
 from dstc.store import retries, storage
 from dstc.store.run_folder import RunFolder
 from dstc_engine.image import fit
@@ -85,7 +85,7 @@ def test_rows_that_cannot_be_measured(make_run: MakeRun, tmp_path: Path) -> None
     assert found["failed"]["metrics_error"] is None and found["failed"]["status"] == "failed"
     assert found["truth"]["metrics_error"] is None and found["truth"]["truth_l1"] > 0
     assert found["truth"]["source_copy_truth_l1"] == 0
-    summary = summarise(run, BLIND, [0], 7)
+    summary = summarize_metrics(run, BLIND, [0], 7)
     assert summary["unmeasured"] == 4 and summary["statuses"] == {"done": 5, "failed": 1}
     assert summary["metrics"]["truth_l1"]["count"] == 1 and summary["sets"] is None
 
@@ -170,10 +170,10 @@ def test_sets_are_compared_with_the_styles_of_the_run(
     MeasureShard(MeasureTask(run.uri, judging, "cpu", 1, None, 10, None))(SHARD_0)
     features = pq.read_table(features_part(run, 0))
     assert features["set"].to_pylist() == ["results", "source_copy", "style_copy"] * 10
-    assert summarise(run, judging, [0], 80)["sets"] is None, "ten are too few"
+    assert summarize_metrics(run, judging, [0], 80)["sets"] is None, "ten are too few"
 
     MeasureShard(MeasureTask(run.uri, judging, "cpu", 1, None, 100, None))(SHARD_0)
-    summary = summarise(run, judging, [0], 80)
+    summary = summarize_metrics(run, judging, [0], 80)
     sets = summary["sets"]
     assert sets["reference_pictures"] == 50 and sets["results"]["pictures"] == 80
     assert sets["network"] == "emoji64-vit, class token"
@@ -193,6 +193,6 @@ def test_damaged_parts_are_told_and_measured_again(make_run: MakeRun, tmp_path: 
     measured(run, BLIND)
     assert unmeasured(run, BLIND, [0]) == []
     Path(metrics_part(run, 0)).write_bytes(b"PAR1 and no more")
-    assert summarise(run, BLIND, [0], None)["damaged_parts"] == [0]
+    assert summarize_metrics(run, BLIND, [0], None)["damaged_parts"] == [0]
     assert unmeasured(run, BLIND, [0]) == [0]
     assert list(measured(run, BLIND)) == ["a"] and unmeasured(run, BLIND, [0]) == []

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dstc import ray_session
 from dstc.errors import SettingsError
 from dstc.planning import workers
 from dstc.planning.settings import make_settings
@@ -21,6 +22,7 @@ def choose(monkeypatch: pytest.MonkeyPatch, gpus: int, shards: int = 9, **values
             return {"CPU": 16.0, "GPU": float(gpus)}
 
     monkeypatch.setattr(workers, "ray", Cluster)
+    monkeypatch.setattr(ray_session, "ray", Cluster)
     monkeypatch.setattr(workers, "_cores", lambda: 8)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return choose_workers(make_settings(manifest="m", output="o", **values), shards)

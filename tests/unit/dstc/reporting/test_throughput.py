@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dstc.reporting.throughput import Shard, Throughput, read_throughput, summarise
+from dstc.reporting.throughput import Shard, Throughput, read_throughput, throughput_of
 from dstc.store.run_folder import RunFolder
 
 
@@ -17,7 +17,9 @@ def _shard(start: float, end: float, rows: int = 10, **others: Any) -> Shard:
 
 
 def _sum(*shards: Shard, **others: int) -> Throughput:
-    return summarise(shards, **{"found": len(shards), "read": len(shards), "running": 0, **others})
+    return throughput_of(
+        shards, **{"found": len(shards), "read": len(shards), "running": 0, **others}
+    )
 
 
 def test_pauses_between_commands_do_not_count() -> None:
