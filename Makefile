@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= demo-output
 
-.PHONY: demo test check slow bench install clean
+# A file's tests stay together: they share a Ray, a server or networks. One thread of torch each, since
+# the processes have the cores to themselves only together.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
+
+.PHONY: demo test test-all check slow bench install clean
 
 install: $(STAMP)
 
@@ -29,10 +33,13 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/unit
+	$(PYTEST) --numprocesses 2 tests/unit
 
+# These wait more than they compute, so that three at once keep two cores busy.
 test: check
-	$(BIN)/python -m pytest tests/parity tests/integration tests/chaos
+	$(PYTEST) --numprocesses 3 tests/parity tests/integration tests/chaos
+
+test-all: test slow
 
 # The presets at full size with random weights: a quarter of an hour on two cores, 19 GiB of memory.
 slow: $(STAMP)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,15 +25,44 @@ from dstc.ray_session import start_ray
 RAY_WARNINGS = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context")
 
 
+# What tests set for Ray's processes, which take the environment of the moment Ray starts.
+_PASSED_ON = ("AWS_", "DSTC_")
+_environment_of_ray: dict[str, str] = {}
+
+
 @pytest.fixture(scope="module")
-def ray_session() -> Iterator[None]:
-    """Two logical CPUs, whatever the machine has; ports are Ray's to choose."""
-    try:
-        start_ray(None, num_cpus=2)
-        yield
-    finally:
-        with ray_gone():
-            ray.shutdown()
+def ray_session(ray_ends: None) -> None:
+    """Two logical CPUs, whatever the machine has; ports are Ray's to choose.
+
+    One Ray serves all modules of this process: starting takes 5 s. A module that is in another
+    environment, as those with storage of their own are, gets another.
+    """
+    global _environment_of_ray
+    wanted = {name: text for name, text in os.environ.items() if name.startswith(_PASSED_ON)}
+    if ray.is_initialized() and wanted == _environment_of_ray:
+        return
+    end_ray()
+    start_ray(None, num_cpus=2)
+    _environment_of_ray = wanted
+
+
+@pytest.fixture(scope="module")
+def no_ray() -> None:
+    """For modules that start a Ray of their own, or copies of this process."""
+    end_ray()
+
+
+@pytest.fixture(scope="session")
+def ray_ends() -> Iterator[None]:
+    """Ends the shared Ray after the last test of this process."""
+    yield
+    end_ray()
+
+
+def end_ray() -> None:
+    """Ends the Ray of this process, if there is one."""
+    with ray_gone():
+        ray.shutdown()
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ pytestmark = RAY_WARNINGS
 
 
 @pytest.fixture
-def cluster() -> Iterator[tuple[str, list[Any]]]:
+def cluster(no_ray: None) -> Iterator[tuple[str, list[Any]]]:
     """Address and nodes of a cluster: three raylets on this one machine, of which the head's runs
     nothing, as it should be where the driver lives.
     """

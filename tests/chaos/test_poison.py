@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 import dstc_engine.guidance.guide  # noqa: F401  (imported once, before the copies, each of which needs it)
 from dstc.planning.settings import make_settings
@@ -23,6 +24,9 @@ from dstc.worker.translate_shard import TranslateShard
 from dstc_engine.fake import FakeEngine
 from dstc_engine.presets import TINY64
 from dstc_engine.request import TranslationRequest
+
+# Copies of a process that runs a Ray would have its locks, and none of its threads.
+pytestmark = pytest.mark.usefixtures("no_ray")
 
 POISON = "row/002"
 SLOTS = 3

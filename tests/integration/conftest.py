@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.ray_session import ray_session
+from tests.ray_session import no_ray, ray_ends, ray_session
 
-__all__ = ["ray_session"]
+__all__ = ["no_ray", "ray_ends", "ray_session"]

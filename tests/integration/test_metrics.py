@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import threading
 import time
 import urllib.request
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +17,7 @@ from dstc.planning.settings import make_settings
 from dstc.ray_session import start_ray
 from dstc.translate import OK, run
 from dstc.worker.prometheus import METRICS
-from tests.ray_session import RAY_WARNINGS, result_rows
+from tests.ray_session import RAY_WARNINGS, end_ray, result_rows
 
 pytestmark = RAY_WARNINGS
 
@@ -40,17 +38,14 @@ class Series(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def metrics_url() -> Iterator[str]:
+def metrics_url(no_ray: None) -> Iterator[str]:
     """A Ray that reports every second instead of every ten."""
     try:
         start_ray(None, num_cpus=2, _system_config={"metrics_report_interval_ms": 1000})
         (node,) = ray.nodes()  # type: ignore[no-untyped-call]
         yield f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
     finally:
-        ray.shutdown()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
+        end_ray()
 
 
 class Scraper:

@@ -19,12 +19,11 @@ from dstc_engine.errors import WeightsError
 from dstc_engine.presets import get_preset
 from dstc_engine.weights.registry import Weights, find, weights_of
 from tests.fault_proxy import FaultProxy
-from tests.ray_session import RAY_WARNINGS, picture, ray_session, result_rows
+from tests.ray_session import RAY_WARNINGS, picture, result_rows
 from tests.s3_server import S3
 from tests.some_weights import sum_of
 
 pytest_plugins = ["tests.s3_server"]
-__all__ = ["ray_session"]
 
 PRESET = "imagenet256-text"
 # Tensors that fit none of the networks: what counts here is how they get there.
