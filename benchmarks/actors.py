@@ -4,7 +4,7 @@
 
 Each actor is a real Ray worker process with a `FakeEngine`: its steps sleep, so thirty-two of them
 share two cores and any loss is the job's: reading shards, handing them out, fetching, writing
-pictures and parts. One step takes a second, a row 5 steps, an actor has 4 slots: 0.8 rows/s each.
+images and parts. One step takes a second, a row 5 steps, an actor has 4 slots: 0.8 rows/s each.
 
 `start` is the time until the last actor has taken its first shard: Ray, and worker processes
 that import torch one after another on few cores. `rows/s` is measured after that and before the
@@ -35,7 +35,7 @@ STEPS, SLOTS, ROWS_PER_SHARD = 5, 4, 8  # STEPS: what FakeEngine takes for a row
 
 
 def write_manifest(folder: Path, rows: int) -> Path:
-    """So many rows about one small picture."""
+    """So many rows about one small image."""
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(folder / "content.png")
     path = folder / "manifest.parquet"

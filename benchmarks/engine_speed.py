@@ -1,16 +1,16 @@
-"""The engine against the authors' evaluation pattern: pictures per second on the CPU, tiny64.
+"""The engine against the authors' evaluation pattern: images per second on the CPU, tiny64.
 
     python -m benchmarks.engine_speed
     python -m benchmarks.engine_speed --quick
     python -m benchmarks.engine_speed --occupancy
 
 First each way alone with one thread: the official pattern (`benchmarks/official_pattern.py`) and
-the engine with 1 to 16 slots, in fp32 and bf16, whole chains of the same rows, guided by text, by a
-picture and by both in turn. Ways take turns after every few rows, so that noise of a shared machine
+the engine with 1 to 16 slots, in fp32 and bf16, whole chains of the same rows, guided by text, an
+image and both in turn. Ways take turns after every few rows, so that noise of a shared machine
 falls on all of them. `times official` compares with the official pattern in fp32 by the clock, `by
-CPU` by the CPU time of the process, which neighbours on the machine disturb less. `PSNR` is to its
-pictures, the lowest of all rows, in dB. A line tells how many multiply-adds both spend on the same
-pictures. Then the whole machine (`benchmarks/whole_machine.py`).
+CPU` by the CPU time of the process, which neighbors on the machine disturb less. `PSNR` is to its
+images, the lowest of all rows, in dB. A line tells how many multiply-adds both spend on the same
+images. Then the whole machine (`benchmarks/whole_machine.py`).
 
 `--occupancy` instead tells how full the slots of the engine are where rows restart, and so are of
 unequal length (`benchmarks/real_occupancy.py`).
@@ -33,22 +33,22 @@ from benchmarks.table import print_table
 from benchmarks.ways import Way, mixed_rows
 from benchmarks.whole_machine import print_whole_machine
 from dstc_engine.metrics.pixels import psnr
-from dstc_engine.request import Picture, TranslationRequest
+from dstc_engine.request import ImageArray, TranslationRequest
 
 
 @dataclass
 class Measured:
-    """What a way took, seconds of each round, and its pictures."""
+    """What a way took, seconds of each round, and its images."""
 
     way: Way
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
-    pictures: dict[str, Picture] = field(default_factory=dict)
+    images: dict[str, ImageArray] = field(default_factory=dict)
 
     def run(self, rows: Sequence[TranslationRequest]) -> None:
         """Some rows of the present round."""
         wall, cpu = time.perf_counter(), time.process_time()
-        self.pictures |= self.way.translate(rows)
+        self.images |= self.way.translate(rows)
         self.wall[-1] += time.perf_counter() - wall
         self.cpu[-1] += time.process_time() - cpu
 
@@ -80,13 +80,13 @@ def print_speed(arguments: argparse.Namespace) -> None:
     for number in range(arguments.rounds):
         take_turns(measured, rows)
         told = ", ".join(f"{one.wall[-1] / len(rows):.2f}" for one in measured)
-        print(f"round {number}: seconds per picture {told}", file=sys.stderr, flush=True)
+        print(f"round {number}: seconds per image {told}", file=sys.stderr, flush=True)
     official = measured[0]
     table = []
     for one in measured:
         by_clock = [a / b for a, b in zip(official.wall, one.wall, strict=True)]
         by_cpu = [a / b for a, b in zip(official.cpu, one.cpu, strict=True)]
-        lowest = min(psnr(one.pictures[row.id], official.pictures[row.id]) for row in rows)
+        lowest = min(psnr(one.images[row.id], official.images[row.id]) for row in rows)
         table.append(
             [
                 one.way.name,
@@ -97,7 +97,7 @@ def print_speed(arguments: argparse.Namespace) -> None:
                 f"{lowest:.1f}",
             ]
         )
-    columns = ["one thread", "precision", "pictures/s", "times official", "by CPU", "PSNR"]
+    columns = ["one thread", "precision", "images/s", "times official", "by CPU", "PSNR"]
     print_table(columns, table)
 
 
@@ -111,7 +111,7 @@ def print_work() -> None:
         work.append(counted["all"].flops / 2e9 / len(rows))
     official, engine = work
     print(
-        f"\nA picture takes {official:.0f} G multiply-adds in the official pattern, "
+        f"\nAn image takes {official:.0f} G multiply-adds in the official pattern, "
         f"{engine:.0f} in the engine: {official / engine:.2f} times as many."
     )
 

@@ -1,19 +1,19 @@
-"""The engine at full size on one GPU: pictures per second, share of the matrix rate, memory.
+"""The engine at full size on one GPU: images per second, share of the matrix rate, memory.
 
     python -m benchmarks.gpu --json gpu.json
     python -m benchmarks.gpu --presets imagenet256-image --precisions bf16 --slots 8 16 32
     python -m benchmarks.gpu --device cpu --shrink --slots 1 2 --steps 1 --rounds 1
 
 Needs torch, timm and open_clip alone; also runs as `python benchmarks/gpu.py`. Networks have the
-sizes of the published ones and random values, pictures mean nothing. For each preset and precision
+sizes of the published ones and random values, images mean nothing. For each preset and precision
 these take turns, a few steps at a time: the authors' evaluation pattern, the engine eager and
-compiled, with each number of slots. Seconds per picture are those of the preset's whole chain:
+compiled, with each number of slots. Seconds per image are those of the preset's whole chain:
 
     engine            guided steps x median step / slots + conditions of a row
     official pattern  steps with the divergence and without it, each as measured
 
 `TFLOP/s` and `of matrix rate` stand on the operations of the engine's step (a multiplication with
-its addition counts as two), also for the official pattern, which does more for the same picture;
+its addition counts as two), also for the official pattern, which does more for the same image;
 the rate is that of a large bf16 matrix product on the same card in the same run. `times official`
 compares with the official pattern in the same precision, `in fp16` with it in fp16, which is how
 the script runs its UNet on ImageNet. `memory` is the most that PyTorch's tensors took, weights
@@ -105,16 +105,16 @@ def measure(
         _tell(f"{name} {precision}: round {number}")
     for record, way in running:
         if "error" not in record:
-            picture = (
-                way.seconds_per_picture()
+            image = (
+                way.seconds_per_image()
                 if isinstance(way, OfficialWay)
-                else way.seconds_per_picture(conditions)
+                else way.seconds_per_image(conditions)
             )
             record |= {
-                "seconds_per_picture": picture,
-                "pictures_per_second": 1 / picture,
-                "tflops": flops / picture / 1e12,
-                "share": flops / picture / matrix,
+                "seconds_per_image": image,
+                "images_per_second": 1 / image,
+                "tflops": flops / image / 1e12,
+                "share": flops / image / matrix,
                 "failed_rows": way.failed,
             }
             if isinstance(way, EngineWay):
@@ -145,9 +145,9 @@ def _tell(line: str) -> None:
 def compare(records: Sequence[dict[str, Any]]) -> None:
     """Adds to each record how many times as fast as the official pattern it is."""
     official = {
-        (record["preset"], record["precision"]): record["seconds_per_picture"]
+        (record["preset"], record["precision"]): record["seconds_per_image"]
         for record in records
-        if record["way"] == "official pattern" and "seconds_per_picture" in record
+        if record["way"] == "official pattern" and "seconds_per_image" in record
     }
     for record in records:
         for key, precision in (
@@ -155,8 +155,8 @@ def compare(records: Sequence[dict[str, Any]]) -> None:
             ("times_official_fp16", "fp16"),
         ):
             theirs = official.get((record["preset"], precision))
-            if theirs is not None and "seconds_per_picture" in record:
-                record[key] = theirs / record["seconds_per_picture"]
+            if theirs is not None and "seconds_per_image" in record:
+                record[key] = theirs / record["seconds_per_image"]
 
 
 def print_speed(records: Sequence[dict[str, Any]], device: str) -> None:
@@ -172,8 +172,8 @@ def print_speed(records: Sequence[dict[str, Any]], device: str) -> None:
             record["precision"],
             record["way"],
             record["slots"],
-            record.get("error") or told(record, "pictures_per_second", ".4f"),
-            told(record, "seconds_per_picture", ".2f"),
+            record.get("error") or told(record, "images_per_second", ".4f"),
+            told(record, "seconds_per_image", ".2f"),
             told(record, "times_official", ".2f"),
             told(record, "times_official_fp16", ".2f"),
             told(record, "tflops", ".2f"),
@@ -183,7 +183,7 @@ def print_speed(records: Sequence[dict[str, Any]], device: str) -> None:
         ]
         for record in records
     ]
-    columns = ["preset", "precision", "way", "slots", "pictures/s", "s a picture"]
+    columns = ["preset", "precision", "way", "slots", "images/s", "s an image"]
     columns += ["times official", "in fp16", "TFLOP/s", "of matrix rate", "memory GiB"]
     print_table([*columns, "rows not finite"], rows, device)
 

@@ -66,7 +66,7 @@ class EngineWay:
         self.step()
         self.seconds += [self.step() for _ in range(steps)]
 
-    def seconds_per_picture(self, conditions: float) -> float:
+    def seconds_per_image(self, conditions: float) -> float:
         """Of a row, its share of the steps and what it costs once."""
         step = statistics.median(self.seconds)
         return self.preset.guided_steps * step / self.slots + conditions
@@ -75,8 +75,8 @@ class EngineWay:
 class OfficialWay:
     """The authors' evaluation pattern, in chains cut short at both ends.
 
-    A step costs more while the gate of the divergence is open, so both kinds are measured, and a
-    picture takes as many of each as the preset's chain has.
+    A step costs more while the gate of the divergence is open, so both kinds are measured, and an
+    image takes as many of each as the preset's chain has.
     """
 
     slots = 1
@@ -98,7 +98,7 @@ class OfficialWay:
             self.failed += ended.status == "failed"
             seconds.append(ended.seconds / ended.steps)
 
-    def seconds_per_picture(self) -> float:
+    def seconds_per_image(self) -> float:
         """Of a chain; what the script encodes before it is left out, in its favour."""
         opened, shut = steps_by_gate(self.preset)
         times = statistics.median(self.open_seconds), statistics.median(self.shut_seconds)
@@ -142,7 +142,7 @@ def flops_of_step(models: Models, preset: Preset, kind: str) -> int:
 
 
 def seconds_of_conditions(models: Models, preset: Preset, kind: str, repeats: int = 3) -> float:
-    """To encode a row whose pictures are new and whose texts are known, the median."""
+    """To encode a row whose images are new and whose texts are known, the median."""
     seconds = []
     for row in random_rows(kind, repeats + 1, preset.image_size):
         models.features = FeatureCache(0)

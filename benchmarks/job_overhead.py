@@ -2,7 +2,7 @@
 
     python -m benchmarks.job_overhead
 
-Bare: as many processes as actors, each with the networks loaded, its rows' pictures decoded and one
+Bare: as many processes as actors, each with the networks loaded, its rows' images decoded and one
 torch thread, runs `dstc_engine.translate` over them; nothing is fetched or written. Job: the same
 rows, slots and actors through `dstc translate`. Both take the rows of the demo manifest, repeated.
 Ray runs its workers at niceness 15, so the bare processes do too: on a machine with other work, the
@@ -46,12 +46,12 @@ def write_manifest(folder: Path, rows: int) -> Path:
     demo = pq.read_table(DEMO).to_pylist()
     chosen = []
     for number, row in zip(range(rows), itertools.cycle(demo), strict=False):
-        pictures = {
+        images = {
             name: str(DEMO.parent / row[name])
             for name in ("content", "style", "mask")
             if row[name] is not None
         }
-        chosen.append({**row, **pictures, "id": f"{number:05d}"})
+        chosen.append({**row, **images, "id": f"{number:05d}"})
     path = folder / "manifest.parquet"
     pq.write_table(pa.Table.from_pylist(chosen, pq.read_schema(DEMO)), path)
     return path

@@ -1,17 +1,17 @@
-"""How the authors' research script evaluates the method: one picture at a time, nothing used twice.
+"""How the authors' research script evaluates the method: one image at a time, nothing used twice.
 
 The yardstick of the speed benchmarks. Networks, losses, slot logic, tables and noise are the
 engine's, so it is mathematically the same translation; what differs is the work done for it, as in
 `optimization/image_editor.py` and `model_vit/loss_vit.py` of cyclomon/DiffuseIT. Per guided step:
 
 - the UNet runs forward twice: inside the guidance, and again for mean, variance and x0;
-- each DINO loss runs DINO on the picture that guides, and again on what it is compared with:
-  the source (structure and contrast each), the style picture, the previous guided picture;
+- each DINO loss runs DINO on the image that guides, and again on what it is compared with:
+  the source (structure and contrast each), the style image, the previous guided image;
 - so does the identity loss with its face network (and here the VGG losses, which the script lacks);
 - one `torch.autograd.grad` takes the total back through all networks and the UNet at once;
 - each loss is read by the host.
 
-Left out are the script's recomputed attention, its gradients that nobody reads, and its pictures
+Left out are the script's recomputed attention, its gradients that nobody reads, and its images
 written at every step: they would make it slower, but no other algorithm.
 """
 
@@ -37,7 +37,7 @@ from dstc_engine.diffusion.sampling import (
 )
 from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.encoders.dino import DinoFeatures
-from dstc_engine.engine import finish_picture
+from dstc_engine.engine import finish_image
 from dstc_engine.feature_cache import FeatureCache
 from dstc_engine.guidance.conditions import Conditions, encode_conditions
 from dstc_engine.guidance.prior_class import classes_of, draw_classes
@@ -59,7 +59,7 @@ from dstc_engine.slots import Move, Slot
 
 
 class OfficialPattern:
-    """Translates one picture at a time, with the preset's networks.
+    """Translates one image at a time, with the preset's networks.
 
     Args:
         models, preset: as for the engine. make_noise: by default drawn from the row's seed.
@@ -73,7 +73,7 @@ class OfficialPattern:
     ) -> None:
         self.models = models
         self.preset = preset
-        # What the script encodes ahead are the CLIP targets; it remembers nothing between pictures.
+        # What the script encodes ahead are the CLIP targets; it remembers nothing between images.
         self._ahead = dataclasses.replace(
             models,
             dino=None,
@@ -128,9 +128,9 @@ class OfficialPattern:
             id=request.id,
             seed=request.seed,
             status="failed" if failed else "done",
-            picture=None if failed else finish_picture(x0[0], request, preset),
+            image=None if failed else finish_image(x0[0], request, preset),
             reason="non_finite" if failed else None,
-            error="losses or picture not finite" if failed else None,
+            error="losses or image not finite" if failed else None,
             steps=slot.steps,
             restarts=slot.restarts,
             seconds=time.monotonic() - slot.entered,
@@ -161,7 +161,7 @@ class OfficialPattern:
         previous: Tensor,
         noise: Noise,
     ) -> tuple[Tensor, dict[str, float], Tensor]:
-        """The negative gradient at x_t, the losses by name, and the picture that guided.
+        """The negative gradient at x_t, the losses by name, and the image that guided.
 
         Args:
             x: (1, 3, H, W) at the time of `table`. previous: what guided the previous step.
@@ -200,8 +200,8 @@ class _Losses:
     """Losses of one step that look through a network, each of which looks for itself alone.
 
     Args:
-        to: the row's conditions, of which pictures and CLIP targets are used. z: (1, 3, H, W), the
-            picture that guides, with the graph that leads back to x_t.
+        to: the row's conditions, of which images and CLIP targets are used. z: (1, 3, H, W), the
+            image that guides, with the graph that leads back to x_t.
     """
 
     def __init__(self, models: Models, preset: Preset, to: Conditions, z: Tensor) -> None:
@@ -258,19 +258,19 @@ class _Losses:
             [gram_matrix(seen[n]) for n in layers], [gram_matrix(style[n]) for n in layers]
         )
 
-    def _dino(self, picture: Tensor) -> DinoFeatures:
+    def _dino(self, image: Tensor) -> DinoFeatures:
         assert self._models.dino is not None
         with self._models.autocast():
-            seen = self._models.dino(picture)
+            seen = self._models.dino(image)
         return DinoFeatures(seen.keys.float(), seen.cls.float())
 
-    def _face(self, picture: Tensor) -> Tensor:
+    def _face(self, image: Tensor) -> Tensor:
         assert self._models.arcface is not None
         with self._models.autocast():
-            return self._models.arcface(picture).float()
+            return self._models.arcface(image).float()
 
-    def _vgg(self, picture: Tensor) -> dict[str, Tensor]:
+    def _vgg(self, image: Tensor) -> dict[str, Tensor]:
         assert self._models.vgg is not None
         with self._models.autocast():
-            layers = self._models.vgg(picture)
+            layers = self._models.vgg(image)
         return {name: features.float() for name, features in layers.items()}

@@ -6,13 +6,13 @@ phases together are the step:
 
     X forward      of a network, normalisation of its input included
     X backward     of its gradient, from where the losses have ended to its input
-    crops          drawing the crops out of the pictures, and the way back through it
+    crops          drawing the crops out of the images, and the way back through it
     losses         all that is left of `guidance.guide`: losses, views, sums, casts
     arithmetic     posterior, adding noise, going back
     noise          random numbers
     bookkeeping    all that is left of `Engine.step`: slots, tables, transfers
     conditions     encoding a row that enters, its networks included
-    finish         from x0 to the uint8 picture of a row that leaves
+    finish         from x0 to the uint8 image of a row that leaves
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def watched_noise(phases: Phases, preset: Preset) -> Callable[[TranslationReques
 
 
 def networks_of(models: Models, preset: Preset) -> dict[str, nn.Module]:
-    """What is watched, by name; of a CLIP model, the tower that sees pictures."""
+    """What is watched, by name; of a CLIP model, the tower that sees images."""
     found: dict[str, nn.Module | None] = {"UNet": models.unet, "DINO": models.dino}
     # A preset's list may be longer than what was loaded: no CLIP at all.
     found |= {name: clip.model.visual for name, clip in zip(preset.clips, models.clips)}  # noqa: B905
@@ -139,7 +139,7 @@ def watching(models: Models, preset: Preset, phases: Phases) -> Iterator[None]:
             (engine, "add_noise", "arithmetic", False),
             (engine, "go_back", "arithmetic", False),
             (engine, "encode_conditions", "conditions", True),
-            (engine, "finish_picture", "finish", True),
+            (engine, "finish_image", "finish", True),
             (guidance, "apply_crops", "crops", False),
             (torch.autograd, "grad", "losses", False),
         ):

@@ -59,7 +59,7 @@ def _rows(start: int, stop: int) -> pa.Table:
     return pa.table(
         {
             "id": pc.binary_join_element_wise("streets/oslo", texts, "/"),
-            "content": pc.binary_join_element_wise("s3://pictures/oslo/", texts, ".jpg", ""),
+            "content": pc.binary_join_element_wise("s3://images/oslo/", texts, ".jpg", ""),
             "prompt": pa.array(_PROMPTS[numbers % len(_PROMPTS)]),
         }
     )

@@ -1,10 +1,10 @@
-"""Where the time of a picture goes: seconds, multiply-adds and bytes of each network and phase.
+"""Where the time of an image goes: seconds, multiply-adds and bytes of each network and phase.
 
     python -m benchmarks.profile_step
     python -m benchmarks.profile_step --preset imagenet256-image --random-weights
     python -m benchmarks.profile_step --preset imagenet256-text --random-weights --shrink
 
-Guided steps of the real engine, all slots busy, some rows guided by text and some by a picture
+Guided steps of the real engine, all slots busy, some rows guided by text and some by an image
 (full-size presets: the rows they are made for). `benchmarks/phases.py` says what belongs to a
 phase, `benchmarks/kernel_counts.py` how operations and bytes are counted. Three tables:
 
@@ -13,8 +13,8 @@ phase, `benchmarks/kernel_counts.py` how operations and bytes are counted. Three
 - the roofline: bytes of all kernels and of the products alone, FLOP per byte of these, and the
   floor: the longer of the time the FLOP take at the matrix rate and the time the products' bytes
   take at the memory's bandwidth. `times floor` is what is left to gain there;
-- what a row costs once, and the picture in all: `texts` are prompts that no row had before,
-  `conditions` what the networks say of its pictures.
+- what a row costs once, and the image in all: `texts` are prompts that no row had before,
+  `conditions` what the networks say of its images.
 
 Phases are measured with a wait for the device at each border; the line under the first table tells
 how much longer that makes a step.
@@ -41,9 +41,9 @@ from benchmarks.kernel_counts import Counted, counting
 from benchmarks.phases import ONCE_PER_ROW, Phases, watched_noise, watching
 from benchmarks.random_networks import kind_of, prepared, random_models, random_rows
 from benchmarks.table import print_table
-from dstc_engine import image
-from dstc_engine.engine import Engine, finish_picture
+from dstc_engine.engine import Engine, finish_image
 from dstc_engine.feature_cache import FeatureCache
+from dstc_engine.image import decode, encode_png, fit, to_tensor
 from dstc_engine.models import Models, load_models
 from dstc_engine.presets import PRESETS, Preset, get_preset
 from dstc_engine.request import TranslationRequest
@@ -125,9 +125,9 @@ def _seconds_of_texts(models: Models, rows: list[TranslationRequest]) -> float:
 def _images(preset: Preset, row: TranslationRequest) -> dict[str, float]:
     """Seconds to unpack and fit the content, and to finish and pack the result, on the CPU."""
     size = preset.image_size
-    packed = image.encode_png(row.content)
-    small = image.fit(row.content, size, preset.fit)
-    x0 = image.to_tensor(small)
+    packed = encode_png(row.content)
+    small = fit(row.content, size, preset.fit)
+    x0 = to_tensor(small)
 
     def median(work: Callable[[], Any]) -> float:
         seconds = []
@@ -138,10 +138,10 @@ def _images(preset: Preset, row: TranslationRequest) -> dict[str, float]:
         return statistics.median(seconds)
 
     return {
-        "decode": median(lambda: image.decode(packed)),
-        "fit": median(lambda: image.to_tensor(image.fit(row.content, size, preset.fit))),
-        "finish": median(lambda: finish_picture(x0, row, preset)),
-        "encode": median(lambda: image.encode_png(small, {"id": row.id})),
+        "decode": median(lambda: decode(packed)),
+        "fit": median(lambda: to_tensor(fit(row.content, size, preset.fit))),
+        "finish": median(lambda: finish_image(x0, row, preset)),
+        "encode": median(lambda: encode_png(small, {"id": row.id})),
     }
 
 
@@ -196,7 +196,7 @@ def print_profile(
     roof_rows.append(_roof_row("all", sums, least, total, slots))
     columns = ["roofline", "MB a row", "of products", "FLOP/byte", "floor ms", "times floor"]
     print_table(columns, roof_rows, device)
-    _print_picture(found, preset, slots, device)
+    _print_image(found, preset, slots, device)
 
 
 def _roof_row(name: str, did: Counted, floor: float, seconds: float, slots: int) -> list[str]:
@@ -210,13 +210,13 @@ def _roof_row(name: str, did: Counted, floor: float, seconds: float, slots: int)
     ]
 
 
-def _print_picture(found: Profile, preset: Preset, slots: int, device: str) -> None:
+def _print_image(found: Profile, preset: Preset, slots: int, device: str) -> None:
     steps = preset.guided_steps * found.step / slots
     once = {"guided steps": steps, **found.once}
     whole = sum(once.values())
     rows = [[name, f"{1e3 * s:.2f}", f"{s / whole:.2%}"] for name, s in once.items()]
     rows.append(["all", f"{1e3 * whole:.2f}", "100.00%"])
-    print_table([f"a picture, {preset.guided_steps} steps", "ms", "share"], rows, device)
+    print_table([f"an image, {preset.guided_steps} steps", "ms", "share"], rows, device)
 
 
 def demo_rows(count: int) -> list[TranslationRequest]:
@@ -251,7 +251,7 @@ def main() -> None:
         preset = dataclasses.replace(preset, max_restarts=0)
         models = load_models(preset, arguments.device, arguments.precision)
         rows = demo_rows(slots)
-    models.features = FeatureCache(0)  # each row of a job may have pictures of its own
+    models.features = FeatureCache(0)  # each row of a job may have images of its own
     if 2 * arguments.steps + 3 >= preset.guided_steps:
         parser.error(f"--steps is {arguments.steps}; a chain has {preset.guided_steps} steps")
     rate, bytes_per_second = matrix_rate(device, arguments.precision), bandwidth(device)

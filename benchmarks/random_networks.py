@@ -1,6 +1,6 @@
 """A preset's networks with random values, at full size or shrunken, and rows to run through them.
 
-Speed and memory do not depend on what weights hold; pictures made with these mean nothing. Needs
+Speed and memory do not depend on what weights hold; images made with these mean nothing. Needs
 torch, timm and open_clip alone: no published file, no Ray, no job.
 """
 
@@ -27,7 +27,7 @@ from dstc_engine.weights import architectures
 from dstc_engine.weights.load import IMAGENET_MEAN, IMAGENET_STD, build_dino
 from dstc_engine.weights.registry import find
 
-# Shrunken: pictures of 32 pixels for all networks, and of each kind of layer the least there can be
+# Shrunken: images of 32 pixels for all networks, and of each kind of layer the least there can be
 # (GroupNorm has 32 groups, an attention pool of CLIP one place).
 _SMALL = 32
 
@@ -121,7 +121,7 @@ def _clip(name: str, shrink: bool) -> Clip:
         quick_gelu=sizes["quick_gelu"],
     )
     tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
-    mean, std = architectures.clip_normalisation(weights)
+    mean, std = architectures.clip_normalization(weights)
     return Clip(model, tokenizer, vision["image_size"], mean, std)
 
 
@@ -137,7 +137,7 @@ def _smaller(sizes: dict[str, Any]) -> dict[str, Any]:
 
 
 def random_rows(kind: str, count: int, size: int, start: int = 0) -> list[TranslationRequest]:
-    """Rows of one kind about coarse patterns of `size` pixels, each with pictures of its own.
+    """Rows of one kind about coarse patterns of `size` pixels, each with images of its own.
 
     All have the same prompts: in a job, texts are embedded once and remembered.
     """

@@ -1,6 +1,6 @@
 """When each actor of a finished run on local disk was at work, and when each of its rows ended.
 
-From the stats files of shards, and from the times of the pictures, each of which is written when
+From the stats files of shards, and from the times of the images, each of which is written when
 its row ends.
 """
 
@@ -65,8 +65,8 @@ class Timeline:
             for phase, seconds in stats["seconds"].items():
                 actor.phases[phase] += seconds
             part = output / "results" / f"part-{path.stem}.parquet"
-            pictures = pq.read_table(part, columns=["image"]).column("image").to_pylist()
-            actor.row_ends += [(output / name).stat().st_mtime for name in pictures]
+            images = pq.read_table(part, columns=["image"]).column("image").to_pylist()
+            actor.row_ends += [(output / name).stat().st_mtime for name in images]
         for actor in self.actors.values():
             actor.row_ends.sort()
 

@@ -1,4 +1,4 @@
-"""What an option changes: pictures of a variant against the exact ones, and how much faster it is.
+"""What an option changes: images of a variant against the exact ones, and how much faster it is.
 
     python -m benchmarks.variants bf16 guidance_every=2 crops=2,clips=emoji64-clip
     python -m benchmarks.variants --manifest rows.parquet --rows 64 bf16
@@ -8,12 +8,12 @@ Each variant is a comma-separated list of `bf16`, `fp16` and preset fields. Rows
 are those of the exact run (fp32, the preset as it is). Per variant, means over rows:
 
     speed      guided rows per second over the exact run's, side by side in alternating pieces
-    PSNR       to the exact pictures, dB, 100 where equal; median and lowest of the rows
+    PSNR       to the exact images, dB, 100 where equal; median and lowest of the rows
     structure  mean squared change of the ViT's key self-similarity, result against content
     style      mean squared distance of class tokens, result against style (rows with a style)
     text       minus the cosine of the result's CLIP embedding to the target (rows with a prompt)
 
-The last three stand beside the exact run's own value: they say whether a picture that differs is
+The last three stand beside the exact run's own value: they say whether an image that differs is
 also worse. They look through the preset's own networks, the ones that guide.
 """
 
@@ -31,9 +31,9 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.table import print_table
-from dstc_engine import image
 from dstc_engine.engine import Engine, translate
 from dstc_engine.guidance.conditions import encode_conditions
+from dstc_engine.image import decode, encode_png, to_tensor
 from dstc_engine.losses.clip_direction import clip_direction_loss
 from dstc_engine.losses.structure import structure_loss
 from dstc_engine.losses.style import style_cls_loss
@@ -42,7 +42,7 @@ from dstc_engine.models import Models, load_models
 from dstc_engine.noise import RowNoise
 from dstc_engine.precision import PRECISIONS
 from dstc_engine.presets import Preset, get_preset, with_fields
-from dstc_engine.request import Picture, TranslationRequest
+from dstc_engine.request import ImageArray, TranslationRequest
 from dstc_engine.weights.registry import names_of
 
 # Rows that run before the other variant's turn: noise of a shared machine then falls on both.
@@ -54,13 +54,13 @@ class Variant:
     """One way to translate, and what came of it.
 
     Attributes:
-        name: as given. preset, precision: how. pictures: by row id. seconds: of each piece.
+        name: as given. preset, precision: how. images: by row id. seconds: of each piece.
     """
 
     name: str
     preset: Preset
     precision: str
-    pictures: dict[str, Picture] = dataclasses.field(default_factory=dict)
+    images: dict[str, ImageArray] = dataclasses.field(default_factory=dict)
     seconds: list[float] = dataclasses.field(default_factory=list)
 
     @classmethod
@@ -85,16 +85,16 @@ class Variant:
         engine = Engine(models, self.preset, slots)
         started = time.perf_counter()
         for done in translate(engine, rows):
-            if done.picture is not None:
-                self.pictures[done.id] = done.picture
+            if done.image is not None:
+                self.images[done.id] = done.image
         self.seconds.append(time.perf_counter() - started)
 
 
 def read_rows(manifest: Path, count: int | None) -> list[TranslationRequest]:
-    """The first rows of a manifest whose pictures are local files."""
+    """The first rows of a manifest whose images are local files."""
 
-    def read(name: str | None) -> Picture | None:
-        return image.decode((manifest.parent / name).read_bytes(), name) if name else None
+    def read(name: str | None) -> ImageArray | None:
+        return decode((manifest.parent / name).read_bytes(), name) if name else None
 
     rows = []
     for number, row in enumerate(pq.read_table(manifest).slice(0, count).to_pylist()):
@@ -115,22 +115,22 @@ def read_rows(manifest: Path, count: int | None) -> list[TranslationRequest]:
 
 @torch.no_grad()
 def measure(
-    models: Models, preset: Preset, rows: Sequence[TranslationRequest], found: dict[str, Picture]
+    models: Models, preset: Preset, rows: Sequence[TranslationRequest], found: dict[str, ImageArray]
 ) -> dict[str, list[float]]:
-    """Structure, style and text distance of the pictures, where the row has one."""
+    """Structure, style and text distance of the images, where the row has one."""
     values: dict[str, list[float]] = {"structure": [], "style": [], "text": []}
     for row in rows:
         if row.id not in found:
             continue
         to, _ = encode_conditions(models, preset, row, RowNoise.of(row.seed, preset))
-        result = image.to_tensor(found[row.id])[None]
+        result = to_tensor(found[row.id])[None]
         seen = models.dino(result)
         values["structure"].append(float(structure_loss(seen.keys, to.source_similarity)))
         if row.style is not None:
             values["style"].append(float(style_cls_loss(seen.cls, to.style_cls)))
         if row.prompt is not None:
             losses = [
-                clip_direction_loss(clip.embed_picture(result)[:, None], target)
+                clip_direction_loss(clip.embed_image(result)[:, None], target)
                 for clip, target in zip(models.clips, to.clip_targets, strict=True)
             ]
             values["text"].append(float(torch.stack(losses).mean()))
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, default=Path("manifests/demo.parquet"))
     parser.add_argument("--rows", type=int, default=None, help="of the manifest (all)")
     parser.add_argument("--slots", type=int, default=8)
-    parser.add_argument("--save", type=Path, help="folder for the pictures, exact beside variants")
+    parser.add_argument("--save", type=Path, help="folder for the images, exact beside variants")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     preset = get_preset(arguments.preset)
@@ -164,18 +164,18 @@ def main() -> None:
             models = loaded[variant.networks]
             variant.run(models, rows[start : start + _PIECE], arguments.slots)
     judge = loaded[exact.networks]
-    own = measure(judge, preset, rows, exact.pictures)
+    own = measure(judge, preset, rows, exact.images)
     table: list[list[object]] = [["exact", "1.00", "", "", *_means(own, own)]]
     for variant in variants:
         ratios = [a / b for a, b in zip(exact.seconds, variant.seconds, strict=True)]
-        values = [psnr(variant.pictures[r.id], exact.pictures[r.id]) for r in rows]
+        values = [psnr(variant.images[r.id], exact.images[r.id]) for r in rows]
         table.append(
             [
                 variant.name,
                 f"{statistics.median(ratios):.2f}",
                 f"{statistics.median(values):.1f}",
                 f"{min(values):.1f}",
-                *_means(measure(judge, preset, rows, variant.pictures), own),
+                *_means(measure(judge, preset, rows, variant.images), own),
             ]
         )
     print_table(["variant", "speed", "PSNR", "lowest", "structure", "style", "text"], table)
@@ -190,8 +190,8 @@ def _means(values: dict[str, list[float]], own: dict[str, list[float]]) -> list[
 def _save(folder: Path, rows: Sequence[TranslationRequest], variants: Sequence[Variant]) -> None:
     """One sheet: a row for each variant, a column for each row."""
     folder.mkdir(parents=True, exist_ok=True)
-    bands = [np.concatenate([v.pictures[row.id] for row in rows], axis=1) for v in variants]
-    (folder / "variants.png").write_bytes(image.encode_png(np.concatenate(bands, axis=0)))
+    bands = [np.concatenate([v.images[row.id] for row in rows], axis=1) for v in variants]
+    (folder / "variants.png").write_bytes(encode_png(np.concatenate(bands, axis=0)))
 
 
 if __name__ == "__main__":

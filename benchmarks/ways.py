@@ -14,7 +14,7 @@ from dstc_engine.engine import Engine, translate
 from dstc_engine.feature_cache import FeatureCache
 from dstc_engine.models import Models, load_models
 from dstc_engine.presets import TINY64
-from dstc_engine.request import Picture, TranslationRequest
+from dstc_engine.request import ImageArray, TranslationRequest
 
 DEMO = Path(__file__).resolve().parent.parent / "manifests" / "demo.parquet"
 
@@ -22,7 +22,7 @@ DEMO = Path(__file__).resolve().parent.parent / "manifests" / "demo.parquet"
 def mixed_rows(count: int) -> list[TranslationRequest]:
     """Rows of the demo, text, image and both in turn, repeated under new ids where there are more.
 
-    A repeated row has another seed, and its pictures are remembered as in a job.
+    A repeated row has another seed, and its images are remembered as in a job.
     """
     demo = read_rows(DEMO, None)
     kinds = [
@@ -57,7 +57,7 @@ class Way:
     def name(self) -> str:
         return f"engine, {self.slots} slots" if self.slots else "official pattern"
 
-    def translate(self, rows: Sequence[TranslationRequest]) -> dict[str, Picture]:
+    def translate(self, rows: Sequence[TranslationRequest]) -> dict[str, ImageArray]:
         """Whole chains of these rows, by their ids; nothing is remembered from rows before."""
         return self._translate(rows, TINY64.skip, TINY64.resample)
 
@@ -67,7 +67,7 @@ class Way:
 
     def _translate(
         self, rows: Sequence[TranslationRequest], skip: int, resample: int
-    ) -> dict[str, Picture]:
+    ) -> dict[str, ImageArray]:
         preset = dataclasses.replace(TINY64, skip=skip, resample=resample)
         models = self._models
         # Ways share the networks; one must not find what another has looked at.
@@ -78,8 +78,8 @@ class Way:
         else:
             pattern = OfficialPattern(models, preset)
             ended = [pattern.translate(row) for row in rows]
-        pictures = {}
+        images = {}
         for row in ended:
-            assert row.picture is not None, f"{row.id}: {row.error}"
-            pictures[row.id] = row.picture
-        return pictures
+            assert row.image is not None, f"{row.id}: {row.error}"
+            images[row.id] = row.image
+        return images

@@ -37,7 +37,7 @@ def run_worker(arguments: argparse.Namespace) -> None:
 
 
 def measure(precision: str, slots: int, processes: int, threads: int, rows: int) -> float:
-    """Pictures per second of so many processes at once.
+    """Images per second of so many processes at once.
 
     Args:
         slots: of each engine; 0 is the official pattern. rows: of each process.
@@ -90,7 +90,7 @@ def print_whole_machine(rows: int, slots: int, rounds: int) -> None:
         for case, found in zip(cases, rates, strict=True):
             found.append(measure(*case))
         told = ", ".join(f"{found[-1]:.3f}" for found in rates)
-        print(f"whole machine, round {number}: pictures/s {told}", file=sys.stderr, flush=True)
+        print(f"whole machine, round {number}: images/s {told}", file=sys.stderr, flush=True)
     table = []
     for (precision, of_each, processes, threads, _), found in zip(cases, rates, strict=True):
         times = [mine / official for mine, official in zip(found, rates[0], strict=True)]
@@ -103,7 +103,7 @@ def print_whole_machine(rows: int, slots: int, rounds: int) -> None:
                 f"{statistics.median(times):.2f}",
             ]
         )
-    columns = ["whole machine", "precision", "processes x threads", "pictures/s", "times official"]
+    columns = ["whole machine", "precision", "processes x threads", "images/s", "times official"]
     print_table(columns, table)
 
 

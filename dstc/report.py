@@ -4,7 +4,7 @@
     results/*.parquet      -> counts, chosen rows   reporting.tally, .chosen, .parts
     losses                 -> bands over rows       reporting.loss_bands
     metrics.json, metrics/ -> what was measured     reporting.metrics_table, .measures
-    pictures, losses       -> cards                 reporting.cards, .thumbnails, .charts
+    images, losses       -> cards                 reporting.cards, .thumbnails, .charts
     stats/*.json           -> speed                 reporting.throughput
     all of it              -> the page              reporting.page, report.html.j2, report.js
 
@@ -50,7 +50,7 @@ from dstc.store.run_folder import RunFolder
 from dstc.text import describe, duration, redact
 
 MAX_CARDS = 200
-# CSS pixels of a picture's side; those that need it are enlarged by whole pixels.
+# CSS pixels of an image's side; those that need it are enlarged by whole pixels.
 SHOWN_SIDE = 128
 
 

@@ -64,7 +64,7 @@ class TrainingPlan:
         minutes: stop after this long (0: never); the same plan continues.
         initial: weights to start a new run from, see `dstc_engine.training.initial`; every worker
             must reach them. None: random ones.
-        steps, batch: instead of the default ones; batch counts pictures of all workers together.
+        steps, batch: instead of the default ones; batch counts images of all workers together.
         settings: other settings as text, see its `PriorTraining`, `ViTTraining` or
             `CLIPTraining`; `steps` and `batch` go before them.
         config, how: instead of the default sizes and settings, such as a `ViTConfig`.
@@ -112,7 +112,7 @@ _Set = Annotated[
     ),
 ]
 _Steps = Annotated[int | None, typer.Option(min=1, help="Length of the whole run.")]
-_Batch = Annotated[int | None, typer.Option(min=1, help="Pictures per step, over all workers.")]
+_Batch = Annotated[int | None, typer.Option(min=1, help="Images per step, over all workers.")]
 _Minutes = Annotated[float, typer.Option(min=0, help="Stop after; the same command continues.")]
 _Workers = Annotated[int, typer.Option(min=1, help="Above 1: through Ray Train.")]
 _Device = Annotated[Device, typer.Option(help="Where the networks live.")]
@@ -200,7 +200,7 @@ def train(plan: TrainingPlan, address: str | None = None) -> Path:
 
 
 def check_data(path: str) -> None:
-    """Makes sure that training pictures can be read from `path`, before any worker starts.
+    """Makes sure that training images can be read from `path`, before any worker starts.
 
     Raises:
         UserError: no such file, no Parquet, or columns missing.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The networks' weights.", no_args_is_help=True)
 
 _KINDS = {
-    "prior": "Priors: what pictures look like",
+    "prior": "Priors: what images look like",
     "vit": "ViTs: structure and style",
     "clip": "CLIP: words",
     "face": "Faces: whose they are",

@@ -1,4 +1,4 @@
-"""Translates pictures into other looks while every shape stays in place.
+"""Translates images into other looks while every shape stays in place.
 
 Diffusion-based image translation with disentangled style and content (Kwon & Ye, ICLR 2023),
 batched over slots. Imports torch, never ray, never storage.

@@ -1,6 +1,6 @@
 """Attention over tokens, by whichever way the device does fastest.
 
-B pictures, N heads, T tokens, D width of a head.
+B images, N heads, T tokens, D width of a head.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Matches the colours of the finished picture to the style picture's.
+"""Matches the colours of the finished image to the style image's.
 
 Monge-Kantorovich linear transport (Pitie & Kokaram 2007): the linear map of RGB that carries one
 mean and covariance to another's while moving colours least.
@@ -9,27 +9,27 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dstc_engine.request import Picture
+from dstc_engine.request import ImageArray
 
 Matrix = npt.NDArray[np.float64]
 
 
-def match_colours(picture: Picture, style: Picture, share: Matrix | None = None) -> Picture:
+def match_colours(image: ImageArray, style: ImageArray, share: Matrix | None = None) -> ImageArray:
     """(H, W, 3) uint8 with the RGB mean and covariance of `style` (any size), clipped to 0-255.
 
     Args:
-        share: (H, W) by how much each pixel of `picture` counts, not all 0; None counts all alike.
+        share: (H, W) by how much each pixel of `image` counts, not all 0; None counts all alike.
             The map that carries over those that count is applied to all.
     """
-    source = picture.reshape(-1, 3).astype(np.float64)
+    source = image.reshape(-1, 3).astype(np.float64)
     target = style.reshape(-1, 3).astype(np.float64)
     if share is None:
         mean, covariance = source.mean(0), _covariance(source)
     else:
         mean, covariance = _weighted(source, share.reshape(-1))
     moved = (source - mean) @ transport_map(covariance, _covariance(target))
-    levels: Picture = np.clip(np.rint(moved + target.mean(0)), 0, 255).astype(np.uint8)
-    return levels.reshape(picture.shape)
+    levels: ImageArray = np.clip(np.rint(moved + target.mean(0)), 0, 255).astype(np.uint8)
+    return levels.reshape(image.shape)
 
 
 def transport_map(source: Matrix, target: Matrix) -> Matrix:
@@ -39,21 +39,21 @@ def transport_map(source: Matrix, target: Matrix) -> Matrix:
     return inverse_root @ _power(root @ target @ root, 0.5) @ inverse_root
 
 
-# A picture of one colour has no covariance to invert; a hundredth of a level of spread in every
-# direction changes no picture that has one.
+# An image of one colour has no covariance to invert; a hundredth of a level of spread in every
+# direction changes no image that has one.
 _SPREAD = 1e-4 * np.eye(3)
 
 
-def _covariance(colours: Matrix) -> Matrix:
-    return np.cov(colours, rowvar=False) + _SPREAD
+def _covariance(colors: Matrix) -> Matrix:
+    return np.cov(colors, rowvar=False) + _SPREAD
 
 
-def _weighted(colours: Matrix, share: Matrix) -> tuple[Matrix, Matrix]:
+def _weighted(colors: Matrix, share: Matrix) -> tuple[Matrix, Matrix]:
     """Mean (3,) and covariance (3, 3) of (N, 3) colours, each counting by its share (N,)."""
     weight = share / share.sum()
-    mean = weight @ colours
-    centred = colours - mean
-    return mean, (weight * centred.T) @ centred + _SPREAD
+    mean = weight @ colors
+    centerd = colors - mean
+    return mean, (weight * centerd.T) @ centerd + _SPREAD
 
 
 def _power(matrix: Matrix, exponent: float) -> Matrix:

@@ -30,7 +30,7 @@ Network = TypeVar("Network", bound=nn.Module)
 def compiled(models: Models, mode: str = "default", backend: str = "inductor") -> Models:
     """The same networks, compiled when a step first uses them.
 
-    Weights and what is remembered of pictures are shared with `models`, which stay as they are:
+    Weights and what is remembered of images are shared with `models`, which stay as they are:
     conditions are encoded by those, one row at a time, and would compile every network once more.
     On a GPU the shared weights of convolutions are laid out channels last, for both.
 

@@ -1,7 +1,7 @@
 """Random crops shown to CLIP: parameters drawn per row, applied in one `grid_sample` per model.
 
 S rows, N crops of each. A crop is a rotation about the centre, a random resized crop and perhaps a
-flip (method section 3); all three are one affine map, so a picture is resampled once.
+flip (method section 3); all three are one affine map, so an image is resampled once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class CropRange:
     """What crops are drawn from.
 
     Attributes:
-        count: crops of each picture for each model.
+        count: crops of each image for each model.
         rotation: degrees, uniform in +-rotation.
         scale: share of the area. ratio: width / height, log-uniform. flip: probability.
     """
@@ -35,7 +35,7 @@ class CropRange:
 def draw_crops(ranges: CropRange, generator: np.random.Generator) -> Tensor:
     """The affine maps of one row's crops, (N, 2, 3) float32, for `apply_crops`.
 
-    A box that would be wider or higher than the picture is cut to it.
+    A box that would be wider or higher than the image is cut to it.
     """
     count = ranges.count
     u = torch.from_numpy(generator.random((6, count)))
@@ -45,7 +45,7 @@ def draw_crops(ranges: CropRange, generator: np.random.Generator) -> Tensor:
     ratio = torch.exp(low + u[2] * (high - low))
     width = torch.sqrt(area * ratio).clamp(max=1.0)
     height = torch.sqrt(area / ratio).clamp(max=1.0)
-    # In grid_sample's coordinates the picture spans [-1, 1]; a box of share w has its centre
+    # In grid_sample's coordinates the image spans [-1, 1]; a box of share w has its centre
     # within 1 - w of the middle.
     x, y = (2 * u[3] - 1) * (1 - width), (2 * u[4] - 1) * (1 - height)
     mirror = torch.where(u[5] < ranges.flip, -1.0, 1.0)
@@ -60,15 +60,15 @@ def draw_crops(ranges: CropRange, generator: np.random.Generator) -> Tensor:
     return (turn @ box).float()
 
 
-def whole_picture(count: int) -> Tensor:
-    """`count` maps that each show the whole picture, (N, 2, 3)."""
+def whole_image(count: int) -> Tensor:
+    """`count` maps that each show the whole image, (N, 2, 3)."""
     return torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]).repeat(count, 1, 1)
 
 
-def apply_crops(pictures: Tensor, maps: Tensor, size: int) -> Tensor:
-    """(S, 3, H, W) pictures through (S, N, 2, 3) maps to (S * N, 3, size, size), row after row.
+def apply_crops(images: Tensor, maps: Tensor, size: int) -> Tensor:
+    """(S, 3, H, W) images through (S, N, 2, 3) maps to (S * N, 3, size, size), row after row.
 
-    What lies outside the picture repeats its border: black corners would be read as content.
+    What lies outside the image repeats its border: black corners would be read as content.
 
     Plainly bilinear, without antialiasing, as the official code's crops of tensors were with the
     torchvision of its time. From 512 pixels to 224 a crop thus looks at fewer than half the pixels
@@ -76,9 +76,9 @@ def apply_crops(pictures: Tensor, maps: Tensor, size: int) -> Tensor:
     """
     rows, count = maps.shape[:2]
     grid = F.affine_grid(
-        maps.flatten(0, 1).to(pictures.dtype), [rows * count, 3, size, size], align_corners=False
+        maps.flatten(0, 1).to(images.dtype), [rows * count, 3, size, size], align_corners=False
     )
-    repeated = pictures.repeat_interleave(count, dim=0)
+    repeated = images.repeat_interleave(count, dim=0)
     return F.grid_sample(
         repeated, grid, mode="bilinear", padding_mode="border", align_corners=False
     )

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dstc_engine import image
 from dstc_engine.color import match_colours
 from dstc_engine.diffusion.sampling import (
     ChainTables,
@@ -33,17 +32,18 @@ from dstc_engine.guidance.conditions import Conditions, encode_conditions
 from dstc_engine.guidance.guide import Guidance, guide
 from dstc_engine.guidance.partial import StepRows, guide_some
 from dstc_engine.guidance.prior_class import classes_of, draw_classes
+from dstc_engine.image import fit, fit_mask, to_image, unpad
 from dstc_engine.losses import LOSS_NAMES, WEIGHTED
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
 from dstc_engine.presets import Preset
-from dstc_engine.request import Picture, Translation, TranslationRequest
+from dstc_engine.request import ImageArray, Translation, TranslationRequest
 from dstc_engine.slots import Move, Slot
 from dstc_engine.transfer import upload
 
 
 class Engine:
-    """Translates pictures, S at a time.
+    """Translates images, S at a time.
 
     Args:
         models: the preset's networks. preset: how. slots: S, rows in flight at once.
@@ -273,9 +273,9 @@ class Engine:
             id=slot.request.id,
             seed=slot.request.seed,
             status="failed" if failed else "done",
-            picture=None if failed else finish_picture(x0, slot.request, self.preset),
+            image=None if failed else finish_image(x0, slot.request, self.preset),
             reason="non_finite" if failed else None,
-            error=f"losses or picture not finite at index {slot.index}" if failed else None,
+            error=f"losses or image not finite at index {slot.index}" if failed else None,
             steps=slot.steps,
             restarts=slot.restarts,
             seconds=time.monotonic() - slot.entered,
@@ -284,37 +284,37 @@ class Engine:
         )
 
 
-def finish_picture(x0: Tensor, request: TranslationRequest, preset: Preset) -> Picture:
-    """The picture to save: (3, H, W) x0 estimate to (H, W, 3) uint8.
+def finish_image(x0: Tensor, request: TranslationRequest, preset: Preset) -> ImageArray:
+    """The image to save: (3, H, W) x0 estimate to (H, W, 3) uint8.
 
     Clamped, padding cut off, its colours matched to the style's if asked for, content put back
-    outside the mask. Colours are matched where the picture was translated: neither padding nor what
+    outside the mask. Colours are matched where the image was translated: neither padding nor what
     a mask keeps has a say in them.
     """
-    picture = image.to_picture(x0)
+    image = to_image(x0)
     if preset.fit == "pad":
-        picture = image.unpad(picture, *request.content.shape[:2])
+        image = unpad(image, *request.content.shape[:2])
     share = None
     if request.mask is not None:
         share = _framed_mask(request.mask, preset) / 255.0
     if preset.match_colours and request.style is not None:
-        picture = match_colours(picture, _framed(request.style, preset), share)
+        image = match_colours(image, _framed(request.style, preset), share)
     if share is not None:
         inside = share[..., None]
         content = _framed(request.content, preset)
-        picture = np.rint(inside * picture + (1 - inside) * content).astype(np.uint8)
-    return picture
+        image = np.rint(inside * image + (1 - inside) * content).astype(np.uint8)
+    return image
 
 
-def _framed(picture: Picture, preset: Preset) -> Picture:
-    """A picture as a result shows it: fitted, without padding."""
-    fitted = image.fit(picture, preset.image_size, preset.fit)
-    return image.unpad(fitted, *picture.shape[:2]) if preset.fit == "pad" else fitted
+def _framed(image: ImageArray, preset: Preset) -> ImageArray:
+    """An image as a result shows it: fitted, without padding."""
+    fitted = fit(image, preset.image_size, preset.fit)
+    return unpad(fitted, *image.shape[:2]) if preset.fit == "pad" else fitted
 
 
-def _framed_mask(mask: Picture, preset: Preset) -> Picture:
-    fitted = image.fit_mask(mask, preset.image_size, preset.fit)
-    return image.unpad(fitted, *mask.shape) if preset.fit == "pad" else fitted
+def _framed_mask(mask: ImageArray, preset: Preset) -> ImageArray:
+    fitted = fit_mask(mask, preset.image_size, preset.fit)
+    return unpad(fitted, *mask.shape) if preset.fit == "pad" else fitted
 
 
 def _untouched(request: TranslationRequest, preset: Preset, slots: int) -> Translation:
@@ -323,7 +323,7 @@ def _untouched(request: TranslationRequest, preset: Preset, slots: int) -> Trans
         id=request.id,
         seed=request.seed,
         status="done",
-        picture=_framed(request.content, preset),
+        image=_framed(request.content, preset),
         slots=slots,
     )
 

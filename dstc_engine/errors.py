@@ -4,9 +4,9 @@ DstcError
 └── UserError            what was asked for cannot be done as asked (also a ValueError)
     ├── PresetError      unknown preset, unknown field, or a value out of its range
     ├── WeightsError     weights missing, of another layout, or not those the registry names
-    ├── PictureError     bytes that are no picture we can read
+    ├── ImageError     bytes that are no image we can read
     ├── DeviceMemoryError  a device that cannot hold even one slot
-    └── RequestError     a request without style and prompt, or with pictures of a wrong form
+    └── RequestError     a request without style and prompt, or with images of a wrong form
 """
 
 
@@ -26,8 +26,8 @@ class WeightsError(UserError):
     """Weights that are missing, have another layout, or differ from what the registry names."""
 
 
-class PictureError(UserError):
-    """Bytes that are not a picture we can read."""
+class ImageError(UserError):
+    """Bytes that are not an image we can read."""
 
 
 class DeviceMemoryError(UserError):
@@ -35,4 +35,4 @@ class DeviceMemoryError(UserError):
 
 
 class RequestError(UserError):
-    """A translation request that cannot be carried out: no target, or pictures of a wrong form."""
+    """A translation request that cannot be carried out: no target, or images of a wrong form."""

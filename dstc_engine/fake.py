@@ -1,7 +1,7 @@
 """`FakeEngine`: the engine's verbs without networks, for tests of the job and for benchmarks of it.
 
 It is a real implementation: slots are filled, held for a number of steps and refilled, and the
-picture that comes out depends on the row alone: the content's negative at the preset's size, the
+image that comes out depends on the row alone: the content's negative at the preset's size, the
 seed in its first pixel.
 """
 
@@ -12,7 +12,7 @@ from collections import deque
 
 import numpy as np
 
-from dstc_engine import image
+from dstc_engine.image import fit
 from dstc_engine.presets import Preset
 from dstc_engine.request import StepLosses, Translation, TranslationRequest
 
@@ -76,13 +76,13 @@ class FakeEngine:
         return finished
 
     def _end(self, request: TranslationRequest, losses: list[StepLosses]) -> Translation:
-        picture = np.uint8(255) - image.fit(request.content, self.preset.image_size)
-        picture[0, 0] = [request.seed >> shift & 255 for shift in (0, 8, 16)]
+        image = np.uint8(255) - fit(request.content, self.preset.image_size)
+        image[0, 0] = [request.seed >> shift & 255 for shift in (0, 8, 16)]
         return Translation(
             id=request.id,
             seed=request.seed,
             status="done",
-            picture=picture,
+            image=image,
             steps=self.steps,
             seconds=self.steps * self.step_seconds,
             slots=self.slots,

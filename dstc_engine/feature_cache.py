@@ -1,6 +1,6 @@
-"""Remembers what networks said of a picture or a text, for rows that share it.
+"""Remembers what networks said of an image or a text, for rows that share it.
 
-A thousand rows in ten styles look at ten style pictures; the samples of one row at one content.
+A thousand rows in ten styles look at ten style images; the samples of one row at one content.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Features = tuple[Tensor, ...]
 class FeatureCache:
     """Tensors by key, those used last, up to so many bytes; for one thread at a time.
 
-    Keys hold digests rather than pictures and texts, and are not counted. Whoever gets tensors
+    Keys hold digests rather than images and texts, and are not counted. Whoever gets tensors
     must not write into them.
 
     Args:

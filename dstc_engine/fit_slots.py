@@ -138,7 +138,7 @@ def take_steps(models: Models, preset: Preset, slots: int, compiled: Models | No
 
 
 def heaviest_row(preset: Preset, seed: int = 0) -> TranslationRequest:
-    """A row with a prompt and a style picture, of random pixels."""
+    """A row with a prompt and a style image, of random pixels."""
     side = preset.image_size
     content, style = np.random.default_rng(seed).integers(0, 256, (2, side, side, 3), np.uint8)
     return TranslationRequest(

@@ -13,82 +13,82 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, PngImagePlugin
 
-from dstc_engine.errors import PictureError
-from dstc_engine.request import Picture
+from dstc_engine.errors import ImageError
+from dstc_engine.request import ImageArray
 
-# A picture of more pixels is refused before it is unpacked: a few kilobytes of PNG can unfold to
+# An image of more pixels is refused before it is unpacked: a few kilobytes of PNG can unfold to
 # gigabytes. 100 megapixels hold every camera's output.
 MAX_PIXELS = 100_000_000
 
 
-def decode(data: bytes, place: str = "picture") -> Picture:
-    """Reads any common picture file into (H, W, 3) uint8 RGB.
+def decode(data: bytes, place: str = "image") -> ImageArray:
+    """Reads any common image file into (H, W, 3) uint8 RGB.
 
     EXIF rotation is applied, alpha is composited on white, 16-bit is scaled down; CMYK, palette and
     greyscale are converted.
 
     Args:
         data: the file's bytes.
-        place: how errors name the picture, a URI for example.
+        place: how errors name the image, a URI for example.
 
     Raises:
-        PictureError: no picture, a truncated one, or one of more than `MAX_PIXELS`.
+        ImageError: no image, a truncated one, or one of more than `MAX_PIXELS`.
     """
     try:
         # Pillow's own warning comes at 89 megapixels, below our limit.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(io.BytesIO(data))
-        with opened as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise PictureError(
-                    f"{place}: {picture.width} x {picture.height} pixels; expected at most "
+        with opened as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(
+                    f"{place}: {image.width} x {image.height} pixels; expected at most "
                     f"{MAX_PIXELS:,} in all"
                 )
-            picture.load()
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(picture)))
-    except PictureError:
+            image.load()
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen unrelated types on bad bytes
         shown = data[:8].hex(" ")
         # Pillow names its file object, whose address is another in each process.
         told = re.sub(r"\s*<_io\.BytesIO[^>]*>", "", str(error))
-        raise PictureError(
-            f"{place}: not a readable picture ({type(error).__name__}: {told}); "
+        raise ImageError(
+            f"{place}: not a readable image ({type(error).__name__}: {told}); "
             f"{len(data)} bytes starting {shown or 'with nothing'}"
         ) from error
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
         # 16-bit greyscale: Pillow's own conversion clips at 255 where it should scale.
-        values = np.asarray(picture).astype(np.float64)
+        values = np.asarray(image).astype(np.float64)
         # Floats are taken to end at 1 unless they go beyond; integers are always 16 bits.
-        is_unit = picture.mode == "F" and values.max(initial=0) <= 1.0
+        is_unit = image.mode == "F" and values.max(initial=0) <= 1.0
         scale = 255.0 if is_unit else 255.0 / 65535.0
         return Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        alpha = picture.convert("RGBA")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        alpha = image.convert("RGBA")
         white = Image.new("RGBA", alpha.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, alpha).convert("RGB")
-    return picture.convert("RGB")
+    return image.convert("RGB")
 
 
-def encode_png(picture: Picture, texts: dict[str, str] | None = None) -> bytes:
+def encode_png(image: ImageArray, texts: dict[str, str] | None = None) -> bytes:
     """(H, W, 3) uint8 to PNG bytes, `texts` as PNG text chunks; the same input, the same bytes."""
     info = PngImagePlugin.PngInfo()
     for key, text in (texts or {}).items():
         info.add_itxt(key, text)
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", pnginfo=info)
+    Image.fromarray(image).save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()
 
 
-def fit(picture: Picture, size: int, mode: str = "crop") -> Picture:
-    """Fits a picture into a square without squashing it.
+def fit(image: ImageArray, size: int, mode: str = "crop") -> ImageArray:
+    """Fits an image into a square without squashing it.
 
     Args:
-        picture: (H, W, 3) uint8.
+        image: (H, W, 3) uint8.
         size: pixels of the square's side.
         mode: "crop" resizes the shorter side and crops the centre; "pad" resizes the longer side
             and pads with white (see `unpad`).
@@ -96,59 +96,59 @@ def fit(picture: Picture, size: int, mode: str = "crop") -> Picture:
     Returns:
         (size, size, 3) uint8.
     """
-    return _fit(picture, size, mode, Image.Resampling.LANCZOS)
+    return _fit(image, size, mode, Image.Resampling.LANCZOS)
 
 
-def fit_mask(mask: Picture, size: int, mode: str = "crop") -> Picture:
-    """Fits a mask (H, W) uint8 as `fit` does its picture, (size, size) uint8.
+def fit_mask(mask: ImageArray, size: int, mode: str = "crop") -> ImageArray:
+    """Fits a mask (H, W) uint8 as `fit` does its image, (size, size) uint8.
 
     Each pixel is the mean of what it covers: black stays 0 and white 255 but for the pixels that
-    an edge runs through, which get its share. Lanczos, sharper for pictures, would ring: a pale
+    an edge runs through, which get its share. Lanczos, sharper for images, would ring: a pale
     second edge three pixels inside what must stay untouched. Padding is white, as without a mask.
     """
     return _fit(mask, size, mode, Image.Resampling.BOX)
 
 
-def fit_labels(labels: Picture, size: int, mode: str = "crop") -> Picture:
-    """Fits labels (H, W) uint8 as `fit` does their picture; padding is 0, each pixel one label."""
+def fit_labels(labels: ImageArray, size: int, mode: str = "crop") -> ImageArray:
+    """Fits labels (H, W) uint8 as `fit` does their image; padding is 0, each pixel one label."""
     if mode == "crop":
         return _fit(labels, size, mode, Image.Resampling.NEAREST)
     turned = _fit(255 - labels, size, mode, Image.Resampling.NEAREST)  # padding is white
     return 255 - turned
 
 
-def _fit(picture: Picture, size: int, mode: str, resampling: Image.Resampling) -> Picture:
-    opened = Image.fromarray(picture)
+def _fit(image: ImageArray, size: int, mode: str, resampling: Image.Resampling) -> ImageArray:
+    opened = Image.fromarray(image)
     if opened.size == (size, size):
-        return picture
+        return image
     if mode == "crop":
         return np.asarray(ImageOps.fit(opened, (size, size), resampling))
-    white = 255 if picture.ndim == 2 else (255, 255, 255)
-    top, left, inner_h, inner_w = _inner_box(size, *picture.shape[:2])
+    white = 255 if image.ndim == 2 else (255, 255, 255)
+    top, left, inner_h, inner_w = _inner_box(size, *image.shape[:2])
     padded = Image.new(opened.mode, (size, size), white)
     padded.paste(opened.resize((inner_w, inner_h), resampling), (left, top))
     return np.asarray(padded)
 
 
-def unpad(picture: Picture, height: int, width: int) -> Picture:
-    """Cuts off what `fit(mode="pad")` added for a picture that was height x width pixels."""
-    top, left, inner_h, inner_w = _inner_box(picture.shape[0], height, width)
-    return picture[top : top + inner_h, left : left + inner_w]
+def unpad(image: ImageArray, height: int, width: int) -> ImageArray:
+    """Cuts off what `fit(mode="pad")` added for an image that was height x width pixels."""
+    top, left, inner_h, inner_w = _inner_box(image.shape[0], height, width)
+    return image[top : top + inner_h, left : left + inner_w]
 
 
 def _inner_box(size: int, height: int, width: int) -> tuple[int, int, int, int]:
-    """Where a height x width picture lies in a padded square: top, left, height, width."""
+    """Where a height x width image lies in a padded square: top, left, height, width."""
     scale = size / max(height, width)
     inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
     return (size - inner_h) // 2, (size - inner_w) // 2, inner_h, inner_w
 
 
-def to_tensor(picture: Picture) -> torch.Tensor:
+def to_tensor(image: ImageArray) -> torch.Tensor:
     """(H, W, 3) uint8 to (3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(picture.astype(np.float32)).permute(2, 0, 1) / 255.0 * 2.0 - 1.0
+    return torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1) / 255.0 * 2.0 - 1.0
 
 
-def to_picture(tensor: torch.Tensor) -> Picture:
+def to_image(tensor: torch.Tensor) -> ImageArray:
     """(3, H, W) float, clamped to [-1, 1], to (H, W, 3) uint8, rounded to the nearest level."""
     levels = (tensor.detach().float().clamp(-1, 1) + 1) * 127.5
     return levels.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()

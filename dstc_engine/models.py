@@ -27,20 +27,20 @@ from dstc_engine.presets import Preset
 # Of a content at ViT-B/8 and 224 px, keys and self-similarity take 4.9 MB: room for 50 of them.
 _FEATURE_BYTES = 256 << 20
 # An embedding takes 2 to 4 KB, and costs 79 text passes: room for some 10,000 prompts. Apart from
-# pictures, which would push them out.
+# images, which would push them out.
 _TEXT_BYTES = 64 << 20
 
 
 @dataclass(eq=False)
 class Models:
-    """What an engine looks through. Parameters need no gradient; only pictures do.
+    """What an engine looks through. Parameters need no gradient; only images do.
 
     Attributes:
         unet: the prior. dino: structure and appearance, or None. clips: text, may be empty.
         arcface: identity of faces, or None. vgg: the vgg_* losses, or None.
         noise_schedule: what the prior was trained with.
         device: where all of them live. precision: "fp32", "bf16" or "fp16"; losses are float32.
-        features, texts: what the networks said of pictures and of texts; on the same device.
+        features, texts: what the networks said of images and of texts; on the same device.
     """
 
     unet: UNet

@@ -1,4 +1,4 @@
-"""One source of randomness per row, so that a picture depends on its own seed and on nothing else.
+"""One source of randomness per row, so that an image depends on its own seed and on nothing else.
 
 All numbers are drawn on the CPU, also for a GPU: the same seed means the same noise everywhere.
 """

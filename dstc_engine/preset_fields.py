@@ -71,7 +71,7 @@ def gate(meaning: str, least: float = 0.0) -> float:
     """`least`: of the loss; a limit there would flag every image."""
     return described(
         -1.0,
-        f"flag pictures whose {meaning} ends above; -1: none",
+        f"flag images whose {meaning} ends above; -1: none",
         lambda v: math.isfinite(v) and (v == -1 or v > least),
         f"-1 for none, or a finite number above {least:g}",
     )

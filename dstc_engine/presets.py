@@ -1,4 +1,4 @@
-"""Presets: everything that decides what a picture looks like, as one frozen record.
+"""Presets: everything that decides what an image looks like, as one frozen record.
 
 A preset is saved whole with each run. But for the noise schedule, which belongs to the prior, no
 number of the method lives anywhere else: a function that needs one takes it from here. Variants are
@@ -127,13 +127,13 @@ class Preset:
     crop_flip: float = kind.number(0.5, "probability of a horizontal flip", 0, 1)
     direction_target: float = kind.number(1.0, "share of the prompt in the CLIP target")
     direction_source_text: float = kind.number(0.4, "share of the source prompt, subtracted")
-    direction_source_image: float = kind.number(0.2, "share of the content picture")
+    direction_source_image: float = kind.number(0.2, "share of the content image")
     # The finished image.
     match_colours: bool = kind.switch(
-        False, "carry the style picture's colours over to the finished picture"
+        False, "carry the style image's colours over to the finished image"
     )
     fit: str = kind.either(
-        "crop", "pictures not square: crop the centre, or pad and cut back", "crop", "pad"
+        "crop", "images not square: crop the centre, or pad and cut back", "crop", "pad"
     )
     # Upper limits of an image's unweighted losses at its last guided step. They change no image;
     # docs/failures.md says how they are learned.
@@ -204,7 +204,7 @@ class Preset:
 FIELDS = kind.about_fields(Preset)
 
 # The values of the official README's commands. Both of them have --use_range_restart and
-# --use_noise_aug_all; text adds --regularize_content, pictures --use_colormatch.
+# --use_noise_aug_all; text adds --regularize_content, images --use_colormatch.
 IMAGENET256_TEXT = Preset(
     name="imagenet256-text",
     noise_mix=True,

@@ -1,6 +1,6 @@
 """What goes into the engine and what comes out of it.
 
-Pictures cross this border as uint8 arrays (H, W, 3), RGB; inside the engine they are float CHW in
+Images cross this border as uint8 arrays (H, W, 3), RGB; inside the engine they are float CHW in
 [-1, 1] (see `image.py`).
 """
 
@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from dstc_engine.errors import RequestError
 
-Picture = npt.NDArray[np.uint8]
+ImageArray = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
 class TranslationRequest:
-    """One picture to translate, and towards what.
+    """One image to translate, and towards what.
 
     Attributes:
         id: names the row in results and errors.
@@ -35,12 +35,12 @@ class TranslationRequest:
     """
 
     id: str
-    content: Picture
+    content: ImageArray
     seed: int
-    style: Picture | None = None
+    style: ImageArray | None = None
     prompt: str | None = None
     source_prompt: str | None = None
-    mask: Picture | None = None
+    mask: ImageArray | None = None
 
     def __post_init__(self) -> None:
         if self.prompt is not None and not self.prompt.strip():
@@ -50,12 +50,12 @@ class TranslationRequest:
             raise RequestError(
                 f"row {self.id!r}: style and prompt are both empty; give one of them, or both"
             )
-        for name, picture in (("content", self.content), ("style", self.style)):
-            if picture is not None and (
-                picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3
+        for name, image in (("content", self.content), ("style", self.style)):
+            if image is not None and (
+                image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3
             ):
                 raise RequestError(
-                    f"row {self.id!r}: {name} is {picture.dtype} {picture.shape}; "
+                    f"row {self.id!r}: {name} is {image.dtype} {image.shape}; "
                     "expected uint8 (H, W, 3)"
                 )
         if self.mask is not None and self.mask.shape != self.content.shape[:2]:
@@ -92,7 +92,7 @@ class Translation:
     Attributes:
         id, seed: of the request.
         status: "done", or "failed" when the row may be tried again.
-        picture: (H, W, 3) uint8 at the preset's size when done, else None.
+        image: (H, W, 3) uint8 at the preset's size when done, else None.
         reason: short and countable when failed ("non_finite", "out_of_memory"), else None.
         error: the full text when failed, else None.
         steps: taken, those before restarts and those without guidance included.
@@ -105,7 +105,7 @@ class Translation:
     id: str
     seed: int
     status: str
-    picture: Picture | None
+    image: ImageArray | None
     reason: str | None = None
     error: str | None = None
     steps: int = 0

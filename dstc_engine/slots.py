@@ -21,7 +21,7 @@ class Move(enum.Enum):
     STEP = "step"  # on to the index below
     GO_BACK = "go_back"  # resampling: to the same index again, with fresh noise
     RESTART = "restart"  # out of range: the chain starts anew
-    FINISH = "finish"  # the picture is the last x0 estimate
+    FINISH = "finish"  # the image is the last x0 estimate
     FAIL = "fail"  # numbers left the finite range
 
 
@@ -81,7 +81,7 @@ class Slot:
 
         Args:
             losses: unweighted, by name, NaN where not computed; None if the step was not guided.
-            is_finite: whether the picture is.
+            is_finite: whether the image is.
         """
         phase = "resample" if self._is_repeating(preset) else "sample"
         self.steps += 1
@@ -119,7 +119,7 @@ class Slot:
 
     def _start_again(self) -> None:
         # Nothing of the chain given up may reach the new one: the official loop keeps the previous
-        # picture and the flag, so that one restart colours the next.
+        # image and the flag, so that one restart colours the next.
         self.restarts += 1
         self.index = self.first_index
         self.repeat = 0

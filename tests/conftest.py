@@ -1,4 +1,4 @@
-"""What tests of all kinds share: pictures and manifests made on the spot."""
+"""What tests of all kinds share: images and manifests made on the spot."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-PICTURES = 6
+IMAGES = 6
 
 WriteManifest = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `p0.png` .. `p5.png`, all different, not square, and one file that is none."""
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"p{number}.png")
     (folder / "broken.png").write_bytes(b"\x89PNG and then nothing of it")
@@ -43,13 +43,13 @@ def write_manifest(tmp_path: Path) -> WriteManifest:
 
 
 @pytest.fixture(scope="session")
-def good_rows(pictures: Path) -> Callable[[int], dict[str, list[Any]]]:
+def good_rows(images: Path) -> Callable[[int], dict[str, list[Any]]]:
     """Columns of a manifest whose rows are all fine."""
 
     def columns(rows: int) -> dict[str, list[Any]]:
         return {
             "id": [f"row/{number:03d}" for number in range(rows)],
-            "content": [str(pictures / f"p{n % PICTURES}.png") for n in range(rows)],
+            "content": [str(images / f"p{n % IMAGES}.png") for n in range(rows)],
             "prompt": [f"text {number}" for number in range(rows)],
         }
 

@@ -36,13 +36,13 @@ def write_drawings(path: Path, subjects: int = 8, size: int = 32) -> Path:
 
 
 def _draw(subject: int, style: str, size: int) -> bytes:
-    picture = Image.new("RGB", (size, size), "white")
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (size, size), "white")
+    pen = ImageDraw.Draw(image)
     box = (size // 8 + subject % 3, size // 4, size - size // 4, size - size // 8 - subject % 2)
-    colour = (40 + 25 * (subject % 8), 200 - 20 * (subject % 8), 30 * STYLES.index(style))
-    fill = None if style == "openmoji_line" else colour
-    line = "black" if style.startswith("openmoji") else colour
+    color = (40 + 25 * (subject % 8), 200 - 20 * (subject % 8), 30 * STYLES.index(style))
+    fill = None if style == "openmoji_line" else color
+    line = "black" if style.startswith("openmoji") else color
     (pen.ellipse if subject % 2 else pen.rectangle)(box, fill=fill, outline=line, width=2)
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()

@@ -15,7 +15,7 @@ import numpy as np
 from dstc.engines.spec import EngineSpec
 from dstc.planning.settings import Settings
 from dstc.worker.shard_task import ShardTask
-from dstc_engine import image
+from dstc_engine.image import fit
 from dstc_engine.request import StepLosses, Translation, TranslationRequest
 from dstc_engine.weights.record import Weights
 
@@ -35,9 +35,9 @@ class Brightener:
 
     def step(self) -> list[Translation]:
         request = self.waiting.popleft()
-        picture = image.fit(request.content, self.size) + self.amount
+        image = fit(request.content, self.size) + self.amount
         losses = [StepLosses(0, "sample", {"structure": self.on_gpu})]
-        done = Translation(request.id, request.seed, "done", picture, steps=1, losses=losses)
+        done = Translation(request.id, request.seed, "done", image, steps=1, losses=losses)
         return [done]
 
     def is_device_dead(self) -> bool:

@@ -15,8 +15,8 @@ def told(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def outcome(output: Path) -> tuple[list[str], dict[str, bytes]]:
-    """Result rows and pictures of a run folder on this machine, each picture by its name."""
-    pictures = (path for path in (output / "images").rglob("*") if path.is_file())
+    """Result rows and images of a run folder on this machine, each image by its name."""
+    images = (path for path in (output / "images").rglob("*") if path.is_file())
     return told(result_rows(output)), {
-        path.relative_to(output).as_posix(): path.read_bytes() for path in pictures
+        path.relative_to(output).as_posix(): path.read_bytes() for path in images
     }

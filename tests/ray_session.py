@@ -86,8 +86,8 @@ def result_rows(output: Path) -> list[dict[str, Any]]:
     return pa.concat_tables([pq.read_table(part) for part in parts]).to_pylist()
 
 
-def picture(output: Path, row: dict[str, Any]) -> npt.NDArray[np.uint8]:
-    """The pixels of a row's picture."""
+def image(output: Path, row: dict[str, Any]) -> npt.NDArray[np.uint8]:
+    """The pixels of a row's image."""
     with Image.open(output / row["image"]) as opened:
         return np.asarray(opened)
 

@@ -14,7 +14,7 @@ from dstc_engine.request import StepLosses, Translation, TranslationRequest
 
 
 def structure_of(seed: int) -> float:
-    """The structure loss of a picture's last step, 0 .. 1; exact in float32."""
+    """The structure loss of an image's last step, 0 .. 1; exact in float32."""
     return seed % 1024 / 1024
 
 

@@ -1,6 +1,6 @@
 """Networks so small that a training step takes milliseconds.
 
-The encoders see pictures of 16 pixels, the prior of 8: its sample sheet alone is 900 denoisings.
+The encoders see images of 16 pixels, the prior of 8: its sample sheet alone is 900 denoisings.
 """
 
 from __future__ import annotations

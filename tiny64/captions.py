@@ -16,7 +16,7 @@ STYLE_PHRASES: Mapping[str, str] = {
 
 
 def caption(name: str, style: str) -> str:
-    """Caption of a picture: "<name>, <style phrase>".
+    """Caption of an image: "<name>, <style phrase>".
 
     Args:
         name: what is shown, such as "fox"; taken as it is, without an article.

@@ -52,7 +52,7 @@ class CLIPTraining(TrainingSettings):
     Attributes:
         batch: of all workers together, each of which contrasts its own part.
         token_drop: share of patch tokens dropped, until the last `whole` of the steps.
-        recoloured: share of pictures in other colours; a fox stays a fox, an outline an outline.
+        recoloured: share of images in other colours; a fox stays a fox, an outline an outline.
     """
 
     steps: int = 1000

@@ -1,6 +1,6 @@
-"""Captions that the small CLIP is trained on, and which pictures of a batch each is true of.
+"""Captions that the small CLIP is trained on, and which images of a batch each is true of.
 
-B, N pictures.
+B, N images.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from dstc_engine.training.images import Pictures
+from dstc_engine.training.images import ImageSet
 from tiny64.captions import STYLE_PHRASES, caption
 
 # The list that guidance averages over: open_clip's, less one that the method's authors left out.
@@ -27,7 +27,7 @@ TEMPLATES = [
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions of B pictures, and what each says.
+    """Captions of B images, and what each says.
 
     Attributes:
         texts: B texts. names, styles: (B,) bool, whether the caption tells the subject, the style.
@@ -39,12 +39,12 @@ class Captions:
 
 
 def draw_captions(
-    pictures: Pictures, keywords: Sequence[Sequence[str]], rows: Tensor, generator: torch.Generator
+    images: ImageSet, keywords: Sequence[Sequence[str]], rows: Tensor, generator: torch.Generator
 ) -> Captions:
     """Captions of (B,) rows: most tell name and style, some one of them, half are in a template.
 
     Of 20 captions, 11 are "name, style phrase", 3 the name, 3 the style phrase, and 3 two of the
-    picture's keywords with its style phrase.
+    image's keywords with its style phrase.
     """
     count = len(rows)
     kinds = torch.randint(0, 20, (count,), generator=generator).tolist()
@@ -52,7 +52,7 @@ def draw_captions(
     framed = (torch.rand(count, generator=generator) < 0.5).tolist()
     texts = []
     for row, kind, pick, frame in zip(rows.tolist(), kinds, picks, framed, strict=True):
-        name, style = pictures.names[row], pictures.styles[row]
+        name, style = images.names[row], images.styles[row]
         words = keywords[row]
         if kind < 3:
             text = name
@@ -69,25 +69,25 @@ def draw_captions(
 
 
 def matches(captions: Captions, subjects: Tensor, styles: Tensor) -> Tensor:
-    """Which captions are true of which pictures: (B, B) bool, pictures down, captions across.
+    """Which captions are true of which images: (B, B) bool, images down, captions across.
 
     Args:
-        subjects, styles: (B,) int64 of the pictures, which are also what their captions tell.
+        subjects, styles: (B,) int64 of the images, which are also what their captions tell.
     """
     subject = (subjects[:, None] == subjects[None]) | ~captions.names[None]
     style = (styles[:, None] == styles[None]) | ~captions.styles[None]
     return subject & style
 
 
-def companions(pictures: Pictures, rows: Tensor, generator: torch.Generator) -> Tensor:
+def companions(images: ImageSet, rows: Tensor, generator: torch.Generator) -> Tensor:
     """For each of (B,) rows another row of its subject, or the row itself where it is alone."""
     of_subject: dict[str, list[int]] = {}
-    for row, subject in enumerate(pictures.subjects):
+    for row, subject in enumerate(images.subjects):
         of_subject.setdefault(subject, []).append(row)
     picks = torch.randint(0, 2**30, (len(rows),), generator=generator).tolist()
     found = []
     for row, pick in zip(rows.tolist(), picks, strict=True):
-        others = [other for other in of_subject[pictures.subjects[row]] if other != row]
+        others = [other for other in of_subject[images.subjects[row]] if other != row]
         found.append(others[pick % len(others)] if others else row)
     return torch.tensor(found)
 
@@ -98,8 +98,8 @@ def numbered(labels: Sequence[str]) -> Tensor:
     return torch.tensor([places[label] for label in labels])
 
 
-def load_keywords(path: str | Path, pictures: Pictures) -> list[list[str]]:
-    """Keywords of each picture, in words ("mahjong_red_dragon" becomes three)."""
+def load_keywords(path: str | Path, images: ImageSet) -> list[list[str]]:
+    """Keywords of each image, in words ("mahjong_red_dragon" becomes three)."""
     table = pq.read_table(path, columns=["id", "keywords"])
     found = dict(zip(table["id"].to_pylist(), table["keywords"].to_pylist(), strict=True))
-    return [[word.replace("_", " ") for word in found[key] or []] for key in pictures.ids]
+    return [[word.replace("_", " ") for word in found[key] or []] for key in images.ids]

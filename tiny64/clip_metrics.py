@@ -1,6 +1,6 @@
-"""What the small CLIP finds among val pictures: numbers for the log, a sheet of what it retrieves.
+"""What the small CLIP finds among val images: numbers for the log, a sheet of what it retrieves.
 
-N pictures or texts, E width of the shared embedding.
+N images or texts, E width of the shared embedding.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from dstc_engine.training.images import Pictures
+from dstc_engine.training.images import ImageSet
 from dstc_engine.training.sheet import write_sheet
 from tiny64.captions import STYLE_PHRASES, caption
 from tiny64.clip import MEAN, STD
 from tiny64.clip_captions import TEMPLATES, numbered
-from tiny64.views import degrade, normalise
+from tiny64.views import degrade, normalize
 
 
 @torch.no_grad()
@@ -42,34 +42,34 @@ def embed_prompts(
 
 
 @torch.no_grad()
-def embed_pictures(clip: open_clip.CLIP, pictures: Tensor) -> Tensor:
-    """(N, E) unit embeddings of (N, 3, S, S) pictures in [-1, 1]."""
+def embed_images(clip: open_clip.CLIP, images: Tensor) -> Tensor:
+    """(N, E) unit embeddings of (N, 3, S, S) images in [-1, 1]."""
     device = clip.positional_embedding.device
     parts = [
-        clip.encode_image(normalise(part.to(device), MEAN, STD), normalize=True)
-        for part in torch.split(pictures, 64)
+        clip.encode_image(normalize(part.to(device), MEAN, STD), normalize=True)
+        for part in torch.split(images, 64)
     ]
     return torch.cat(parts).cpu()
 
 
-def evaluate(clip: open_clip.CLIP, val: Pictures, tokenizer: SimpleTokenizer) -> dict[str, float]:
+def evaluate(clip: open_clip.CLIP, val: ImageSet, tokenizer: SimpleTokenizer) -> dict[str, float]:
     """The val metrics of `COLUMNS`, all of them shares right.
 
-    style: the nearest of the style phrases. name: the picture's name, with its own style phrase,
-    first (or among the first five) of the names in the split. caption: the picture's caption first
+    style: the nearest of the style phrases. name: the image's name, with its own style phrase,
+    first (or among the first five) of the names in the split. caption: the image's caption first
     of all captions in the split. direction: the target that guidance would aim at for "this
     subject, from its style into another" lies nearest to the right one of the subject's drawings.
-    noisy: the same, seen through half of the noise and blur that pictures have in guidance.
+    noisy: the same, seen through half of the noise and blur that images have in guidance.
     """
     clip.eval()
     known, subjects = sorted(set(val.styles)), sorted(set(val.subjects))
     styles, subject = numbered(val.styles), numbered(val.subjects)
     names = {s: name for s, name in zip(val.subjects, val.names, strict=True)}
 
-    pictures = val.batch(torch.arange(len(val)))
-    images = embed_pictures(clip, pictures)
+    pixels = val.batch(torch.arange(len(val)))
+    images = embed_images(clip, pixels)
     generator = torch.Generator().manual_seed(0)
-    noisy = embed_pictures(clip, degrade(pictures, 1.0, generator, blur=1.0, noise=0.125))
+    noisy = embed_images(clip, degrade(pixels, 1.0, generator, blur=1.0, noise=0.125))
     phrases = embed_prompts(clip, [STYLE_PHRASES[style] for style in known], tokenizer)
     said = [caption(names[s], style) for style in known for s in subjects]
     texts = embed_texts(clip, said, tokenizer).reshape(len(known), len(subjects), -1)
@@ -105,16 +105,16 @@ def _direction(
 
 
 def write_retrieval(
-    path: Path, clip: open_clip.CLIP, val: Pictures, tokenizer: SimpleTokenizer
+    path: Path, clip: open_clip.CLIP, val: ImageSet, tokenizer: SimpleTokenizer
 ) -> None:
-    """Writes a sheet of the 12 val pictures nearest to a prompt each, one row per prompt.
+    """Writes a sheet of the 12 val images nearest to a prompt each, one row per prompt.
 
     From above: the six style phrases, then "fruit", "face", "animal", "red heart, glossy 3d
     render".
     """
     prompts = [*STYLE_PHRASES.values(), "fruit", "face", "animal", "red heart, glossy 3d render"]
-    pictures = val.batch(torch.arange(len(val)))
-    scores = embed_prompts(clip.eval(), prompts, tokenizer) @ embed_pictures(clip, pictures).T
+    images = val.batch(torch.arange(len(val)))
+    scores = embed_prompts(clip.eval(), prompts, tokenizer) @ embed_images(clip, images).T
     # Every 5th of the 60 nearest: the nearest alone look better than what guidance will meet.
     nearest = scores.topk(min(60, len(val)), dim=1).indices[:, ::5]
-    write_sheet(path, [pictures[row] for row in nearest], scale=1)
+    write_sheet(path, [images[row] for row in nearest], scale=1)

@@ -1,15 +1,15 @@
 """Trains a small CLIP on captioned drawings of the same subjects in several styles.
 
-The loss is CLIP's contrast between the pictures and the captions of a batch (Radford et al. 2021),
-with one change: many pictures share a subject or a style, so a caption counts as right for *every*
-picture it is true of ("flat cartoon drawing" for all such drawings), as in UniCL (Yang et al.
+The loss is CLIP's contrast between the images and the captions of a batch (Radford et al. 2021),
+with one change: many images share a subject or a style, so a caption counts as right for *every*
+image it is true of ("flat cartoon drawing" for all such drawings), as in UniCL (Yang et al.
 2022). Half of a batch is drawn freely; the other half shows the same subjects in another style,
 because the difference between styles is what guidance asks about. Half of the patch tokens are
-dropped for most of the training (FLIP, Li et al. 2023), which buys 1.7 times as many pictures.
+dropped for most of the training (FLIP, Li et al. 2023), which buys 1.7 times as many images.
 
     dstc train encoder --kind clip --data emoji-64.parquet --out runs/clip
 
-    B pictures and captions, L = 32 text tokens, E width of the shared embedding.
+    B images and captions, L = 32 text tokens, E width of the shared embedding.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from dstc_engine.training.images import load_pictures
+from dstc_engine.training.images import load_images
 from dstc_engine.training.loop import Recipe, World, decayed_groups, fit, shuffled_rows
 from tiny64.clip import MEAN, STD, CLIPConfig, CLIPTraining
 from tiny64.clip_captions import companions, draw_captions, load_keywords, matches, numbered
 from tiny64.clip_metrics import evaluate, write_retrieval
-from tiny64.views import degrade, normalise, random_crops, recolour, warp
+from tiny64.views import degrade, normalize, random_crops, recolor, warp
 
 COLUMNS = (
     "loss",
@@ -45,7 +45,7 @@ COLUMNS = (
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, match: Tensor) -> Tensor:
-    """CLIP's loss with several right answers, per picture: (B,).
+    """CLIP's loss with several right answers, per image: (B,).
 
     Args:
         images, texts: (B, E) unit vectors. scale: inverse temperature. match: (B, B) from
@@ -82,7 +82,7 @@ def train_clip(
         UserError: no data there; or as `fit`.
     """
     config, how, world = config or CLIPConfig(), how or CLIPTraining(), world or World()
-    train, val = load_pictures(data, "train"), load_pictures(data, "val")
+    train, val = load_images(data, "train"), load_images(data, "val")
     keywords = load_keywords(data, train)
     subjects, styles = numbered(train.subjects), numbered(train.styles)
     tokenizer = SimpleTokenizer(context_length=config.text_cfg["context_length"])
@@ -98,10 +98,10 @@ def train_clip(
         rows = torch.cat([rows, companions(train, rows, generator)])
         captions = draw_captions(train, keywords, rows, generator)
         match = matches(captions, subjects[rows], styles[rows]).to(world.device)
-        pictures = recolour(train.batch(rows), how.recoloured, generator)
-        pictures = degrade(warp(pictures, random_crops(len(rows), generator)), 0.4, generator)
+        images = recolor(train.batch(rows), how.recoloured, generator)
+        images = degrade(warp(images, random_crops(len(rows), generator)), 0.4, generator)
         images, texts, scale = forward(
-            normalise(pictures, MEAN, STD).to(world.device),
+            normalize(images, MEAN, STD).to(world.device),
             tokenizer(captions.texts).to(world.device),
         )
         images, texts = (F.normalize(x.float(), dim=-1) for x in (images, texts))

@@ -1,7 +1,7 @@
-"""The project's own training and evaluation pictures: the same emoji drawn in several styles.
+"""The project's own training and evaluation images: the same emoji drawn in several styles.
 
 Every drawing comes from a pinned npm package under an open licence. Packages are only downloaded
-and opened: nothing inside them is run. The result is one Parquet file of small pictures:
+and opened: nothing inside them is run. The result is one Parquet file of small images:
 
     packages (.tgz) -> drawings by style and subject -> one common box -> rows -> emoji-64.parquet
 
@@ -464,7 +464,7 @@ def fit_to_box(
         box: longest side of the drawing as a share of `size`.
 
     Returns:
-        The picture, RGB of (size, size), and the drawing's bounding box in it as pixels
+        The image, RGB of (size, size), and the drawing's bounding box in it as pixels
         (left, top, right, bottom), right and bottom exclusive.
 
     Raises:
@@ -481,9 +481,9 @@ def fit_to_box(
     canvas = Image.new("RGB", (side, side), "white")
     canvas.paste(cut, (left, top), cut)
     # Hamming, not Lanczos: no ringing, which would put grey lines around black outlines.
-    picture = canvas.resize((size, size), Image.Resampling.HAMMING)
+    image = canvas.resize((size, size), Image.Resampling.HAMMING)
     scale = size / side
-    return picture, (
+    return image, (
         math.floor(left * scale),
         math.floor(top * scale),
         math.ceil((left + cut.width) * scale),
@@ -496,10 +496,10 @@ def draw(drawing: Drawing, size: int) -> tuple[Image.Image, tuple[int, int, int,
     return fit_to_box(rasterise(drawing, 4 * size), size)
 
 
-def png_bytes(picture: Image.Image) -> bytes:
-    """PNG of a picture, without any text chunk, so that equal pixels are equal bytes."""
+def png_bytes(image: Image.Image) -> bytes:
+    """PNG of an image, without any text chunk, so that equal pixels are equal bytes."""
     stream = io.BytesIO()
-    picture.save(stream, "PNG", optimize=True)
+    image.save(stream, "PNG", optimize=True)
     return stream.getvalue()
 
 
@@ -533,12 +533,12 @@ def build_emoji(
     """Builds the emoji data set: one Parquet file, a row per drawing.
 
     Rows are sorted by (style, subject), one row group per style, so that a style can be read
-    alone. Pictures are PNG, RGB of (size, size), white background, drawing inside the middle 0.9.
-    The same packages and the same size give the same pictures and splits everywhere.
+    alone. Images are PNG, RGB of (size, size), white background, drawing inside the middle 0.9.
+    The same packages and the same size give the same images and splits everywhere.
 
     Args:
         folder: where `emoji-<size>.parquet` goes; made if it is missing.
-        size: side of the pictures in pixels.
+        size: side of the images in pixels.
         styles: names from `STYLES`; the six core ones take about a minute at 64 pixels.
         cache: folder of the downloaded packages; `folder/npm` when not given.
         progress: called as `progress(style, done, total)` after each drawing.
@@ -551,7 +551,7 @@ def build_emoji(
         EmojiDataError: a package could not be brought or read, or a drawing in it is unusable.
     """
     if size < 8:
-        raise ValueError(f"size is the side of the pictures in pixels, at least 8; got {size}")
+        raise ValueError(f"size is the side of the images in pixels, at least 8; got {size}")
     source = open_source(cache or folder / "npm", styles=styles)
     target = folder / f"emoji-{size}.parquet"
     folder.mkdir(parents=True, exist_ok=True)
@@ -615,7 +615,7 @@ def _rows(
     for done, (code, drawing) in enumerate(sorted(drawings.items()), start=1):
         subject = source.subjects[code]
         try:
-            picture, _ = draw(drawing, size)
+            image, _ = draw(drawing, size)
         except (ValueError, OSError) as error:
             spec = STYLES[style].package.spec
             raise EmojiDataError(f"{spec}, {code} ({subject.name}): {error}") from error
@@ -630,7 +630,7 @@ def _rows(
             "family": subject.family,
             "split": subject.split,
             "licence": STYLES[style].licence,
-            "png": png_bytes(picture),
+            "png": png_bytes(image),
         }
         if progress is not None:
             progress(style, done, len(drawings))

@@ -1,6 +1,6 @@
-"""Changed views of training pictures: silhouettes, geometry, colour, blur and noise.
+"""Changed views of training images: silhouettes, geometry, colour, blur and noise.
 
-B pictures, S their side. Every draw comes from the generator given, on the CPU.
+B images, S their side. Every draw comes from the generator given, on the CPU.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ WHITE_LEVEL = 243  # JPEG-free drawings: what is darker than this in any channel
 
 
 def silhouettes(pixels: Tensor) -> Tensor:
-    """What of (N, 3, S, S) uint8 pictures belongs to the drawing: (N, S, S) bool.
+    """What of (N, 3, S, S) uint8 images belongs to the drawing: (N, S, S) bool.
 
     White that the border reaches is background; white inside an outline (a line drawing's face)
     belongs to the drawing, so that a line drawing and its coloured twin have the same silhouette.
@@ -89,35 +89,35 @@ def random_crops(count: int, generator: torch.Generator) -> Tensor:
     return torch.stack(rows, 1)
 
 
-def warp(pictures: Tensor, geometry: Tensor, empty: float = 1.0) -> Tensor:
-    """Resamples (B, C, S, S) by (B, 2, 3) transforms; outside is `empty`, white for pictures."""
-    grid = F.affine_grid(geometry, list(pictures.shape), align_corners=False)
-    moved = F.grid_sample(pictures - empty, grid, padding_mode="zeros", align_corners=False)
+def warp(images: Tensor, geometry: Tensor, empty: float = 1.0) -> Tensor:
+    """Resamples (B, C, S, S) by (B, 2, 3) transforms; outside is `empty`, white for images."""
+    grid = F.affine_grid(geometry, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images - empty, grid, padding_mode="zeros", align_corners=False)
     return moved + empty
 
 
-def recolour(pictures: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Gives a `share` of (B, 3, S, S) pictures other colours; shapes and white paper stay.
+def recolor(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Gives a `share` of (B, 3, S, S) images other colours; shapes and white paper stay.
 
     In turn: hue turned and saturation scaled (to grey, now and then), channels bent by a gamma,
     and ink lightened, so that black lines may become coloured ones.
     """
-    count = len(pictures)
-    ink = (1 - pictures) / 2  # 0 is white paper
-    grey = ink.mean(1, keepdim=True)
-    chroma = ink - grey
+    count = len(images)
+    ink = (1 - images) / 2  # 0 is white paper
+    gray = ink.mean(1, keepdim=True)
+    chroma = ink - gray
     angle = uniform(count, -math.pi, math.pi, generator)
     saturation = uniform(count, 0.4, 1.4, generator)
     saturation = torch.where(torch.rand(count, generator=generator) < 0.2, 0.0, saturation)
     turned = torch.einsum("bij,bjhw->bihw", _turn(angle) * saturation[:, None, None], chroma)
-    changed = (grey + turned).clamp(0, 1)
+    changed = (gray + turned).clamp(0, 1)
     gamma = uniform(count, math.log(0.5), math.log(2.0), generator).exp()
     changed = changed.pow(gamma[:, None, None, None])
     strength = 1 - 0.6 * torch.rand(count, 3, generator=generator)
     strength = torch.where(torch.rand(count, 1, generator=generator) < 0.5, 1.0, strength)
     changed = changed * strength[:, :, None, None]
     chosen = torch.rand(count, generator=generator) < share
-    return torch.where(chosen[:, None, None, None], 1 - 2 * changed, pictures)
+    return torch.where(chosen[:, None, None, None], 1 - 2 * changed, images)
 
 
 def _turn(angle: Tensor) -> Tensor:
@@ -129,33 +129,33 @@ def _turn(angle: Tensor) -> Tensor:
 
 
 def degrade(
-    pictures: Tensor,
+    images: Tensor,
     share: float,
     generator: torch.Generator,
     blur: float = 1.8,
     noise: float = 0.25,
 ) -> Tensor:
-    """Blurs and noises a `share` of (B, 3, S, S): in guidance, networks see half-denoised pictures.
+    """Blurs and noises a `share` of (B, 3, S, S): in guidance, networks see half-denoised images.
 
     Args:
         blur, noise: largest standard deviations, in pixels and in units of the [-1, 1] range.
     """
-    count, channels, size, _ = pictures.shape
+    count, channels, size, _ = images.shape
     chosen = torch.rand(count, 2, generator=generator) < share
     sigma = torch.where(chosen[:, 0], uniform(count, 0.3, blur, generator), 1e-3)
     reach = torch.arange(-4, 5, dtype=torch.float32)
     kernel = (-0.5 * (reach / sigma[:, None]).pow(2)).exp()
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
-    flat = F.pad(pictures.reshape(1, -1, size, size), (4, 4, 4, 4), mode="replicate")
+    flat = F.pad(images.reshape(1, -1, size, size), (4, 4, 4, 4), mode="replicate")
     flat = F.conv2d(flat, kernel[:, None, :, None], groups=len(kernel))
     flat = F.conv2d(flat, kernel[:, None, None, :], groups=len(kernel))
     amount = torch.where(chosen[:, 1], noise * torch.rand(count, generator=generator), 0.0)
-    speckle = torch.randn(pictures.shape, generator=generator)
-    return flat.reshape(pictures.shape) + amount[:, None, None, None] * speckle
+    speckle = torch.randn(images.shape, generator=generator)
+    return flat.reshape(images.shape) + amount[:, None, None, None] * speckle
 
 
-def normalise(pictures: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(B, 3, S, S) in [-1, 1] to an encoder's input: ((x + 1) / 2 - mean) / std per channel."""
-    centre = torch.tensor(mean, device=pictures.device)[:, None, None]
-    spread = torch.tensor(std, device=pictures.device)[:, None, None]
-    return ((pictures + 1) / 2 - centre) / spread
+    center = torch.tensor(mean, device=images.device)[:, None, None]
+    spread = torch.tensor(std, device=images.device)[:, None, None]
+    return ((images + 1) / 2 - center) / spread

@@ -1,6 +1,6 @@
 """The small vision transformer, its sizes, and how it is trained.
 
-B pictures, T = 256 patch tokens, D width.
+B images, T = 256 patch tokens, D width.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class ViTTraining(TrainingSettings):
     """How the transformer is trained; `TrainingSettings` has the other fields.
 
     Attributes:
-        positions: sampled per picture for the dense contrast. window: side of a crop in tokens.
+        positions: sampled per image for the dense contrast. window: side of a crop in tokens.
         key_temperature, crop_temperature: of the two contrasts.
         keys, crops, style, palette, silhouette: weights of the losses.
         twin_share: how often view 2 is the twin. moved, move: how often view 2 is moved, and by up
             to how many tokens each way.
-        alike: two pictures of one style whose palettes overlap by more are not told apart.
+        alike: two images of one style whose palettes overlap by more are not told apart.
     """
 
     steps: int = 900
@@ -78,7 +78,7 @@ def look(vit: VisionTransformer, x: Tensor, corners: Tensor | None = None) -> tu
     """CLS token and keys of the last block, as guidance reads them.
 
     Args:
-        x: (B, 3, S, S) normalised pictures, or with `corners` windows of them, a multiple of the
+        x: (B, 3, S, S) normalised images, or with `corners` windows of them, a multiple of the
             patch in size.
         corners: (B, 2) int64, the (row, column) in tokens at which each window lies.
 

@@ -1,6 +1,6 @@
-"""What the small ViT sees in val pictures: numbers for the log, and a sheet of its keys.
+"""What the small ViT sees in val images: numbers for the log, and a sheet of its keys.
 
-B, N pictures, T patch tokens, D width.
+B, N images, T patch tokens, D width.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from dstc_engine.training.images import Pictures
+from dstc_engine.training.images import ImageSet
 from dstc_engine.training.sheet import write_sheet
-from tiny64.views import normalise, recolour
+from tiny64.views import normalize, recolor
 from tiny64.vit import IMAGENET_MEAN, IMAGENET_STD, look
 
 
-def look_at(vit: VisionTransformer, pictures: Pictures, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """CLS (N, D) and keys (N, 1 + T, D) of plain pictures, on the CPU."""
-    return _look_through(vit, pictures.batch(rows))
+def look_at(vit: VisionTransformer, images: ImageSet, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """CLS (N, D) and keys (N, 1 + T, D) of plain images, on the CPU."""
+    return _look_through(vit, images.batch(rows))
 
 
 @torch.no_grad()
-def _look_through(vit: VisionTransformer, pictures: Tensor) -> tuple[Tensor, Tensor]:
+def _look_through(vit: VisionTransformer, images: Tensor) -> tuple[Tensor, Tensor]:
     device = next(vit.parameters()).device
     parts = [
-        look(vit, normalise(part.to(device), IMAGENET_MEAN, IMAGENET_STD))
-        for part in torch.split(pictures, 64)
+        look(vit, normalize(part.to(device), IMAGENET_MEAN, IMAGENET_STD))
+        for part in torch.split(images, 64)
     ]
     cls, keys = zip(*parts, strict=True)
     return torch.cat(cls).cpu(), torch.cat(keys).cpu()
@@ -55,7 +55,7 @@ def style_accuracy(
 
 
 def position_match(one: Tensor, two: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Where keys (B, T, D) of one picture find their likest in the other.
+    """Where keys (B, T, D) of one image find their likest in the other.
 
     Returns:
         Two (B, T) bool: found at the same position; at it or one of its eight neighbours.
@@ -78,14 +78,14 @@ def _apartness(one: Tensor, two: Tensor) -> float:
 
 
 def evaluate(
-    vit: VisionTransformer, train: Pictures, val: Pictures, drawn: Tensor
+    vit: VisionTransformer, train: ImageSet, val: ImageSet, drawn: Tensor
 ) -> dict[str, float]:
     """The val metrics of `COLUMNS`.
 
     match: keys of fluent_flat find their position in fluent_3d (drawn: on the drawing alone; near:
     within one token). self_similarity: mean distance between such twins, and between other subjects
-    of the two styles. shape: how many times as far apart other subjects are as pictures of one
-    shape: twemoji and noto, the two aligned pairs (line: openmoji and openmoji_line), and a picture
+    of the two styles. shape: how many times as far apart other subjects are as images of one
+    shape: twemoji and noto, the two aligned pairs (line: openmoji and openmoji_line), and an image
     in other colours. cls: mean square difference between subjects of one style, and between twins.
 
     Args:
@@ -97,8 +97,8 @@ def evaluate(
     cls, keys = look_at(vit, val, torch.arange(len(val)))
     train_styles = torch.tensor([known.index(train.styles[int(i)]) for i in few])
     styles = torch.tensor([known.index(style) for style in val.styles])
-    probe, neighbours = style_accuracy(train_cls, train_styles, cls, styles)
-    metrics = {"val_style_probe": probe, "val_style_5nn": neighbours}
+    probe, neighbors = style_accuracy(train_cls, train_styles, cls, styles)
+    metrics = {"val_style_probe": probe, "val_style_5nn": neighbors}
 
     side = math.isqrt(keys.shape[1] - 1)
     flat, solid = _same_subjects(val, "fluent_flat", "fluent_3d")
@@ -112,13 +112,13 @@ def evaluate(
     }
     a, b = _same_subjects(val, "twemoji", "noto")
     full, line = _same_subjects(val, "openmoji", "openmoji_line")
-    other_colours = recolour(val.batch(a), 1.0, torch.Generator().manual_seed(0))
-    _, recoloured = _look_through(vit, other_colours)
+    other_colors = recolor(val.batch(a), 1.0, torch.Generator().manual_seed(0))
+    _, recolored = _look_through(vit, other_colors)
     metrics |= {
         "val_shape_vendors": _apartness(keys[a], keys[b]),
         "val_shape_twins": _apartness(keys[flat], keys[solid]),
         "val_shape_line": _apartness(keys[full], keys[line]),
-        "val_shape_recoloured": _apartness(keys[a], recoloured),
+        "val_shape_recoloured": _apartness(keys[a], recolored),
         "val_self_similarity_twins": float(
             self_similarity_distance(keys[flat], keys[solid]).mean()
         ),
@@ -131,9 +131,9 @@ def evaluate(
     return metrics
 
 
-def _same_subjects(pictures: Pictures, one: str, two: str) -> tuple[Tensor, Tensor]:
+def _same_subjects(images: ImageSet, one: str, two: str) -> tuple[Tensor, Tensor]:
     rows: dict[str, dict[str, int]] = {one: {}, two: {}}
-    for i, (subject, style) in enumerate(zip(pictures.subjects, pictures.styles, strict=True)):
+    for i, (subject, style) in enumerate(zip(images.subjects, images.styles, strict=True)):
         if style in rows:
             rows[style][subject] = i
     shared = sorted(rows[one].keys() & rows[two].keys())
@@ -142,10 +142,10 @@ def _same_subjects(pictures: Pictures, one: str, two: str) -> tuple[Tensor, Tens
     )
 
 
-def write_keys(path: Path, vit: VisionTransformer, val: Pictures) -> None:
+def write_keys(path: Path, vit: VisionTransformer, val: ImageSet) -> None:
     """Writes a sheet of two subjects in every style.
 
-    From above: the pictures; their keys' first three principal components (over the sheet) as
+    From above: the images; their keys' first three principal components (over the sheet) as
     colours; cosine of every key with that of the centre; the silhouette-like first component alone.
     """
     subjects = sorted(set(val.subjects))
@@ -159,12 +159,12 @@ def write_keys(path: Path, vit: VisionTransformer, val: Pictures) -> None:
     parts = flat @ axes[:3].T
     low, high = parts.quantile(0.02, 0), parts.quantile(0.98, 0)
     parts = ((parts - low) / (high - low) * 2 - 1).clamp(-1, 1)
-    colours = parts.reshape(len(rows), side, side, 3).permute(0, 3, 1, 2)
+    colors = parts.reshape(len(rows), side, side, 3).permute(0, 3, 1, 2)
     unit = F.normalize(keys, dim=-1)
-    centre = (unit @ unit[:, side * side // 2 + side // 2, :, None]).reshape(-1, 1, side, side)
+    center = (unit @ unit[:, side * side // 2 + side // 2, :, None]).reshape(-1, 1, side, side)
     shown = [
-        colours,
-        centre.clamp(-1, 1).expand(-1, 3, -1, -1),
-        colours[:, :1].expand(-1, 3, -1, -1),
+        colors,
+        center.clamp(-1, 1).expand(-1, 3, -1, -1),
+        colors[:, :1].expand(-1, 3, -1, -1),
     ]
     write_sheet(path, [val.batch(rows), *(F.interpolate(view, size) for view in shown)])

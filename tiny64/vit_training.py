@@ -4,17 +4,17 @@ Guidance reads two things from the last block: the keys (where is what) and the 
 it look). DINO (Caron et al. 2021) finds both in millions of photographs; with thousands of drawings
 in known styles each is trained for directly, on views that share one and differ in the other:
 
-    source picture     -- colours, geometry g --------------> view 1  } keys match position by
+    source image     -- colours, geometry g --------------> view 1  } keys match position by
     its twin           -- other colours, g, moved, flipped -> view 2  } position (dense contrast)
     view 1's colours   -- another geometry, small window ---> crop 1  } CLS matches its own view,
     view 2's colours   -- another geometry, small window ---> crop 2  } not the same shape's other
-A picture's twin is the same subject in the other style of an aligned pair; where there is none, the
-picture itself in other colours. Linear heads on CLS (style, palette) and on the keys (silhouette)
+An image's twin is the same subject in the other style of an aligned pair; where there is none, the
+image itself in other colours. Linear heads on CLS (style, palette) and on the keys (silhouette)
 speed this up and are thrown away.
 
     dstc train encoder --kind vit --data emoji-64.parquet --out runs/vit
 
-    B pictures, T = 256 patch tokens, D width, P sampled positions.
+    B images, T = 256 patch tokens, D width, P sampled positions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dstc_engine.training.images import load_pictures
+from dstc_engine.training.images import load_images
 from dstc_engine.training.loop import Recipe, World, decayed_groups, fit, shuffled_rows
 from tiny64.views import silhouettes
 from tiny64.vit import (
@@ -134,7 +134,7 @@ def train_vit(
         UserError: no data there; or as `fit`.
     """
     config, how, world = config or ViTConfig(), how or ViTTraining(), world or World()
-    train, val = load_pictures(data, "train"), load_pictures(data, "val")
+    train, val = load_images(data, "train"), load_images(data, "val")
     maker, val_drawn = ViewMaker(train, config, how), silhouettes(val.pixels)
 
     def step_losses(

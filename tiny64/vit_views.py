@@ -1,6 +1,6 @@
-"""Batches that the small ViT is trained on: two views of each picture, and windows of other crops.
+"""Batches that the small ViT is trained on: two views of each image, and windows of other crops.
 
-B pictures, T patch tokens, P sampled positions.
+B images, T patch tokens, P sampled positions.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dstc_engine.training.images import Pictures
+from dstc_engine.training.images import ImageSet
 from tiny64.views import (
     degrade,
-    normalise,
+    normalize,
     random_geometry,
-    recolour,
+    recolor,
     silhouettes,
     warp,
 )
@@ -31,32 +31,32 @@ TWINS = {
 """Styles whose drawings of a subject lie on top of each other (silhouette IoU 0.97 and 0.89)."""
 
 
-def palettes(pictures: Tensor, drawn: Tensor) -> Tensor:
-    """Colour histograms of the drawn part of (B, 3, S, S) pictures: (B, LEVELS^3), summing to 1.
+def palettes(images: Tensor, drawn: Tensor) -> Tensor:
+    """Colour histograms of the drawn part of (B, 3, S, S) images: (B, LEVELS^3), summing to 1.
 
     Args:
         drawn: (B, S, S), the share of each pixel that belongs to the drawing.
     """
-    level = ((pictures + 1) / 2 * LEVELS).long().clamp(0, LEVELS - 1)
+    level = ((images + 1) / 2 * LEVELS).long().clamp(0, LEVELS - 1)
     code = (level[:, 0] * LEVELS + level[:, 1]) * LEVELS + level[:, 2]
-    counts = torch.zeros(len(pictures), LEVELS**3)
+    counts = torch.zeros(len(images), LEVELS**3)
     counts.scatter_add_(1, code.flatten(1), drawn.flatten(1) + 1e-6)
     return counts / counts.sum(1, keepdim=True)
 
 
-def twin_rows(pictures: Pictures) -> Tensor:
-    """(N,) int64: the row of each picture's twin, or its own where it has none."""
-    row_of = {key: i for i, key in enumerate(zip(pictures.subjects, pictures.styles, strict=True))}
+def twin_rows(images: ImageSet) -> Tensor:
+    """(N,) int64: the row of each image's twin, or its own where it has none."""
+    row_of = {key: i for i, key in enumerate(zip(images.subjects, images.styles, strict=True))}
     rows = [
         row_of.get((subject, TWINS.get(style, style)), i)
-        for i, (subject, style) in enumerate(zip(pictures.subjects, pictures.styles, strict=True))
+        for i, (subject, style) in enumerate(zip(images.subjects, images.styles, strict=True))
     ]
     return torch.tensor(rows)
 
 
 @dataclass(frozen=True)
 class Views:
-    """A batch: 2B views (view 1 of each picture, then view 2), as many windows, and what they show.
+    """A batch: 2B views (view 1 of each image, then view 2), as many windows, and what they show.
 
     Attributes:
         views: (2B, 3, S, S) normalised. windows: (2B, 3, W, W). corners: (2B, 2) in tokens.
@@ -77,24 +77,24 @@ class Views:
 class ViewMaker:
     """Draws batches of views from a split; everything random comes from the generator given."""
 
-    def __init__(self, pictures: Pictures, config: ViTConfig, how: ViTTraining) -> None:
-        self.pictures, self.config, self.how = pictures, config, how
-        self.drawn = silhouettes(pictures.pixels)
-        self.twins = twin_rows(pictures)
-        known = sorted(set(pictures.styles))
-        self.styles = torch.tensor([known.index(style) for style in pictures.styles])
+    def __init__(self, images: ImageSet, config: ViTConfig, how: ViTTraining) -> None:
+        self.images, self.config, self.how = images, config, how
+        self.drawn = silhouettes(images.pixels)
+        self.twins = twin_rows(images)
+        known = sorted(set(images.styles))
+        self.styles = torch.tensor([known.index(style) for style in images.styles])
 
     def make(self, rows: Tensor, generator: torch.Generator) -> Views:
         """The views of (B,) rows."""
         how, count = self.how, len(rows)
         twin = torch.rand(count, generator=generator) < how.twin_share
         others = torch.where(twin, self.twins[rows], rows)
-        # A twin already looks different; a picture that is its own twin must change its colours.
+        # A twin already looks different; an image that is its own twin must change its colours.
         same = others == rows
-        first = recolour(self.pictures.batch(rows), 0.3, generator)
-        second = self.pictures.batch(others)
-        sometimes = recolour(second, 0.4, generator)
-        always = recolour(second, 1.0, generator)
+        first = recolor(self.images.batch(rows), 0.3, generator)
+        second = self.images.batch(others)
+        sometimes = recolor(second, 0.4, generator)
+        always = recolor(second, 1.0, generator)
         second = torch.where(same[:, None, None, None], always, sometimes)
         first = torch.cat([first, self.drawn[rows][:, None].float()], 1)
         second = torch.cat([second, self.drawn[others][:, None].float()], 1)
@@ -121,27 +121,27 @@ class ViewMaker:
             style=torch.cat([self.styles[rows], self.styles[others]]),
         )
 
-    def _finish(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        return normalise(degrade(pictures, 0.4, generator), IMAGENET_MEAN, IMAGENET_STD)
+    def _finish(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return normalize(degrade(images, 0.4, generator), IMAGENET_MEAN, IMAGENET_STD)
 
-    def _move(self, pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _move(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         # Some views stay where they are: there, absolute position helps, as it does in guidance.
         # The others move by whole tokens; there, and in flipped ones, only what is drawn tells
         # positions.
         side, patch, reach = self.config.side, self.config.patch_size, self.how.move
-        moves = torch.randint(-reach, reach + 1, (len(pictures), 2), generator=generator)
-        moves = moves * (torch.rand(len(pictures), 1, generator=generator) < self.how.moved)
-        flips = torch.rand(len(pictures), generator=generator) < 0.4
+        moves = torch.randint(-reach, reach + 1, (len(images), 2), generator=generator)
+        moves = moves * (torch.rand(len(images), 1, generator=generator) < self.how.moved)
+        flips = torch.rand(len(images), generator=generator) < 0.4
         grid = torch.arange(side * side).reshape(side, side)
         moved, places = [], []
-        for picture, (dy, dx), flip in zip(pictures, moves.tolist(), flips.tolist(), strict=True):
+        for image, (dy, dx), flip in zip(images, moves.tolist(), flips.tolist(), strict=True):
             y, x = grid // side + dy, grid % side + dx
             inside = (y >= 0) & (y < side) & (x >= 0) & (x < side)
             if flip:
                 x = side - 1 - x
             places.append(torch.where(inside, y * side + x, -1).flatten())
-            ragged = F.pad(picture[:3], (reach * patch,) * 4, value=1.0)
-            mask = F.pad(picture[3:], (reach * patch,) * 4, value=0.0)
+            ragged = F.pad(image[:3], (reach * patch,) * 4, value=1.0)
+            mask = F.pad(image[3:], (reach * patch,) * 4, value=0.0)
             top, left = (reach - dy) * patch, (reach - dx) * patch
             size = self.config.img_size
             shifted = torch.cat([ragged, mask])[:, top : top + size, left : left + size]
@@ -155,16 +155,16 @@ class ViewMaker:
         weight = torch.where(near > 0.05, 1.0, 0.1).masked_fill(place < 0, 1e-4)
         return torch.multinomial(weight, self.how.positions, generator=generator)
 
-    def _windows(self, pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _windows(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         # The best covered of three places each, so that few windows show paper alone.
         patch, window = self.config.patch_size, self.how.window
-        count, most = len(pictures), self.config.side - window
+        count, most = len(images), self.config.side - window
         tried = torch.randint(0, most + 1, (count, 3, 2), generator=generator)
         cut = window * patch
         chosen, corners = [], []
-        for picture, places in zip(pictures, tried.tolist(), strict=True):
+        for image, places in zip(images, tried.tolist(), strict=True):
             pieces = [
-                picture[:, y * patch : y * patch + cut, x * patch : x * patch + cut]
+                image[:, y * patch : y * patch + cut, x * patch : x * patch + cut]
                 for y, x in places
             ]
             best = max(range(3), key=lambda i: float(pieces[i][3].mean()))
@@ -173,8 +173,8 @@ class ViewMaker:
         return torch.stack(chosen), torch.tensor(corners)
 
 
-def _warp_both(pictures: Tensor, geometry: Tensor) -> Tensor:
+def _warp_both(images: Tensor, geometry: Tensor) -> Tensor:
     # Three colours padded with white, and the silhouette as a fourth channel padded with nothing.
-    flipped = torch.cat([pictures[:, :3], 1 - pictures[:, 3:]], 1)
+    flipped = torch.cat([images[:, :3], 1 - images[:, 3:]], 1)
     moved = warp(flipped, geometry)
     return torch.cat([moved[:, :3], 1 - moved[:, 3:]], 1)

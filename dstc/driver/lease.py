@@ -1,6 +1,6 @@
 """The lease: of several drivers started on one OUTPUT, one works and the others say who does.
 
-Two drivers would lose no row, since parts and pictures have fixed names, but they would pay for
+Two drivers would lose no row, since parts and images have fixed names, but they would pay for
 each row twice. The driver at work renews `lease.json` every few seconds. One that finds a lease
 watches it by its own clock: a lease that stays as it is has lost its driver, and is taken over.
 """

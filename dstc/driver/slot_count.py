@@ -1,6 +1,6 @@
 """`--slots auto`: as many slots as the GPUs of this run hold, measured once.
 
-The slot count decides the shape of every batch and with it the last bits of pictures, so all actors
+The slot count decides the shape of every batch and with it the last bits of images, so all actors
 of a run have the same, and it is part of what the run is: whoever continues a run takes the number
 that it was begun with, and measures nothing.
 """

@@ -47,7 +47,7 @@ def print_plan(plan: Plan, expected: Estimate | None, device: str) -> None:
     if len(plan.duplicates.rows):
         table.add_row("duplicate ids", f"{len(plan.duplicates.rows):,} rows will be rejected")
     if settings.samples_per_row > 1:
-        table.add_row("pictures", f"{settings.samples_per_row} of each row")
+        table.add_row("images", f"{settings.samples_per_row} of each row")
     table.add_row("output", f"{plan.job.run.uri} ({'new' if plan.is_new else 'continued'})")
     table.add_row("preset", f"{preset.name}, {preset.image_size} x {preset.image_size} pixels")
     for field, value in sorted(settings.set.items()):
@@ -104,7 +104,7 @@ def say_what_may_run_again(table: Table, failed: int, flagged: int) -> None:
     if failed:
         table.add_row("again", "the same command with --retry failed")
     if flagged:
-        table.add_row("again", "with --retry flagged: another seed, the better picture is kept")
+        table.add_row("again", "with --retry flagged: another seed, the better image is kept")
 
 
 def console() -> Console:

@@ -1,6 +1,6 @@
 """The actor that measures: the results of one shard in, one part of metrics out.
 
-A row whose pictures cannot be read is a row of nulls with `metrics_error`, never an exception. What
+A row whose images cannot be read is a row of nulls with `metrics_error`, never an exception. What
 goes wrong in the measuring itself is no fault of a row, and ends the job.
 """
 
@@ -20,8 +20,8 @@ from dstc.evaluation.load_judges import load_judges
 from dstc.evaluation.plan import (
     Judging,
     features_part,
+    images_sum,
     metrics_part,
-    pictures_sum,
     record_of,
     reference_part,
     shard_identity,
@@ -33,9 +33,9 @@ from dstc.store import retries, storage, urls, weights_bucket
 from dstc.store.results import DONE, read_part
 from dstc.store.run_folder import RunFolder
 from dstc.text import describe, redact
-from dstc.worker.image_cache import PictureCache
+from dstc.worker.image_cache import ImageCache
 from dstc_engine.metrics import METRICS
-from dstc_engine.request import Picture
+from dstc_engine.request import ImageArray
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,10 +54,10 @@ SCHEMA = pa.schema(
         ("metrics_error", pa.string()),
     ]
 )
-# Rows whose pictures are in memory together.
+# Rows whose images are in memory together.
 _ROWS_AT_ONCE = 32
 _READERS = 8
-# Fitted pictures that rows share: at 256 pixels 1,300 of them.
+# Fitted images that rows share: at 256 pixels 1,300 of them.
 _SHARED_BYTES = 256 << 20
 # SSIM looks through windows of so many pixels.
 _LEAST_SIDE = 11
@@ -84,19 +84,19 @@ class MeasureTask:
 
 
 @dataclass(frozen=True, eq=False)
-class RowPictures:
-    """The pictures of one row in the square that all networks see.
+class RowImages:
+    """The images of one row in the square that all networks see.
 
     Attributes:
         labels: (H, W) uint8, what is where in the content. region: rows and columns of the square
             that are no padding.
     """
 
-    result: Picture
-    content: Picture
-    style: Picture | None
-    truth: Picture | None
-    labels: Picture | None
+    result: ImageArray
+    content: ImageArray
+    style: ImageArray | None
+    truth: ImageArray | None
+    labels: ImageArray | None
     region: tuple[slice, slice]
 
 
@@ -113,7 +113,7 @@ class MeasureShard:
         self._judges: Judges | None = None
         self._folder_of = manifest_folders(record_of(self._run))
         # Ten million rows in ten styles would ask storage ten million times for ten files.
-        self._pictures = PictureCache(_SHARED_BYTES)
+        self._images = ImageCache(_SHARED_BYTES)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         for of_reference, number in zip(*batch.to_pydict().values(), strict=True):
@@ -135,7 +135,7 @@ class MeasureShard:
 
     def _measure(self, shard: int) -> None:
         judging = self._task.judging
-        identity = shard_identity(judging, pictures_sum(self._run, shard))
+        identity = shard_identity(judging, images_sum(self._run, shard))
         folder = self._folder_of(shard)
         rows: list[dict[str, Any]] = []
         features = _Features()
@@ -154,25 +154,25 @@ class MeasureShard:
     ) -> Iterator[dict[str, Any]]:
         """The measures of some rows, in their order."""
 
-        def read(row: Mapping[str, Any]) -> RowPictures | str | None:
+        def read(row: Mapping[str, Any]) -> RowImages | str | None:
             if row["status"] != DONE:
                 return None
             try:
-                return read_pictures(self._run, self._task.judging, row, folder, self._pictures)
+                return read_images(self._run, self._task.judging, row, folder, self._images)
             except Exception as error:  # drivers of storage raise their own types
                 return describe(error)
 
         with ThreadPoolExecutor(_READERS) as pool:
             found = list(pool.map(read, rows))
-        # In one go: networks see many pictures at once.
-        pictures = [
-            picture
+        # In one go: networks see many images at once.
+        images = [
+            image
             for read_row in found
-            if isinstance(read_row, RowPictures)
-            for picture in (read_row.result, read_row.content, read_row.style)
-            if picture is not None
+            if isinstance(read_row, RowImages)
+            for image in (read_row.result, read_row.content, read_row.style)
+            if image is not None
         ]
-        looks = iter(self.judges.look(pictures))
+        looks = iter(self.judges.look(images))
         for row, read_row in zip(rows, found, strict=True):
             told: dict[str, Any] = {"id": row["id"], "status": row["status"]}
             if isinstance(read_row, str):
@@ -188,16 +188,16 @@ class MeasureShard:
     def _look_at_reference(self, number: int) -> None:
         judging = self._task.judging
         reference = read_reference(judging.reference, judging.where)
-        chunk = range(number * CHUNK, min((number + 1) * CHUNK, len(reference.pictures)))
+        chunk = range(number * CHUNK, min((number + 1) * CHUNK, len(reference.images)))
         features = _Features()
         for start in range(0, len(chunk), _ROWS_AT_ONCE):
             some = chunk[start : start + _ROWS_AT_ONCE]
             try:
-                pictures = [reference.decode(n, judging.image_size, judging.fit) for n in some]
-            except Exception as error:  # no set without all of its pictures
+                images = [reference.decode(n, judging.image_size, judging.fit) for n in some]
+            except Exception as error:  # no set without all of its images
                 told = describe(error)
                 raise JobError(f"--reference: {told}") from error
-            described = self.judges.describe(pictures)
+            described = self.judges.describe(images)
             assert described is not None, "chunks are asked for where something describes them"
             for n, values in zip(some, described, strict=True):
                 style = reference.styles[n]
@@ -206,7 +206,7 @@ class MeasureShard:
 
 
 class _Features:
-    """Features of pictures, for the distances between sets."""
+    """Features of images, for the distances between sets."""
 
     SETS = ("results", *BASELINES)
 
@@ -224,7 +224,7 @@ class _Features:
     def add_to(self, name: str, values: Tensor, style: str | None) -> None:
         self._sets.append(name)
         self._styles.append(style)
-        # Half the bytes; its error of a thousandth is far below what sets of pictures vary by.
+        # Half the bytes; its error of a thousandth is far below what sets of images vary by.
         self._values.append(values.to("cpu").numpy().astype(np.float16))
 
     def cut(self, most: int) -> None:
@@ -242,22 +242,23 @@ class _Features:
         )
 
 
-def read_pictures(
+def read_images(
     run: RunFolder,
     judging: Judging,
     row: Mapping[str, Any],
     folder: str | None,
-    cache: PictureCache,
-) -> RowPictures:
-    """The pictures of a row that is done, fitted to the square.
+    cache: ImageCache,
+) -> RowImages:
+    """The images of a row that is done, fitted to the square.
 
     Args:
-        folder: what relative URIs start at. cache: for pictures that rows share, fitted.
+        folder: what relative URIs start at. cache: for images that rows share, fitted.
 
     Raises:
-        PictureError, StorageError, OSError: one of them cannot be read.
+        ImageError, StorageError, OSError: one of them cannot be read.
     """
-    from dstc_engine import image
+    from dstc_engine.image import fit as fit_image
+    from dstc_engine.image import fit_labels
 
     size, fit = judging.image_size, judging.fit
 
@@ -265,21 +266,21 @@ def read_pictures(
         uri = row.get(column) if column else None
         return urls.resolve(uri, folder or "") if uri else None
 
-    def given(column: str | None) -> Picture | None:
+    def given(column: str | None) -> ImageArray | None:
         uri = place(column)
-        return cache.get(uri, lambda: image.fit(_read(uri), size, fit)) if uri else None
+        return cache.get(uri, lambda: fit_image(_read(uri), size, fit)) if uri else None
 
     content, mask = given("content"), place(judging.masks)
     assert content is not None, "a row without content is not done"
     result = _read(urls.join(run.uri, row["image"]))
     whole = np.ones(result.shape[:2], np.uint8)
-    inside = image.fit_labels(whole, size, fit).astype(bool)
-    return RowPictures(
-        result=image.fit(result, size, fit),
+    inside = fit_labels(whole, size, fit).astype(bool)
+    return RowImages(
+        result=fit_image(result, size, fit),
         content=content,
         style=given("style"),
         truth=given(judging.truth),
-        labels=image.fit_labels(_read(mask)[..., 0], size, fit) if mask else None,
+        labels=fit_labels(_read(mask)[..., 0], size, fit) if mask else None,
         region=(_span(inside.any(axis=1)), _span(inside.any(axis=0))),
     )
 
@@ -288,7 +289,7 @@ def measure(
     judges: Judges,
     judging: Judging,
     row: Mapping[str, Any],
-    pictures: RowPictures,
+    images: RowImages,
     looks: Sequence[Look],
 ) -> dict[str, float]:
     """Those of COLUMNS that a row has the parts for; NaN where nobody looks.
@@ -299,19 +300,19 @@ def measure(
     import torch
 
     labels = None
-    if pictures.labels is not None:
-        labels = torch.from_numpy(pictures.labels.astype(np.int64))
+    if images.labels is not None:
+        labels = torch.from_numpy(images.labels.astype(np.int64))
         if judging.segmentation.startswith("foreground"):
             labels = (labels >= 128).to(labels.dtype)  # masks are white where it counts
         labels = labels.to(judges.device)
     content, style = looks[1], looks[2] if len(looks) > 2 else None
     wanted = row.get(judging.style_column or "")
     found: dict[str, float] = {}
-    shown = (pictures.result, pictures.content, pictures.style)
-    for prefix, picture, look in zip(
+    shown = (images.result, images.content, images.style)
+    for prefix, image, look in zip(
         ("", *(f"{name}_" for name in BASELINES)), shown, (*looks, None), strict=False
     ):
-        if picture is None or look is None:
+        if image is None or look is None:
             continue
         told = judges.compare(
             look,
@@ -322,24 +323,24 @@ def measure(
             target_style=None if wanted is None else str(wanted),
             labels=labels,
         )
-        told["lpips"] = judges.perceptual_distance(picture, pictures.content)
-        if pictures.truth is not None:
-            told["truth_lpips"] = judges.perceptual_distance(picture, pictures.truth)
-            told |= _by_pixels(picture[pictures.region], pictures.truth[pictures.region])
+        told["lpips"] = judges.perceptual_distance(image, images.content)
+        if images.truth is not None:
+            told["truth_lpips"] = judges.perceptual_distance(image, images.truth)
+            told |= _by_pixels(image[images.region], images.truth[images.region])
         found |= {f"{prefix}{name}": value for name, value in told.items()}
     return found
 
 
-def _by_pixels(picture: Picture, truth: Picture) -> dict[str, float]:
+def _by_pixels(image: ImageArray, truth: ImageArray) -> dict[str, float]:
     from dstc_engine.metrics import pixels
 
-    ways: dict[str, Callable[[Picture, Picture], float]] = {
+    ways: dict[str, Callable[[ImageArray, ImageArray], float]] = {
         "truth_psnr": pixels.psnr,
         "truth_l1": pixels.l1,
     }
     if min(truth.shape[:2]) >= _LEAST_SIDE:
         ways["truth_ssim"] = pixels.ssim
-    return {name: way(picture, truth) for name, way in ways.items()}
+    return {name: way(image, truth) for name, way in ways.items()}
 
 
 def _span(inside: Any) -> slice:
@@ -347,10 +348,10 @@ def _span(inside: Any) -> slice:
     return slice(int(places[0]), int(places[-1]) + 1)
 
 
-def _read(uri: str) -> Picture:
-    from dstc_engine import image
+def _read(uri: str) -> ImageArray:
+    from dstc_engine.image import decode
 
-    return image.decode(storage.read_bytes(uri), redact(uri))
+    return decode(storage.read_bytes(uri), redact(uri))
 
 
 def _without_nan(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -35,10 +35,10 @@ class Judging:
         lpips: "NETWORK=FILE"; "" measures nothing with one.
         segmentation: "foreground", "foreground:LEVEL", "NETWORK=FILE" or "".
         inception: file of the network that sets are compared by; "": the ViT's class token does.
-        reference, where: pictures of known style, and which of them count.
+        reference, where: images of known style, and which of them count.
         masks, truth, style_column: columns of the results: labels of the content, the ground truth,
             the name of the style that is wanted; None where there is none.
-        image_size, fit: how pictures are fitted to the square that all networks see, as the engine
+        image_size, fit: how images are fitted to the square that all networks see, as the engine
             does it. interpolation: how, and how networks resize from there.
         sums: sha256 of weights and files, by name.
     """
@@ -103,12 +103,12 @@ def metrics_part(run: RunFolder, shard: int) -> str:
 
 
 def features_part(run: RunFolder, shard: int) -> str:
-    """URI of the features of a shard's pictures, by which sets are compared."""
+    """URI of the features of a shard's images, by which sets are compared."""
     return urls.join(run.uri, "metrics", f"features-{shard:05d}.parquet")
 
 
 def reference_part(run: RunFolder, number: int) -> str:
-    """URI of the features of some pictures of the reference."""
+    """URI of the features of some images of the reference."""
     return urls.join(run.uri, "metrics", f"reference-{number:05d}.parquet")
 
 
@@ -148,16 +148,16 @@ def identity_of(table: pa.Table | None) -> Any:
     return json.loads((table.schema.metadata or {}).get(IDENTITY, b"null"))
 
 
-def shard_identity(judging: Judging, pictures: str) -> dict[str, Any]:
-    """Of the measures of a shard whose pictures have this sum."""
-    return {"judging": judging.told, "pictures": pictures}
+def shard_identity(judging: Judging, images: str) -> dict[str, Any]:
+    """Of the measures of a shard whose images have this sum."""
+    return {"judging": judging.told, "pictures": images}
 
 
 def unmeasured(run: RunFolder, judging: Judging, shards: Sequence[int]) -> list[int]:
     """Shards without measures by this very judging.
 
     A shard's part of results changes when its rows are tried again; what it had measured says so
-    itself, by the sum over the pictures it saw.
+    itself, by the sum over the images it saw.
     """
     names = set(storage.list_names(urls.join(run.uri, "metrics")))
 
@@ -165,15 +165,15 @@ def unmeasured(run: RunFolder, judging: Judging, shards: Sequence[int]) -> list[
         if f"part-{shard:05d}.parquet" not in names:
             return False
         told = identity_of(read_metrics(run, shard))
-        return bool(told == shard_identity(judging, pictures_sum(run, shard)))
+        return bool(told == shard_identity(judging, images_sum(run, shard)))
 
     with ThreadPoolExecutor(THREADS) as pool:  # storage answers each in tens of milliseconds
         measured = pool.map(is_measured, shards)
         return [shard for shard, done in zip(shards, measured, strict=True) if not done]
 
 
-def pictures_sum(run: RunFolder, shard: int) -> str:
-    """Over ids and picture sums of a shard's results: changes when any of its rows does."""
+def images_sum(run: RunFolder, shard: int) -> str:
+    """Over ids and image sums of a shard's results: changes when any of its rows does."""
     table = read_part(run, shard, ["id", "image_sha256"])
     text = json.dumps(table.to_pylist(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

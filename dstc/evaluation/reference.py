@@ -1,6 +1,6 @@
-"""The reference: real pictures of known style, that results are compared with.
+"""The reference: real images of known style, that results are compared with.
 
-A Parquet file with pictures in the column `png` or `picture`, as bytes or as URIs (relative ones
+A Parquet file with images in the column `png` or `image`, as bytes or as URIs (relative ones
 start at the file), and what style each is of in `style`, where that is known.
 """
 
@@ -18,48 +18,49 @@ import pyarrow.parquet as pq
 from dstc.errors import SettingsError
 from dstc.store import retries, storage, urls
 from dstc.text import redact
-from dstc_engine.request import Picture
+from dstc_engine.request import ImageArray
 
 if TYPE_CHECKING:
     from dstc_engine.metrics.style_classifier import StyleClassifier
 
-# FID is told of 50,000 pictures by custom; more move it little.
+# FID is told of 50,000 images by custom; more move it little.
 MOST = 50_000
-# Pictures that one task looks at.
+# Images that one task looks at.
 CHUNK = 256
-_PICTURE_COLUMNS = ("png", "picture")
+_IMAGE_COLUMNS = ("png", "image", "picture")
 # Of the emoji, right on 84.5 % of val; on 84.7 % when fitted on 7,218, in 29 s of one core, not 20.
 _MOST_FITTED = 5000
-# Every so many of the pictures tells how often the classifier is right.
+# Every so many of the images tells how often the classifier is right.
 _HELD_OUT = 10
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Pictures and their styles.
+    """Images and their styles.
 
     Attributes:
-        pictures: bytes, or URIs. styles: None where unknown. folder: what relative URIs start at.
+        images: bytes, or URIs. styles: None where unknown. folder: what relative URIs start at.
     """
 
-    pictures: Sequence[bytes | str]
+    images: Sequence[bytes | str]
     styles: Sequence[str | None]
     folder: str
 
-    def decode(self, number: int, size: int, fit: str) -> Picture:
-        """A picture, fitted as those of the run.
+    def decode(self, number: int, size: int, fit: str) -> ImageArray:
+        """An image, fitted as those of the run.
 
         Raises:
-            PictureError, OSError: it cannot be read.
+            ImageError, OSError: it cannot be read.
         """
-        from dstc_engine import image
+        from dstc_engine.image import decode as decode_image
+        from dstc_engine.image import fit as fit_image
 
-        given = self.pictures[number]
+        given = self.images[number]
         if isinstance(given, str):
             data = storage.read_bytes(urls.resolve(given, self.folder))
         else:
             data = given
-        return image.fit(image.decode(data, f"picture {number} of the reference"), size, fit)
+        return fit_image(decode_image(data, f"image {number} of the reference"), size, fit)
 
 
 def _text(where: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -67,7 +68,7 @@ def _text(where: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def read_reference(uri: str, where: Mapping[str, str]) -> Reference:
-    """The reference, at most MOST of its pictures, evenly spread.
+    """The reference, at most MOST of its images, evenly spread.
 
     Args:
         where: columns and the values, as text, that rows must have to count.
@@ -87,12 +88,12 @@ def _read_reference(uri: str, where: tuple[tuple[str, str], ...]) -> Reference:
         raise SettingsError(f"{shown}: there is no such file") from error
     except pa.ArrowException as error:
         raise SettingsError(f"{shown}: not a Parquet file ({error})") from error
-    columns = [name for name in _PICTURE_COLUMNS if name in table.column_names]
+    columns = [name for name in _IMAGE_COLUMNS if name in table.column_names]
     unknown = [name for name, _ in where if name not in table.column_names]
     if not columns or unknown:
         raise SettingsError(
             f"{shown}: found columns {', '.join(table.column_names)}; expected "
-            + (", ".join(unknown) if unknown else " or ".join(_PICTURE_COLUMNS))
+            + (", ".join(unknown) if unknown else " or ".join(_IMAGE_COLUMNS))
         )
     counts = np.ones(len(table), bool)
     for name, value in where:
@@ -109,12 +110,12 @@ def _read_reference(uri: str, where: tuple[tuple[str, str], ...]) -> Reference:
 
 
 def fit_classifier(reference: Reference, size: int, fit: str) -> tuple[StyleClassifier, float]:
-    """The classifier of styles, and how often it is right on pictures it was not fitted on.
+    """The classifier of styles, and how often it is right on images it was not fitted on.
 
     Raises:
-        SettingsError: fewer than two styles, or a picture that cannot be read.
+        SettingsError: fewer than two styles, or an image that cannot be read.
     """
-    from dstc_engine.errors import PictureError
+    from dstc_engine.errors import ImageError
     from dstc_engine.metrics.style_classifier import StyleClassifier
 
     known = [number for number, style in enumerate(reference.styles) if style is not None]
@@ -123,18 +124,18 @@ def fit_classifier(reference: Reference, size: int, fit: str) -> tuple[StyleClas
     styles = [str(reference.styles[number]) for number in known]
     if len(set(styles)) < 2 or len(known) < 2 * _HELD_OUT:
         raise SettingsError(
-            f"--reference: found {len(known)} pictures of {len(set(styles))} styles; expected a "
-            f"column `style` with two styles, and {2 * _HELD_OUT} pictures, to tell styles by"
+            f"--reference: found {len(known)} images of {len(set(styles))} styles; expected a "
+            f"column `style` with two styles, and {2 * _HELD_OUT} images, to tell styles by"
         )
     try:
-        pictures = [reference.decode(number, size, fit) for number in known]
-    except (PictureError, OSError) as error:
+        images = [reference.decode(number, size, fit) for number in known]
+    except (ImageError, OSError) as error:
         raise SettingsError(f"--reference: {redact(str(error))}") from error
     # By a step that does not divide: files often list styles in turns.
     held_out = set(np.random.default_rng(0).permutation(len(known))[::_HELD_OUT].tolist())
     fitted = [n for n in range(len(known)) if n not in held_out]
-    classifier = StyleClassifier([pictures[n] for n in fitted], [styles[n] for n in fitted])
+    classifier = StyleClassifier([images[n] for n in fitted], [styles[n] for n in fitted])
     asked = sorted(held_out)
-    told = classifier.predict([pictures[n] for n in asked])
+    told = classifier.predict([images[n] for n in asked])
     right = float(np.mean([a == styles[n] for a, n in zip(told, asked, strict=True)]))
     return classifier, right

@@ -118,7 +118,7 @@ def _compare_sets(
         known += [table for table in tables if table is not None]
     sets = _by_set(known)
     if not reference_parts and "style_copy" in sets:
-        # Rows share style pictures; as a reference each counts once.
+        # Rows share style images; as a reference each counts once.
         features, styles = sets["style_copy"]
         _, first = np.unique(features, axis=0, return_index=True)
         sets["reference"] = features[first], [styles[n] for n in first]
@@ -137,7 +137,7 @@ def _compare_sets(
         }
     return {
         "network": judging.set_network,
-        "reference": judging.reference or "the run's style pictures",
+        "reference": judging.reference or "the run's style images",
         "reference_pictures": len(real),
         **found,
     }
@@ -185,12 +185,12 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
     console.print(f"{rows:,} rows: {counts or 'none'}; means with 95 % bootstrap intervals")
     if sets:
         console.print(
-            f"distances are from {sets['reference_pictures']:,} pictures of {sets['reference']}, "
+            f"distances are from {sets['reference_pictures']:,} images of {sets['reference']}, "
             f"by {sets['network']}"
         )
     if summary["classifier_right"] is not None:
         right = summary["classifier_right"]
-        console.print(f"the classifier of styles is right on {right:.1%} of pictures held out")
+        console.print(f"the classifier of styles is right on {right:.1%} of images held out")
     if expected is not None and rows < expected:
         console.print(f"the run is not finished: {expected - rows:,} rows have no result yet")
     if summary["unmeasured"]:

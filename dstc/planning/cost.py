@@ -50,7 +50,7 @@ class Cost:
 
     Attributes:
         steps: guided steps of a row that never restarts.
-        step: of one row in one guided step: all networks forward, and backward to the picture.
+        step: of one row in one guided step: all networks forward, and backward to the image.
         plain_steps, plain_step: the same of steps that the preset leaves without guidance, which
             ask the prior alone.
         conditions: once per row: its content and style encoded.
@@ -67,7 +67,7 @@ class Cost:
 
     @property
     def chain(self) -> int:
-        """Of all steps of one picture."""
+        """Of all steps of one image."""
         return self.steps * self.step + self.plain_steps * self.plain_step
 
     @property
@@ -120,7 +120,7 @@ def estimate(
         cost: of a row. rows: to do. device: "cuda" or "cpu". precision: of the networks.
         tflops: sustained rate of one device; by default that of `ASSUMED_TFLOPS`.
         measured_seconds_per_row: of one device, in this very run folder; goes before `tflops`.
-        samples: pictures of a row; what is encoded of its content and style serves all of them.
+        samples: images of a row; what is encoded of its content and style serves all of them.
     """
     flops = samples * cost.chain + cost.conditions
     if measured_seconds_per_row is not None:
@@ -270,23 +270,23 @@ def _count_step(models: Models, preset: Preset, with_prompt: bool) -> int:
     from dstc_engine.losses import LOSSES
 
     with torch.device("meta"), torch.no_grad():
-        picture = torch.empty(1, 3, preset.image_size, preset.image_size)
+        image = torch.empty(1, 3, preset.image_size, preset.image_size)
         keys, cls = torch.empty(1, 0, 0), torch.empty(1, 0)
         if models.dino is not None:
-            seen = models.dino(picture)
+            seen = models.dino(image)
             keys, cls = seen.keys, seen.cls
         tokens = keys.shape[1]
-        layers = models.vgg(picture) if models.vgg is not None else {}
+        layers = models.vgg(image) if models.vgg is not None else {}
         widths = [layers[name].shape[1] for name in preset.vgg_gram_layers if name in layers]
         to = Conditions(
-            source=picture,
-            mask=picture[:, :1],
+            source=image,
+            mask=image[:, :1],
             source_keys=keys,
             source_similarity=torch.empty(1, tokens, tokens),
             source_cls=cls,
-            style=picture,
+            style=image,
             style_cls=cls,
-            clip_targets=tuple(clip.embed_picture(picture) for clip in models.clips),
+            clip_targets=tuple(clip.embed_image(image) for clip in models.clips),
             source_face=torch.empty(1, 512),
             source_vgg=tuple(layers[name] for name in preset.vgg_content_layers if name in layers),
             style_grams=tuple(torch.empty(1, width, width) for width in widths),
@@ -299,7 +299,7 @@ def _count_step(models: Models, preset: Preset, with_prompt: bool) -> int:
         classes = index if models.unet.config.classes is not None else None
     wanted = {n: [0] for n, loss in LOSSES.items() if with_prompt or loss.needs != "prompt"}
     with counting() as counted:
-        guide(models, preset, picture, table, to, cls, crops, weights, wanted, classes)
+        guide(models, preset, image, table, to, cls, crops, weights, wanted, classes)
     return sum(counted)
 
 
@@ -308,36 +308,36 @@ def _count_plain_step(models: Models, preset: Preset) -> int:
     import torch
 
     with torch.device("meta"), torch.no_grad(), counting() as counted:
-        picture = torch.empty(1, 3, preset.image_size, preset.image_size)
+        image = torch.empty(1, 3, preset.image_size, preset.image_size)
         classes = None
         if models.unet.config.classes is not None:
             classes = torch.zeros(1, dtype=torch.int64)
-        models.unet(picture, torch.zeros(1), classes)
+        models.unet(image, torch.zeros(1), classes)
     return sum(counted)
 
 
 def _count_conditions(models: Models, preset: Preset, with_prompt: bool) -> int:
-    """What `conditions.encode_conditions` runs forward, of a row with a style picture."""
+    """What `conditions.encode_conditions` runs forward, of a row with a style image."""
     import torch
 
     from dstc_engine.crops import apply_crops
     from dstc_engine.losses import SEEN_BY_VGG
 
     with torch.device("meta"), torch.no_grad(), counting() as counted:
-        picture = torch.empty(1, 3, preset.image_size, preset.image_size)
+        image = torch.empty(1, 3, preset.image_size, preset.image_size)
         if models.dino is not None:
-            models.dino(picture)
-            models.dino(picture)
+            models.dino(image)
+            models.dino(image)
         if models.vgg is not None:
-            for _ in filter(preset.guides, SEEN_BY_VGG):  # content and style: a picture each
-                models.vgg(picture)
+            for _ in filter(preset.guides, SEEN_BY_VGG):  # content and style: an image each
+                models.vgg(image)
         for clip in models.clips:
-            clip.embed_picture(picture)
+            clip.embed_image(image)
             if with_prompt:
                 maps = torch.empty(1, preset.crops, 2, 3)
-                clip.embed_crops(apply_crops(picture, maps, clip.size))
+                clip.embed_crops(apply_crops(image, maps, clip.size))
         if models.arcface is not None:
-            models.arcface(picture)
+            models.arcface(image)
     return sum(counted)
 
 

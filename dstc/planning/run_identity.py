@@ -38,7 +38,7 @@ class Job:
         run_id: names the run in logs and summaries.
         identity: what must be the same for a rerun to continue this run.
         fingerprint: over `identity`.
-        picture_fingerprint: over what decides a picture besides its own row; written into each PNG.
+        image_fingerprint: over what decides an image besides its own row; written into each PNG.
         limits: every `--limit` the run was started with, this time's included, since one may have
             cut a shard short.
         record: job.json as a whole.
@@ -48,7 +48,7 @@ class Job:
     run_id: str
     identity: Mapping[str, Any]
     fingerprint: str
-    picture_fingerprint: str
+    image_fingerprint: str
     limits: tuple[int, ...]
     record: Mapping[str, Any]
 
@@ -79,7 +79,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
     """
     preset = dataclasses.asdict(settings.resolved_preset)
     decisive: dict[str, Any] = {"weights": {record.name: record.sha256 for record in weights}}
-    # Of weights of the user's own, what their descriptions say decides pictures, too.
+    # Of weights of the user's own, what their descriptions say decides images, too.
     if described := {record.name: record.settings for record in weights if record.settings}:
         decisive["described"] = described
     engine = {
@@ -101,7 +101,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
         }
     )
     fingerprint = _digest(identity)
-    # Gates judge pictures and change none.
+    # Gates judge images and change none.
     deciding = {name: value for name, value in preset.items() if not name.startswith("gate_")}
     run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{fingerprint[:6]}"
     limits = (settings.limit,) if settings.limit else ()
@@ -110,7 +110,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
         run_id=run_id,
         identity=identity,
         fingerprint=fingerprint,
-        picture_fingerprint=_digest(_plain({"preset": deciding, **decisive, "engine": engine})),
+        image_fingerprint=_digest(_plain({"preset": deciding, **decisive, "engine": engine})),
         limits=limits,
         record=_plain(
             {

@@ -41,20 +41,20 @@ class Settings(BaseModel):
         actors: processes that translate, one GPU each where there are GPUs: "N", or "MIN:MAX" for
             a pool that starts with MIN and grows as an autoscaling cluster brings nodes; None is
             one for each GPU, or one for each CPU core, up to 4.
-        slots: pictures that one actor translates at once. It decides the shape of every batch, so
-            it is part of what makes a picture reproducible. "auto": see `auto_slots`.
+        slots: images that one actor translates at once. It decides the shape of every batch, so
+            it is part of what makes an image reproducible. "auto": see `auto_slots`.
         auto_slots: the run is to choose `slots` by itself: what it was begun with, else what its
             GPUs hold (`driver/slot_count.py`).
         precision: of the networks.
         compile: mode of torch.compile for the networks, or "no".
         checkpointing: the prior keeps fewer activations and computes them twice.
-        samples_per_row: pictures of each row, with seeds of their own; the first is the one that
+        samples_per_row: images of each row, with seeds of their own; the first is the one that
             the row has without this option.
         rows_per_shard: rows that are committed, and after a crash done again, together. 16 rows
             are minutes of work; more than 16 `slots` are fed by over two shards at once.
         limit: translate only the first rows of the manifest.
         retry: "failed" also runs the failed rows of finished shards again; "flagged" the flagged
-            ones, with another seed, and keeps the better picture.
+            ones, with another seed, and keeps the better image.
         device: "auto" takes GPUs where Ray has any at the start; "cuda" also waits for a cluster
             that brings them later.
         address: of a running Ray cluster; None starts one here, unless RAY_ADDRESS is set.

@@ -47,7 +47,7 @@ class Workers:
             settings=plan.settings,
             run=plan.job.run,
             run_id=plan.job.run_id,
-            picture_fingerprint=plan.job.picture_fingerprint,
+            image_fingerprint=plan.job.image_fingerprint,
             device=self.device,
             cpu_threads=self.cpu_threads,
             # Nodes need not know it; a path of this machine would mean nothing to them.

@@ -1,4 +1,4 @@
-"""The gallery of a report: a card for each result row, with its pictures and loss curves."""
+"""The gallery of a report: a card for each result row, with its images and loss curves."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from dstc.store.results import RESERVED_COLUMNS
 from dstc.store.run_folder import RunFolder
 from dstc.text import shown
 
-# Up to so many pictures are inlined with such a side: a page of 200 rows of photographs stays below
+# Up to so many images are inlined with such a side: a page of 200 rows of photographs stays below
 # ten megabytes. The first line is as large as they are ever shown.
 _SIDES = ((192, MAX_SIDE), (700, 160), (math.inf, 112))
-# Above so many rows, fewer further pictures of a row are shown.
+# Above so many rows, fewer further images of a row are shown.
 _MANY_CARDS = 64
 _SAMPLES, _FEW_SAMPLES = 11, 3
 _THREADS = 8
@@ -50,8 +50,8 @@ class Card:
 
     Attributes:
         id, status, reason, error, prompt, source_prompt: of the row; empty where it has none.
-        content, style, result: pictures; None where the row names none.
-        samples: (number, seed, picture) of the first few further results. more_samples: how many
+        content, style, result: images; None where the row names none.
+        samples: (number, seed, image) of the first few further results. more_samples: how many
             there are beyond them.
         flags: why the row is doubtful. metrics: (name, text) of what was measured.
         facts: steps and so on. details: seed, URIs and the columns that travelled along.
@@ -111,13 +111,13 @@ def make_cards(
 
 
 def _side(rows: Sequence[Mapping[str, Any]], most_samples: int) -> int:
-    """Pixels of the longer side of each picture, by how many there are."""
-    pictures = sum(
+    """Pixels of the longer side of each image, by how many there are."""
+    images = sum(
         sum(bool(row.get(name)) for name in ("content", "style", "image"))
         + min(len(row.get("samples") or ()), most_samples)
         for row in rows
     )
-    return next(side for many, side in _SIDES if pictures <= many)
+    return next(side for many, side in _SIDES if images <= many)
 
 
 def _make_card(
@@ -134,7 +134,7 @@ def _make_card(
     resampled = len(list(takewhile(lambda step: step.get("phase") == "resample", losses)))
     folder = folder_of(int(row["shard"]))
 
-    def picture(column: str) -> Thumbnail | None:
+    def input_of(column: str) -> Thumbnail | None:
         uri = row.get(column)
         if not isinstance(uri, str) or not uri:
             return None
@@ -152,8 +152,8 @@ def _make_card(
         error=text["error"],
         prompt=text["prompt"],
         source_prompt=text["source_prompt"],
-        content=picture("content"),
-        style=picture("style"),
+        content=input_of("content"),
+        style=input_of("style"),
         result=result,
         samples=[
             (s["sample"], s["seed"], thumbnails.result(urls.join(run.uri, s["image"])))

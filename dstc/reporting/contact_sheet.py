@@ -21,10 +21,10 @@ _INK, _PALE, _FRAME = (20, 20, 20), (120, 120, 120), (210, 210, 210)
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows are laid out: so many columns of cells, each three pictures wide.
+    """How rows are laid out: so many columns of cells, each three images wide.
 
     Attributes:
-        columns, lines: of cells. side: of a picture, in pixels. text: height of the captions.
+        columns, lines: of cells. side: of an image, in pixels. text: height of the captions.
     """
 
     columns: int
@@ -48,7 +48,7 @@ class Layout:
 
     @classmethod
     def for_rows(cls, rows: int) -> Layout:
-        """The one with the largest pictures that holds so many rows, five columns at most."""
+        """The one with the largest images that holds so many rows, five columns at most."""
         layouts = [cls.of(columns) for columns in range(2, 6)]
         return next((layout for layout in layouts if layout.cells >= rows), layouts[-1])
 
@@ -81,7 +81,7 @@ def contact_sheet(title: str, cards: Sequence[Card]) -> bytes:
         width = 3 * layout.side + 2 * _GAP
         below = top + layout.side + _GAP // 2
         _write(draw, (left, below), card.id, layout.text, width, _INK)
-        told = card.prompt or ("after the style picture" if card.style else "")
+        told = card.prompt or ("after the style image" if card.style else "")
         if card.status != "done":
             told = f"{card.status}: {card.reason}"
         _write(draw, (left, below + layout.text + 4), told, layout.text, width, _PALE)
@@ -97,7 +97,7 @@ def _paste(
     corner: tuple[int, int],
     side: int,
 ) -> None:
-    """A picture in its square; an empty frame where there should be one, nothing where not."""
+    """An image in its square; an empty frame where there should be one, nothing where not."""
     if thumbnail is None:
         return
     if thumbnail.data is None:
@@ -105,12 +105,12 @@ def _paste(
         return
     packed = base64.b64decode(thumbnail.data.partition(",")[2])
     with Image.open(io.BytesIO(packed)) as opened:
-        picture = opened.convert("RGB")
-    scale = side / max(picture.size)
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+        image = opened.convert("RGB")
+    scale = side / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     # Small ones are shown pixel by pixel, as on the HTML page.
     how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
-    page.paste(picture.resize(size, how), corner)
+    page.paste(image.resize(size, how), corner)
 
 
 def _write(
@@ -119,7 +119,7 @@ def _write(
     text: str,
     height: int,
     width: int,
-    colour: tuple[int, int, int],
+    color: tuple[int, int, int],
 ) -> None:
     """One line, cut where it would be wider than `width`."""
     font = ImageFont.load_default(height)
@@ -128,4 +128,4 @@ def _write(
         while line and draw.textlength(line + "...", font=font) > width:
             line = line[:-1]
         line += "..."
-    draw.text(corner, line, fill=colour, font=font)
+    draw.text(corner, line, fill=color, font=font)

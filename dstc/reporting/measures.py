@@ -20,7 +20,7 @@ from dstc.reporting.parts import THREADS
 from dstc.store import storage, urls
 from dstc.store.run_folder import RunFolder
 
-# Columns of the baselines: content and style picture handed in as if they were results.
+# Columns of the baselines: content and style image handed in as if they were results.
 _BASELINES = ("source_copy_", "style_copy_")
 
 

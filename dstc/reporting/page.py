@@ -128,7 +128,7 @@ class Page:
 
     @property
     def reasons(self) -> list[Reason]:
-        """Rows that have no picture, by reason: those that may be tried again first, many first."""
+        """Rows that have no image, by reason: those that may be tried again first, many first."""
         order = {FAILED: 0, REJECTED: 1}
         return sorted(
             self.tally.reasons.values(),
@@ -137,12 +137,12 @@ class Page:
 
     @property
     def misses(self) -> list[Miss]:
-        """Rows that have no picture, one by one."""
+        """Rows that have no image, one by one."""
         return self.tally.named_misses()
 
     @property
     def missed(self) -> int:
-        """Rows that have no picture."""
+        """Rows that have no image."""
         return self.tally.rows - self.tally.counts[DONE]
 
     @property

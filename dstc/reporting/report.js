@@ -52,10 +52,10 @@
     none.hidden = fitting.length > 0;
     turn(0);
   };
-  // The pictures of a card lie over each other; the slider says how much of the result is seen.
+  // The images of a card lie over each other; the slider says how much of the result is seen.
   const compare = (card) => {
     const [content, result] = ["content", "result"].map((name) =>
-      card.querySelector(".pictures:not(.samples) [data-name=" + name + "] img"));
+      card.querySelector(".images:not(.samples) [data-name=" + name + "] img"));
     if (!content || !result) return;
     const button = document.createElement("button");
     button.type = "button";

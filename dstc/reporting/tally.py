@@ -26,7 +26,7 @@ _COUNTED = ("id", "status", "reason", "error", "content")
 
 @dataclass(frozen=True)
 class Miss:
-    """A row without a picture: where it is, its id, how it ended, and why."""
+    """A row without an image: where it is, its id, how it ended, and why."""
 
     place: Place
     id: str

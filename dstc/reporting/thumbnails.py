@@ -1,4 +1,4 @@
-"""Pictures made small enough to lie inside a page, as `data:` URIs."""
+"""Images made small enough to lie inside a page, as `data:` URIs."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from PIL import Image
 from dstc.errors import StorageError
 from dstc.store import storage, urls
 from dstc.text import redact
-from dstc_engine import image
-from dstc_engine.errors import PictureError
-from dstc_engine.request import Picture
+from dstc_engine.errors import ImageError
+from dstc_engine.image import decode, unpad
+from dstc_engine.image import fit as fit_image
+from dstc_engine.request import ImageArray
 
-# Longer side of a picture that is written into a page, at most.
+# Longer side of an image that is written into a page, at most.
 MAX_SIDE = 256
-# Pictures up to this side are shown enlarged, pixel by pixel: marks of JPEG would pass for ours.
+# Images up to this side are shown enlarged, pixel by pixel: marks of JPEG would pass for ours.
 LOSSLESS_SIDE = 64
 # Storage that failed so often, and never for the lack of a file, is not asked again: each try takes
-# seconds, and a page has hundreds of pictures.
+# seconds, and a page has hundreds of images.
 _GIVE_UP_AFTER = 4
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A picture for a page, or why there is none.
+    """An image for a page, or why there is none.
 
     Attributes:
-        data: a `data:` URI, or None. width, height: of the picture in it.
-        problem: a short text where there is no picture.
+        data: a `data:` URI, or None. width, height: of the image in it.
+        problem: a short text where there is no image.
     """
 
     data: str | None = None
@@ -42,7 +43,7 @@ class Thumbnail:
 
 
 class Thumbnails:
-    """Reads pictures and makes them small; each URI once. Safe to call from several threads.
+    """Reads images and makes them small; each URI once. Safe to call from several threads.
 
     Args:
         side: pixels of the longer side, at most.
@@ -58,11 +59,11 @@ class Thumbnails:
         self._faults = Counter[str]()
 
     def input(self, uri: str) -> Thumbnail:
-        """A content or style picture, fitted so that it lines up with the result."""
+        """A content or style image, fitted so that it lines up with the result."""
         return self._get(uri, fitted=True)
 
     def result(self, uri: str) -> Thumbnail:
-        """A finished picture."""
+        """A finished image."""
         return self._get(uri, fitted=False)
 
     def _get(self, uri: str, fitted: bool) -> Thumbnail:
@@ -89,17 +90,17 @@ class Thumbnails:
                 self._faults[place] += 1
             return Thumbnail(problem=f"cannot be fetched: {type(error).__name__}")
         try:
-            picture = image.decode(data)
-        except PictureError:
-            return Thumbnail(problem="not a readable picture")
+            image = decode(data)
+        except ImageError:
+            return Thumbnail(problem="not a readable image")
         if fitted and self._size is not None:
-            picture = _fitted(picture, self._size, self._fit)
-        return shrink(picture, self._side)
+            image = _fitted(image, self._size, self._fit)
+        return shrink(image, self._side)
 
 
-def shrink(picture: Picture, side: int) -> Thumbnail:
+def shrink(image: ImageArray, side: int) -> Thumbnail:
     """(H, W, 3) uint8 as a data URI, the longer side at most `side`; PNG or JPEG, the smaller."""
-    opened = Image.fromarray(picture)
+    opened = Image.fromarray(image)
     if max(opened.size) > side:
         opened.thumbnail((side, side), Image.Resampling.LANCZOS)
     files = {"png": _encode(opened, "PNG")}
@@ -110,15 +111,15 @@ def shrink(picture: Picture, side: int) -> Thumbnail:
     return Thumbnail(f"data:image/{kind};base64,{text}", opened.width, opened.height)
 
 
-def _encode(picture: Image.Image, kind: str, **options: int) -> bytes:
+def _encode(image: Image.Image, kind: str, **options: int) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, optimize=True, **options)
+    image.save(file, kind, optimize=True, **options)
     return file.getvalue()
 
 
-def _fitted(picture: Picture, size: int, mode: str) -> Picture:
-    fitted = image.fit(picture, size, mode)
-    return image.unpad(fitted, *picture.shape[:2]) if mode == "pad" else fitted
+def _fitted(image: ImageArray, size: int, mode: str) -> ImageArray:
+    fitted = fit_image(image, size, mode)
+    return unpad(fitted, *image.shape[:2]) if mode == "pad" else fitted
 
 
 def _place(uri: str) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Counts = Mapping[str, Mapping[str | None, int]]
 """Rows by status, and in each by reason (None where there is none).
 
-The reason of a row that is done is what its picture is flagged with.
+The reason of a row that is done is what its image is flagged with.
 """
 _Entry = tuple[str, str | None, int]
 

@@ -340,11 +340,11 @@ def open_parquet(
 
 def _checked_schema(footers: Sequence[_Footer], reserved: frozenset[str]) -> pa.Schema:
     first, *others = footers
-    schema = _normalised(first, reserved)
+    schema = _normalized(first, reserved)
     for footer in others:
         if footer.schema.equals(first.schema):
             continue
-        found = _normalised(footer, reserved)
+        found = _normalized(footer, reserved)
         for name in dict.fromkeys([*schema.names, *found.names]):
             here, there = _type_of(found, name), _type_of(schema, name)
             if here != there:
@@ -359,7 +359,7 @@ def _type_of(schema: pa.Schema, name: str) -> str:
     return str(schema.field(name).type) if name in schema.names else "no such column"
 
 
-def _normalised(footer: _Footer, reserved: frozenset[str]) -> pa.Schema:
+def _normalized(footer: _Footer, reserved: frozenset[str]) -> pa.Schema:
     schema = footer.schema
     for name in schema.names:
         if schema.names.count(name) > 1:
@@ -383,10 +383,10 @@ def _normalised(footer: _Footer, reserved: frozenset[str]) -> pa.Schema:
             f"manifest file {footer.name}: neither column 'style' nor 'prompt' found; expected "
             f"one of them, or both (found {', '.join(schema.names)})"
         )
-    return pa.schema([_normalised_field(footer.name, field) for field in schema])
+    return pa.schema([_normalized_field(footer.name, field) for field in schema])
 
 
-def _normalised_field(file: str, field: pa.Field) -> pa.Field:
+def _normalized_field(file: str, field: pa.Field) -> pa.Field:
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     # pandas writes a column of only empty values with type null.
     is_empty = pa.types.is_null(kind) and field.name not in REQUIRED_COLUMNS

@@ -23,8 +23,8 @@ STATUSES = (DONE, REJECTED, FAILED)
 
 _OFFSETS = b"dstc.offsets"
 
-# What a picture tells of itself; its `losses` follow.
-_PICTURE_FIELDS = (
+# What an image tells of itself; its `losses` follow.
+_IMAGE_FIELDS = (
     pa.field("image", pa.string()),
     pa.field("image_sha256", pa.string()),
     pa.field("seed", pa.int64()),
@@ -47,14 +47,14 @@ _LOSSES_FIELD = pa.field(
 )
 _SAMPLES_FIELD = pa.field(
     "samples",
-    pa.list_(pa.struct([pa.field("sample", pa.int32()), *_PICTURE_FIELDS, _LOSSES_FIELD])),
+    pa.list_(pa.struct([pa.field("sample", pa.int32()), *_IMAGE_FIELDS, _LOSSES_FIELD])),
 )
 # What a result row adds to its manifest row; `losses` and `samples` follow.
 _FIELDS = (
     pa.field("status", pa.string()),
     pa.field("reason", pa.string()),
     pa.field("error", pa.string()),
-    *_PICTURE_FIELDS,
+    *_IMAGE_FIELDS,
     pa.field("flagged", pa.string()),
     pa.field("retries", pa.int32()),
 )
@@ -63,11 +63,11 @@ RESERVED_COLUMNS = frozenset([*(f.name for f in _FIELDS), "losses", "samples"]) 
 
 @dataclass(frozen=True)
 class Sample:
-    """A further picture of a row.
+    """A further image of a row.
 
     Attributes:
-        sample: its number, 1 or more; the row's own columns tell of picture 0.
-        image: path of the picture, relative to the run folder. image_sha256: over its bytes.
+        sample: its number, 1 or more; the row's own columns tell of image 0.
+        image: path of the image, relative to the run folder. image_sha256: over its bytes.
         seed: derived from the row's seed and the number.
         steps, restarts, seconds, slots, losses: as in `Translation`.
     """
@@ -90,12 +90,12 @@ class Outcome:
     Attributes:
         status: "done", "rejected" (the row itself is at fault) or "failed" (may be retried).
         reason: short and countable unless done. error: the whole text.
-        image: path of the picture, relative to the run folder. image_sha256: over its bytes.
+        image: path of the image, relative to the run folder. image_sha256: over its bytes.
         seed: given or derived; None when the row was rejected before it had one.
         steps, restarts, seconds, slots, losses: as in `Translation`.
-        flagged: names of the gates that the picture fails; None when it passes all there are.
-        retries: other seeds tried since, whether their pictures were kept or not.
-        samples: further pictures of a row that is done; None where no more than one is asked for.
+        flagged: names of the gates that the image fails; None when it passes all there are.
+        retries: other seeds tried since, whether their images were kept or not.
+        samples: further images of a row that is done; None where no more than one is asked for.
     """
 
     status: str
@@ -143,7 +143,7 @@ def _samples(outcome: Outcome) -> list[dict[str, object]] | None:
     return [
         {
             "sample": sample.sample,
-            **{column.name: getattr(sample, column.name) for column in _PICTURE_FIELDS},
+            **{column.name: getattr(sample, column.name) for column in _IMAGE_FIELDS},
             "losses": _losses(sample),
         }
         for sample in outcome.samples

@@ -39,7 +39,7 @@ class Patience:
 
 # A person waits for the answer: a mistyped endpoint has to be told soon.
 PROMPT = Patience(5)
-# A picture that cannot be fetched costs its row only, and many threads may wait for one host.
+# An image that cannot be fetched costs its row only, and many threads may wait for one host.
 FETCH = Patience(60, variable="DSTC_FETCH_PATIENCE_S")
 # What is written, or read to go on, is hours of work: outages of a few minutes are sat out.
 STEADY = Patience(300, variable="DSTC_STORAGE_PATIENCE_S")

@@ -2,8 +2,8 @@
 
 job.json                  settings, preset in full, weights, manifest identity, fingerprint
 images/3f/<id>.png        two hex digits of a hash of the id spread the keys
-samples/1/3f/<id>.png     further pictures of a row, by their numbers
-retries/1/3f/<id>.png     pictures by other seeds that took the place of flagged ones
+samples/1/3f/<id>.png     further images of a row, by their numbers
+retries/1/3f/<id>.png     images by other seeds that took the place of flagged ones
 results/part-00000.parquet
 stats/00000.json          timings and attempts of one shard; 00000.arrow: its rows so far
 stats/ledger.arrow        counts of finished shards
@@ -68,23 +68,23 @@ class RunFolder:
         return urls.join(self.uri, "report.html")
 
     def image_name(self, row_id: str) -> str:
-        """Path of a row's picture, relative to the run folder."""
+        """Path of a row's image, relative to the run folder."""
         return self.sample_name(row_id, 0)
 
     def sample_name(self, row_id: str, sample: int) -> str:
-        """Path of one of a row's pictures, relative to the run folder; 0 is *the* picture."""
+        """Path of one of a row's images, relative to the run folder; 0 is *the* image."""
         return f"samples/{sample}/{_spread(row_id)}" if sample else f"images/{_spread(row_id)}"
 
     def retry_name(self, row_id: str, retry: int) -> str:
-        """Path of the picture by a row's other seed `retry`, 1 or more; relative to the folder.
+        """Path of the image by a row's other seed `retry`, 1 or more; relative to the folder.
 
-        Not that of the picture it takes the place of: until the part names the new one, the old one
+        Not that of the image it takes the place of: until the part names the new one, the old one
         is the row's.
         """
         return f"retries/{retry}/{_spread(row_id)}"
 
     def image(self, row_id: str) -> str:
-        """URI of a row's picture."""
+        """URI of a row's image."""
         return urls.join(self.uri, self.image_name(row_id))
 
     def part(self, shard: int) -> str:

@@ -27,7 +27,7 @@ class RowsBefore:
 
     Attributes:
         kept: rows that stay as they are. places: of each, in the shard.
-        flagged: by place, rows that stay too unless another seed makes a better picture.
+        flagged: by place, rows that stay too unless another seed makes a better image.
         has_saved: there is a file of `save_rows_so_far`.
     """
 

@@ -2,7 +2,7 @@
 
 Rows wait in order of their shard, so that the older shard ends first and the newer one only fills
 slots that would be empty. When a step raises, the rows in flight are run again one at a time: the
-one at fault fails alone, and its neighbours get the pictures they would have had. When memory ends
+one at fault fails alone, and its neighbours get the images they would have had. When memory ends
 instead, slots are halved and the rows run again together.
 """
 
@@ -255,7 +255,7 @@ class EngineThread:
                     id=ticket.request.id,
                     seed=ticket.request.seed,
                     status="failed",
-                    picture=None,
+                    image=None,
                     reason=reason,
                     error=f"{type(error).__name__}: {error}",
                 )

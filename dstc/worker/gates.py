@@ -1,6 +1,6 @@
-"""Gates: limits on what a finished picture's own losses say, so that failures are not silent.
+"""Gates: limits on what a finished image's own losses say, so that failures are not silent.
 
-A picture is judged by its unweighted losses at its last guided step, the last entry of the column
+An image is judged by its unweighted losses at its last guided step, the last entry of the column
 `losses`. One above its limit flags the row. A loss that was not computed for the row is not judged.
 """
 
@@ -21,7 +21,7 @@ _LEAST = {"clip": -1.0}
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gates say of a picture.
+    """What the gates say of an image.
 
     Attributes:
         flagged: names of the gates it fails, as "range, structure"; None when it passes.
@@ -39,7 +39,7 @@ def limits_of(preset: Preset) -> dict[str, float]:
 
 
 def judge(losses: Sequence[StepLosses], limits: Mapping[str, float]) -> Verdict:
-    """Judges a picture.
+    """Judges an image.
 
     Args:
         losses: one entry for each guided step; of the last chain, in order.
@@ -54,7 +54,7 @@ def judge(losses: Sequence[StepLosses], limits: Mapping[str, float]) -> Verdict:
 
 
 def is_better(new: Verdict, old: Verdict) -> bool:
-    """Whether a new picture should take the place of an old one: passing, else less far above."""
+    """Whether a new image should take the place of an old one: passing, else less far above."""
     if (new.flagged is None) != (old.flagged is None):
         return new.flagged is None
     return new.worst < old.worst

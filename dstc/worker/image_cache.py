@@ -1,4 +1,4 @@
-"""Pictures that rows share, fetched and decoded once in each actor.
+"""Images that rows share, fetched and decoded once in each actor.
 
 Ten million rows in ten styles would otherwise ask storage ten million times for ten files.
 """
@@ -10,29 +10,29 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from dstc_engine.request import Picture
+from dstc_engine.request import ImageArray
 
 
-class PictureCache:
-    """Pictures by URI, those used last, up to so many bytes; may be used from several threads.
+class ImageCache:
+    """Images by URI, those used last, up to so many bytes; may be used from several threads.
 
     A file that changes while an actor lives is not noticed: a run's inputs are taken as fixed.
 
     Args:
-        limit: bytes of all pictures together; 0 keeps nothing.
+        limit: bytes of all images together; 0 keeps nothing.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
         self._size = 0
-        self._kept: OrderedDict[str, Picture] = OrderedDict()
-        self._loading: dict[str, Future[Picture]] = {}
+        self._kept: OrderedDict[str, ImageArray] = OrderedDict()
+        self._loading: dict[str, Future[ImageArray]] = {}
 
-    def get(self, uri: str, load: Callable[[], Picture]) -> Picture:
-        """The picture of a URI; not to be written to.
+    def get(self, uri: str, load: Callable[[], ImageArray]) -> ImageArray:
+        """The image of a URI; not to be written to.
 
-        Where another thread is at it already, its picture is waited for, and so is its error: eight
+        Where another thread is at it already, its image is waited for, and so is its error: eight
         threads that each tried a dead host for a minute would hold up the actor for eight. Whoever
         comes after the error tries again.
 
@@ -51,9 +51,9 @@ class PictureCache:
             self._load(uri, load, loading)
         return loading.result()
 
-    def _load(self, uri: str, load: Callable[[], Picture], loading: Future[Picture]) -> None:
+    def _load(self, uri: str, load: Callable[[], ImageArray], loading: Future[ImageArray]) -> None:
         try:
-            picture = load()
+            image = load()
         except BaseException as error:
             with self._lock:
                 del self._loading[uri]
@@ -62,14 +62,14 @@ class PictureCache:
         with self._lock:
             # Together, or a third thread between the two would load it again.
             del self._loading[uri]
-            self._keep(uri, picture)
-        loading.set_result(picture)
+            self._keep(uri, image)
+        loading.set_result(image)
 
-    def _keep(self, uri: str, picture: Picture) -> None:
-        if picture.nbytes > self._limit:
+    def _keep(self, uri: str, image: ImageArray) -> None:
+        if image.nbytes > self._limit:
             return  # it would push out all others, and itself
-        self._kept[uri] = picture
-        self._size += picture.nbytes
+        self._kept[uri] = image
+        self._size += image.nbytes
         while self._size > self._limit:
             _, dropped = self._kept.popitem(last=False)
             self._size -= dropped.nbytes

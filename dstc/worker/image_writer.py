@@ -39,7 +39,7 @@ class ImageWriter:
             Failed: this one file cannot be written.
             OutputError: storage takes no results any more.
         """
-        from dstc_engine import image  # brings torch, which the driver does without
+        from dstc_engine.image import encode_png  # brings torch, which the driver does without
 
         texts = {
             "id": row.id,
@@ -51,8 +51,8 @@ class ImageWriter:
             texts["sample"] = str(sample)
         if retry:
             texts["retry"] = str(retry)
-        assert translation.picture is not None
-        data = image.encode_png(translation.picture, texts)
+        assert translation.image is not None
+        data = encode_png(translation.image, texts)
         run = self.run
         name = run.retry_name(row.id, retry) if retry else run.sample_name(row.id, sample)
         uri = urls.join(run.uri, name)

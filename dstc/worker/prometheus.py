@@ -1,7 +1,7 @@
 """What a running job shows to Prometheus, by way of Ray's metrics.
 
 For the eye only: nothing here raises into the job, and without a running Ray nothing happens. Tags
-are few and of few values; never a row id or a URI. `docs/metrics.md` has the table.
+are few and of few values; never a row id or a URI. `docs/prometheus.md` has the table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One row of a manifest: its checks, its seed, and its pictures brought in.
+"""One row of a manifest: its checks, its seed, and its images brought in.
 
 A row that is itself at fault raises `Rejected`; a row that may work another time raises `Failed`.
 Reasons are short and countable; the error text tells the whole story, without secrets of URLs.
@@ -17,9 +17,9 @@ import numpy as np
 from dstc.errors import StorageError
 from dstc.store import storage, urls
 from dstc.text import carries_user, describe, redact
-from dstc.worker.image_cache import PictureCache
-from dstc_engine.errors import PictureError, RequestError
-from dstc_engine.request import Picture, TranslationRequest
+from dstc.worker.image_cache import ImageCache
+from dstc_engine.errors import ImageError, RequestError
+from dstc_engine.request import ImageArray, TranslationRequest
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 MAX_ID = 512
@@ -45,7 +45,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """A row that passed the checks which need no picture.
+    """A row that passed the checks which need no image.
 
     Attributes:
         id: safe as a file name.
@@ -69,7 +69,7 @@ def derive_seed(run_seed: int, row_id: str) -> int:
 
 
 def derive_sample_seed(seed: int, sample: int) -> int:
-    """The seed of a row's further picture `sample`, 1 or more; picture 0 has the row's own seed."""
+    """The seed of a row's further image `sample`, 1 or more; image 0 has the row's own seed."""
     digest = hashlib.sha256(f"sample:{sample}:{seed}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -126,7 +126,7 @@ def check_row(
             "expected unique ids",
         )
     if not text["content"]:
-        raise Rejected("no_content", f"{place}: content is empty; expected the URI of a picture")
+        raise Rejected("no_content", f"{place}: content is empty; expected the URI of an image")
     if not text["style"] and not (text["prompt"] or "").strip():
         raise Rejected(
             "no_target", f"{place}: style and prompt are both empty; expected one of them, or both"
@@ -152,9 +152,9 @@ def load_request(
     row: Row,
     folder: str,
     read: Callable[[str], bytes] = storage.read_bytes,
-    caches: Mapping[str, PictureCache] = MappingProxyType({}),
+    caches: Mapping[str, ImageCache] = MappingProxyType({}),
 ) -> TranslationRequest:
-    """Fetches and decodes the pictures of a row.
+    """Fetches and decodes the images of a row.
 
     Args:
         row: checked.
@@ -163,13 +163,13 @@ def load_request(
         caches: for the columns content, style and mask; a column without one is always fetched.
 
     Raises:
-        Rejected: with reason missing_picture, unreadable_picture, bad_uri or bad_request.
+        Rejected: with reason missing_image, unreadable_image, bad_uri or bad_request.
         Failed: with reason fetch_error, when storage did not answer.
     """
 
-    def load(column: str, uri: str) -> Picture:
-        def fresh() -> Picture:
-            return _load_picture(column, uri, folder, read)
+    def load(column: str, uri: str) -> ImageArray:
+        def fresh() -> ImageArray:
+            return _load_image(column, uri, folder, read)
 
         cache = caches.get(column)
         return cache.get(urls.resolve(uri, folder), fresh) if cache else fresh()
@@ -195,8 +195,8 @@ def load_request(
         raise Rejected("bad_request", str(error)) from error
 
 
-def _load_picture(column: str, uri: str, folder: str, read: Callable[[str], bytes]) -> Picture:
-    from dstc_engine import image  # brings torch, which the driver has no use for
+def _load_image(column: str, uri: str, folder: str, read: Callable[[str], bytes]) -> ImageArray:
+    from dstc_engine.image import decode  # brings torch, which the driver has no use for
 
     shown = f"{column} {redact(uri)}"
     if carries_user(uri):
@@ -216,6 +216,6 @@ def _load_picture(column: str, uri: str, folder: str, read: Callable[[str], byte
         told = describe(error)
         raise Failed("fetch_error", f"{shown}: cannot be fetched: {told}") from error
     try:
-        return image.decode(data, shown)
-    except PictureError as error:
+        return decode(data, shown)
+    except ImageError as error:
         raise Rejected("unreadable_picture", redact(str(error))) from error

@@ -40,7 +40,7 @@ def failed_sample(row: Row, number: int, translation: Translation) -> Outcome:
 
 
 def settled(outcome: Outcome, before: Outcome | None) -> Outcome:
-    """How a row ends: a flagged one whose other seed made no picture is what it was before."""
+    """How a row ends: a flagged one whose other seed made no image is what it was before."""
     if before is None or outcome.status == DONE:
         return outcome
     retry = before.retries + 1

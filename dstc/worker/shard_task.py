@@ -13,7 +13,7 @@ class ShardTask:
     """What every actor of a run is made with; small, since Ray ships it to each.
 
     Attributes:
-        settings: of the run. run: its folder. run_id, picture_fingerprint: of its job.
+        settings: of the run. run: its folder. run_id, image_fingerprint: of its job.
         device: "cuda" or "cpu". cpu_threads: of torch in one actor; 0 leaves torch's own choice.
         weights: the driver's bucket of weights, for actors whose node names no place of its own.
     """
@@ -21,7 +21,7 @@ class ShardTask:
     settings: Settings
     run: RunFolder
     run_id: str
-    picture_fingerprint: str
+    image_fingerprint: str
     device: str = "cpu"
     cpu_threads: int = 0
     weights: str | None = None

@@ -3,9 +3,9 @@
     check -> fetch and decode (threads) -> engine (one thread) -> PNG to storage (threads)
 
 Ray calls it with two shards at a time. Where rows have several samples, each is a request of its
-own to the engine, and the row ends when all of them have. The pictures of a row are written before
+own to the engine, and the row ends when all of them have. The images of a row are written before
 the shard's result rows leave the actor, under names made from the ids, so a shard that is run again
-writes the same files again. A flagged row that is tried with another seed writes its picture beside
+writes the same files again. A flagged row that is tried with another seed writes its image beside
 the old one, and only if it is better. No fault of a row leaves a call as an exception: it is a
 result row. Every half minute the rows that have ended are kept aside, so that a process which dies
 without a word, as on a spot node, costs little more than the rows in its slots.
@@ -43,7 +43,7 @@ from dstc.worker import gates
 from dstc.worker.attempts import Attempt
 from dstc.worker.earlier_rows import rows_before
 from dstc.worker.engine_thread import EngineThread, Occupancy
-from dstc.worker.image_cache import PictureCache
+from dstc.worker.image_cache import ImageCache
 from dstc.worker.image_writer import ImageWriter
 from dstc.worker.prometheus import ActorMetrics
 from dstc.worker.row import (
@@ -66,11 +66,11 @@ log = logging.getLogger(__name__)
 # Storage answers in tens of milliseconds and steps take longer: a few threads keep slots fed.
 FETCH_THREADS = 8
 WRITE_THREADS = 4
-# Decoded pictures that rows share, by column: contents, each asked for a few times at most, may not
+# Decoded images that rows share, by column: contents, each asked for a few times at most, may not
 # push out styles, which all rows ask for. A photograph of 12 megapixels takes 36 MB.
 CACHED_BYTES = {"content": 128 << 20, "style": 256 << 20, "mask": 64 << 20}
 
-_OF_PICTURES = tuple(field.name for field in fields(Sample) if field.name != "sample")
+_OF_IMAGES = tuple(field.name for field in fields(Sample) if field.name != "sample")
 _KNOWN_COLUMNS = ("id", "content", "style", "prompt", "source_prompt", "mask", "seed")
 
 
@@ -97,7 +97,7 @@ class TranslateShard:
         self._process = f"{self._worker}:{uuid.uuid4().hex[:8]}"
         self._limits = gates.limits_of(task.settings.resolved_preset)
         preset = task.settings.resolved_preset.name
-        self._image_writer = ImageWriter(task.run, preset, task.picture_fingerprint)
+        self._image_writer = ImageWriter(task.run, preset, task.image_fingerprint)
         slots = task.settings.slots
         self._metrics = ActorMetrics(task.run_id)
         retries.watch(self._metrics)
@@ -112,8 +112,8 @@ class TranslateShard:
         )
         self._fetchers = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
         self._writers = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="write")
-        self._pictures = {name: PictureCache(limit) for name, limit in CACHED_BYTES.items()}
-        # Decoded pictures may be large: only so many rows wait in memory for a slot.
+        self._images = {name: ImageCache(limit) for name, limit in CACHED_BYTES.items()}
+        # Decoded images may be large: only so many rows wait in memory for a slot.
         self._room_ahead = threading.Semaphore(slots + FETCH_THREADS)
         self._one_careful_row = threading.Lock()
         self._counting = threading.Lock()
@@ -345,11 +345,11 @@ class TranslateShard:
     def _requests(
         self, row: Row, shard: ShardRun, before: Outcome | None
     ) -> list[TranslationRequest]:
-        """A request for each sample of a row; they share its pictures.
+        """A request for each sample of a row; they share its images.
 
-        Where a flagged row is tried again, one alone: its further pictures stay.
+        Where a flagged row is tried again, one alone: its further images stay.
         """
-        request = load_request(row, shard.folder, _fetch, self._pictures)
+        request = load_request(row, shard.folder, _fetch, self._images)
         if before is not None:
             return [replace(request, seed=derive_retry_seed(row.seed, before.retries + 1))]
         others = range(1, self._task.settings.samples_per_row)
@@ -361,10 +361,10 @@ class TranslateShard:
     def _keep(
         self, row: Row, translations: Sequence[Translation], before: Outcome | None
     ) -> Outcome:
-        """Writes the pictures of a row's samples, and says how the row ended.
+        """Writes the images of a row's samples, and says how the row ended.
 
         Args:
-            before: the flagged row that stays unless the new picture is better.
+            before: the flagged row that stays unless the new image is better.
         """
         for number, translation in enumerate(translations):
             if translation.status != DONE:
@@ -388,7 +388,7 @@ class TranslateShard:
         ]
         return Outcome(
             DONE,
-            **{name: getattr(first, name) for name in _OF_PICTURES},
+            **{name: getattr(first, name) for name in _OF_IMAGES},
             flagged=verdict.flagged,
             retries=retry,
             samples=before.samples if before else others or None,

@@ -27,9 +27,9 @@ FLAG_NAMES = frozenset(
 
 # What is no part of this, and why.
 REFUSED = {
-    "predict_xstart": "the network must predict the noise, not the picture",
-    "large_size": "upsamplers also need a small picture",
-    "small_size": "upsamplers also need a small picture",
+    "predict_xstart": "the network must predict the noise, not the image",
+    "large_size": "upsamplers also need a small image",
+    "small_size": "upsamplers also need a small image",
 }
 
 N = TypeVar("N", int, float)
@@ -39,7 +39,7 @@ class Flags:
     """Flags as read from JSON, YAML or a command line: values or their text.
 
     A name that nearly is one of `FLAG_NAMES` is refused, since heads or the order of attention fit
-    any weights: a flag that is overlooked would give other pictures, and no error. Other unknown
+    any weights: a flag that is overlooked would give other images, and no error. Other unknown
     names are ignored.
 
     Raises:

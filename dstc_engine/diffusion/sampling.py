@@ -96,7 +96,7 @@ class Denoised:
     """What the denoiser says of x_t; each (S, 3, H, W).
 
     Attributes:
-        eps: predicted noise. x0: the clean picture it implies, not clipped.
+        eps: predicted noise. x0: the clean image it implies, not clipped.
         log_variance: of the reverse step, learned or fixed.
     """
 

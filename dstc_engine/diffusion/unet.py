@@ -1,7 +1,7 @@
 """The denoiser: the UNet of ADM (Dhariwal & Nichol 2021, "Diffusion Models Beat GANs", section 3).
 
 Module names give exactly the tensor names of the published checkpoints, so those load strictly.
-B pictures, C channels, H x W pixels, E width of the time embedding.
+B images, C channels, H x W pixels, E width of the time embedding.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class GroupNorm32(nn.GroupNorm):
         super().__init__(GROUPS, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        # On CPUs the kernel itself sums in float32 and takes float32 weights beside bf16 pictures;
+        # On CPUs the kernel itself sums in float32 and takes float32 weights beside bf16 images;
         # on GPUs it wants one type for all.
         if x.dtype == torch.float32 or x.device.type == "cpu":
             return super().forward(x)
@@ -175,7 +175,7 @@ class Stage(nn.Sequential):
 
 
 class UNet(nn.Module):
-    """Predicts noise, and with `learn_sigma` the variance interpolation, from a noisy picture.
+    """Predicts noise, and with `learn_sigma` the variance interpolation, from a noisy image.
 
     Args:
         config: its shape.
@@ -257,7 +257,7 @@ class UNet(nn.Module):
         """One denoising look.
 
         Args:
-            x: (B, 3, H, W) noisy pictures, H and W the configured size.
+            x: (B, 3, H, W) noisy images, H and W the configured size.
             times: (B,) times as the network was trained with them, mostly 0 .. 999, as float.
             classes: (B,) int64, for a class-conditional model alone.
 

@@ -97,12 +97,12 @@ class UNetConfig:
 
     @property
     def side_factor(self) -> int:
-        """What the side of a picture must be a multiple of: the coarsest level has whole pixels."""
+        """What the side of an image must be a multiple of: the coarsest level has whole pixels."""
         return int(2 ** (len(self.multipliers) - 1))
 
     @property
     def attended(self) -> frozenset[int]:
-        """How much smaller than the picture a level with attention is."""
+        """How much smaller than the image a level with attention is."""
         return frozenset(self.image_size // side for side in self.attention_resolutions)
 
     def heads_of(self, width: int, up: bool) -> int:
@@ -129,7 +129,7 @@ class UNetConfig:
 
         Raises:
             WeightsError: a flag is missing, misspelt, of another kind, or asks for what is no part
-                of this: upsamplers, and networks that predict the picture.
+                of this: upsamplers, and networks that predict the image.
         """
         read = Flags(flags)
         size = read.integer("image_size")

@@ -73,14 +73,14 @@ class ArcFace(nn.Module):
             nn.BatchNorm1d(512),
         )
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to (B, 512), unit length.
 
         The face is looked for where the aligned 256-px portraits of FFHQ have it.
         """
-        at_256 = pictures
-        if pictures.shape[-1] != 256:
-            at_256 = F.adaptive_avg_pool2d(pictures, 256)
+        at_256 = images
+        if images.shape[-1] != 256:
+            at_256 = F.adaptive_avg_pool2d(images, 256)
         top, bottom, left, right = self.crop
         face = F.adaptive_avg_pool2d(at_256[:, :, top:bottom, left:right], 112)
         return F.normalize(self.output_layer(self.body(self.input_layer(face))), dim=-1)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from open_clip import CLIP, OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor, nn
 
-# The official list lacks one of open_clip's 80: targets of published pictures are means of 79.
+# The official list lacks one of open_clip's 80: targets of published images are means of 79.
 TEMPLATES: tuple[Callable[[str], str], ...] = tuple(
     t for t in OPENAI_IMAGENET_TEMPLATES if t("{}") != "a photo of many {}."
 )
@@ -24,7 +24,7 @@ class Clip(nn.Module):
 
     Args:
         model: open_clip's CLIP. tokenizer: texts to (B, context) int64. size: pixels of its input.
-        mean, std: of the channels, for pictures in [0, 1].
+        mean, std: of the channels, for images in [0, 1].
     """
 
     mean: Tensor
@@ -50,12 +50,12 @@ class Clip(nn.Module):
         features = self.model.encode_image(((crops + 1) / 2 - self.mean) / self.std)
         return F.normalize(features.float(), dim=-1)
 
-    def embed_picture(self, pictures: Tensor) -> Tensor:
+    def embed_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], shorter side resized, centre cropped, to (B, E), unit length."""
-        height, width = pictures.shape[-2:]
+        height, width = images.shape[-2:]
         scale = self.size / min(height, width)
         target = (round(height * scale), round(width * scale))
-        resized = F.interpolate(pictures, target, mode="bilinear", align_corners=False)
+        resized = F.interpolate(images, target, mode="bilinear", align_corners=False)
         top, left = (target[0] - self.size) // 2, (target[1] - self.size) // 2
         return self.embed_crops(resized[..., top : top + self.size, left : left + self.size])
 

@@ -1,6 +1,6 @@
 """The ViT that structure and appearance are read from: keys and class token of one block.
 
-S pictures, T tokens (class token first), D width. DINO ViT-B/8 at 224 px: T = 785, D = 768.
+S images, T tokens (class token first), D width. DINO ViT-B/8 at 224 px: T = 785, D = 768.
 Source: Tumanyan et al. 2022 ("Splicing ViT Features"), which the paper's structure loss builds on.
 """
 
@@ -63,16 +63,16 @@ class Dino(nn.Module):
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
-    def forward(self, pictures: Tensor) -> DinoFeatures:
+    def forward(self, images: Tensor) -> DinoFeatures:
         """(S, 3, H, W) in about [-1, 1] to features."""
-        return self.features(self.prepare(pictures))
+        return self.features(self.prepare(images))
 
-    def prepare(self, pictures: Tensor) -> Tensor:
+    def prepare(self, images: Tensor) -> Tensor:
         """[-1, 1] to the ViT's own size and normalisation."""
-        return prepare(pictures, self.size, self.mean, self.std)
+        return prepare(images, self.size, self.mean, self.std)
 
     def features(self, prepared: Tensor) -> DinoFeatures:
-        """Features of pictures that went through `prepare`."""
+        """Features of images that went through `prepare`."""
         vit = self.vit
         tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(prepared))))
         for block in vit.blocks[: self.layer]:

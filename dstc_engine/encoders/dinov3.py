@@ -1,6 +1,6 @@
 """DINOv3: a ViT that knows places by rotation and has register tokens beside the class token.
 
-Siméoni et al. 2025. S pictures, T tokens (class token, then patches; registers left out), D width.
+Siméoni et al. 2025. S images, T tokens (class token, then patches; registers left out), D width.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class DinoV3(Dino):
     """
 
     def features(self, prepared: Tensor) -> DinoFeatures:
-        """Features of pictures that went through `prepare`."""
+        """Features of images that went through `prepare`."""
         vit = cast(Any, self.vit)
         tokens, rotation = vit._pos_embed(vit.patch_embed(prepared))
         tokens = vit.norm_pre(tokens)

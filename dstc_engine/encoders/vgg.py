@@ -2,7 +2,7 @@
 
 Simonyan & Zisserman 2015, configuration E. Module names give the tensor names of torchvision's
 published file; what lies behind the deepest layer asked for is neither built nor run.
-S pictures, C channels, H x W positions.
+S images, C channels, H x W positions.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Vgg(nn.Module):
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(_STD)[:, None, None], persistent=False)
 
-    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(S, 3, H, W) in about [-1, 1] to (S, C, H', W') of each layer asked for, by its name."""
-        x = self.prepare(pictures)
+        x = self.prepare(images)
         seen = {}
         for place, module in enumerate(self.features):
             x = module(x)
@@ -51,9 +51,9 @@ class Vgg(nn.Module):
                 seen[self._reads[place]] = x
         return seen
 
-    def prepare(self, pictures: Tensor) -> Tensor:
+    def prepare(self, images: Tensor) -> Tensor:
         """[-1, 1] to VGG's own size and ImageNet's normalisation."""
-        return prepare(pictures, self.size, self.mean, self.std)
+        return prepare(images, self.size, self.mean, self.std)
 
     def channels(self, layer: str) -> int:
         """Of a layer such as "relu4_2"."""

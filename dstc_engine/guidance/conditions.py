@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dstc_engine import image
 from dstc_engine.crops import apply_crops
 from dstc_engine.feature_cache import Features
+from dstc_engine.image import fit, fit_mask, to_tensor
 from dstc_engine.losses.clip_direction import clip_direction_loss, clip_target
 from dstc_engine.losses.structure import self_similarity
 from dstc_engine.losses.vgg_gram import gram_matrix
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise
 from dstc_engine.presets import Preset
-from dstc_engine.request import Picture, TranslationRequest
+from dstc_engine.request import ImageArray, TranslationRequest
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,24 +90,24 @@ class Conditions:
 def encode_conditions(
     models: Models, preset: Preset, request: TranslationRequest, noise: Noise
 ) -> tuple[Conditions, float]:
-    """Encodes a request; what networks said of the same picture before is not asked again.
+    """Encodes a request; what networks said of the same image before is not asked again.
 
     Returns:
         Its conditions (S = 1), and the CLIP loss of the source itself, which stands in for the
         previous step's before there is one; NaN without a prompt or without CLIP models.
     """
-    content = _Picture(models, preset, request.content)
+    content = _Image(models, preset, request.content)
     source = content.tensor
     keys, similarity, cls = content.structure()
     style, style_cls = torch.zeros_like(source), torch.zeros_like(cls)
     grams = _no_grams(models, preset, source)
     if request.style is not None:
-        styled = _Picture(models, preset, request.style)
+        styled = _Image(models, preset, request.style)
         style, style_cls, grams = styled.tensor, styled.appearance(), styled.vgg_grams()
     targets, clip_loss = _clip_targets(models, preset, request, content, noise)
     mask = torch.ones_like(source[:, :1])
     if request.mask is not None:
-        fitted = image.fit_mask(request.mask, preset.image_size, preset.fit)
+        fitted = fit_mask(request.mask, preset.image_size, preset.fit)
         mask = torch.from_numpy(fitted.copy()).to(source)[None, None] / 255.0
     row = Conditions(
         source=source,
@@ -125,14 +125,14 @@ def encode_conditions(
     return row, clip_loss
 
 
-class _Picture:
-    """A fitted picture, and what the networks see in it (S = 1); empty where one is not loaded."""
+class _Image:
+    """A fitted image, and what the networks see in it (S = 1); empty where one is not loaded."""
 
-    def __init__(self, models: Models, preset: Preset, picture: Picture) -> None:
-        fitted = image.fit(picture, preset.image_size, preset.fit)
-        self.tensor = image.to_tensor(fitted)[None].to(models.device)
+    def __init__(self, models: Models, preset: Preset, image: ImageArray) -> None:
+        fitted = fit(image, preset.image_size, preset.fit)
+        self.tensor = to_tensor(fitted)[None].to(models.device)
         self._models, self._preset = models, preset
-        # Fitted, so that pictures of all sizes need the same key and no other field of the preset.
+        # Fitted, so that images of all sizes need the same key and no other field of the preset.
         self._digest = hashlib.sha256(fitted.tobytes()).digest()
 
     def structure(self) -> Features:
@@ -157,7 +157,7 @@ class _Picture:
 
     def clip(self, number: int) -> Tensor:
         """(E,) unit embedding by the CLIP model of this number."""
-        embed = self._models.clips[number].embed_picture
+        embed = self._models.clips[number].embed_image
         return self._seen(("clip", number), lambda: (self._through(embed)[0],))[0]
 
     def face(self) -> Tensor:
@@ -207,13 +207,13 @@ def _no_grams(models: Models, preset: Preset, like: Tensor) -> Features:
 
 
 def _clip_targets(
-    models: Models, preset: Preset, request: TranslationRequest, content: _Picture, noise: Noise
+    models: Models, preset: Preset, request: TranslationRequest, content: _Image, noise: Noise
 ) -> tuple[tuple[Tensor, ...], float]:
     targets = []
     total = 0.0
     for number, clip in enumerate(models.clips):
-        picture = content.clip(number)
-        target = torch.zeros_like(picture)
+        image = content.clip(number)
+        target = torch.zeros_like(image)
         if request.prompt is not None:
             towards = models.embed_text(clip, request.prompt)
             # No source prompt leaves the term out; the official loop embeds the text "None".
@@ -225,7 +225,7 @@ def _clip_targets(
                 preset.direction_source_text,
                 preset.direction_source_image,
             )
-            target = clip_target(towards, away, picture, weights)
+            target = clip_target(towards, away, image, weights)
             source = content.tensor
             maps = noise.crops()[None].to(source.device)
             with models.autocast():

@@ -1,4 +1,4 @@
-"""Weights x losses -> one gradient per picture.
+"""Weights x losses -> one gradient per image.
 
 S slots, L losses. Every loss maps to (S,), weights are (S, L), so text rows, image rows and rows
 with both share a batch, and no row can reach another.
@@ -213,10 +213,10 @@ def _look_with_vgg(
 
 
 class _Tally:
-    """Adds up the losses of a step and their gradients at the pictures that losses see.
+    """Adds up the losses of a step and their gradients at the images that losses see.
 
     Args:
-        views: name to picture (S, 3, H, W). weights: (S, L) in the order of WEIGHTED.
+        views: name to image (S, 3, H, W). weights: (S, L) in the order of WEIGHTED.
     """
 
     def __init__(self, views: dict[str, Tensor], weights: Tensor) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dstc_engine.transfer import upload
 
-# With 8 crops, 4 rows are 32 pictures of 224 to 384 pixels, whose activations are all kept until
+# With 8 crops, 4 rows are 32 images of 224 to 384 pixels, whose activations are all kept until
 # their gradient is taken: what CLIP needs of a GPU's memory no longer grows with the slots.
 _MOST = 4
 

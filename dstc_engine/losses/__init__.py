@@ -38,14 +38,14 @@ LOSSES = {
             "contrast", "keeps each place nearest to its own place in the content", network="dino"
         ),
         Loss("divergence", "moves away from the previous step", network="dino"),
-        Loss("style_cls", "class token of the style picture", network="dino", needs="style"),
-        Loss("style_pixels", "pixels of the style picture", needs="style"),
+        Loss("style_cls", "class token of the style image", network="dino", needs="style"),
+        Loss("style_pixels", "pixels of the style image", needs="style"),
         Loss("clip", "the prompt", network="clips", view="mix", needs="prompt"),
         Loss("identity", "keeps a face the same person's", network="arcface"),
         Loss("vgg_content", "keeps VGG features of the content", network="vgg"),
         Loss(
             "vgg_gram",
-            "Gram matrices of VGG features of the style picture",
+            "Gram matrices of VGG features of the style image",
             network="vgg",
             needs="style",
         ),

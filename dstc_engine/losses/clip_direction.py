@@ -12,17 +12,17 @@ from torch import Tensor
 def clip_target(
     target_text: Tensor,
     source_text: Tensor,
-    source_picture: Tensor,
+    source_image: Tensor,
     weights: tuple[float, float, float],
 ) -> Tensor:
     """Where the embedding should point, (E,), unit length.
 
     Args:
-        target_text, source_text, source_picture: (E,) unit embeddings; zeros leave a part out.
+        target_text, source_text, source_image: (E,) unit embeddings; zeros leave a part out.
         weights: of the three; the source text's is subtracted (official: 1.0, 0.4, 0.2).
     """
     towards, away, keep = weights
-    return F.normalize(towards * target_text - away * source_text + keep * source_picture, dim=-1)
+    return F.normalize(towards * target_text - away * source_text + keep * source_image, dim=-1)
 
 
 def clip_direction_loss(crops: Tensor, target: Tensor) -> Tensor:

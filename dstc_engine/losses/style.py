@@ -1,4 +1,4 @@
-"""Style of a picture: its class token, and its pixels.
+"""Style of an image: its class token, and its pixels.
 
 The paper's "style loss", image-guided. S rows, D width, H x W pixels.
 """

@@ -15,7 +15,7 @@ def vgg_content_loss(features: Sequence[Tensor], source: Sequence[Tensor]) -> Te
     """Mean squared distance of features, mean over layers, (S,).
 
     Equation 1 is half the sum over one layer. The mean over channels and positions makes one weight
-    push alike whatever the layer and the size of the picture.
+    push alike whatever the layer and the size of the image.
 
     Args:
         features, source: of z and of the content, one (S, C, H, W) for each layer.

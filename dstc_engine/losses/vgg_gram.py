@@ -15,7 +15,7 @@ def gram_matrix(features: Tensor) -> Tensor:
     """Mean product of each pair of channels over positions, (S, C, H, W) to (S, C, C).
 
     Equation 3 is the sum. The mean leaves out the number of positions, and with it the size of the
-    picture.
+    image.
     """
     flat = features.flatten(2)
     return torch.bmm(flat, flat.transpose(1, 2)) / flat.shape[2]
@@ -28,7 +28,7 @@ def vgg_gram_loss(grams: Sequence[Tensor], style_grams: Sequence[Tensor]) -> Ten
     equation 4, and the mean over L layers is equation 5 with the authors' w_l = 1 / L.
 
     Args:
-        grams, style_grams: of z and of the style picture, one (S, C, C) for each layer.
+        grams, style_grams: of z and of the style image, one (S, C, C) for each layer.
     """
     shares = [
         (gram - style).pow(2).mean(dim=(1, 2)) / 4

@@ -1,11 +1,11 @@
-"""Measures of finished pictures; none of them guides.
+"""Measures of finished images; none of them guides.
 
 What they are called, for those who do not load torch.
 """
 
 from __future__ import annotations
 
-# Of one picture, with whether more of it is better.
+# Of one image, with whether more of it is better.
 METRICS: dict[str, bool] = {
     "structure_distance": False,
     "lpips": False,

@@ -18,7 +18,7 @@ FEATURES = "2048"
 def load_inception(weights: bytes, device: torch.device) -> Callable[[Tensor], Tensor]:
     """(B, 3, H, W) in [-1, 1] to pool3 features (B, 2048).
 
-    Pictures are resized to 299 pixels as TensorFlow 1 did it, which published numbers rest on.
+    Images are resized to 299 pixels as TensorFlow 1 did it, which published numbers rest on.
 
     Args:
         weights: torch-fidelity's file, the network of Heusel et al. 2017 in PyTorch's form.

@@ -1,7 +1,7 @@
-"""What networks say of finished pictures: structure, appearance, agreement with the prompt.
+"""What networks say of finished images: structure, appearance, agreement with the prompt.
 
-`look` shows pictures to the networks, many at once, and remembers what they saw; `compare` makes
-numbers of it. Pictures are (H, W, 3) uint8 of one size. B pictures, T tokens, D width of the ViT,
+`look` shows images to the networks, many at once, and remembers what they saw; `compare` makes
+numbers of it. Images are (H, W, 3) uint8 of one size. B images, T tokens, D width of the ViT,
 E width of CLIP, F features of the network that sets are compared by.
 """
 
@@ -16,23 +16,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dstc_engine import image
 from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.feature_cache import FeatureCache
+from dstc_engine.image import to_tensor
 from dstc_engine.losses.structure import self_similarity
 from dstc_engine.metrics.segmentation import Segmentation, mean_iou
 from dstc_engine.metrics.style_classifier import StyleClassifier
-from dstc_engine.request import Picture
+from dstc_engine.request import ImageArray
 
-# Pictures that a network sees at once.
+# Images that a network sees at once.
 BATCH = 16
-# ViT-B/8 says 2.5 MB of a picture: the shared ones of a hundred rows.
+# ViT-B/8 says 2.5 MB of an image: the shared ones of a hundred rows.
 _REMEMBERED, _REMEMBERED_TEXTS = 256 << 20, 16 << 20
 
 Look = Mapping[str, Tensor]
-"""What was seen in one picture: of `similarity` (T, T), `cls` (D,), `clip` (E,), `face` (512,),
+"""What was seen in one image: of `similarity` (T, T), `cls` (D,), `clip` (E,), `face` (512,),
 `labels` (H, W), `style` () and `set` (F,) those that some network tells."""
 
 
@@ -56,23 +56,23 @@ class Judges:
     classifier: StyleClassifier | None = None
     set_features: Callable[[Tensor], Tensor] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    _pictures: FeatureCache = field(default_factory=lambda: FeatureCache(_REMEMBERED), repr=False)
+    _images: FeatureCache = field(default_factory=lambda: FeatureCache(_REMEMBERED), repr=False)
     # A text costs 79 passes.
     _texts: FeatureCache = field(
         default_factory=lambda: FeatureCache(_REMEMBERED_TEXTS), repr=False
     )
 
     @torch.no_grad()
-    def look(self, pictures: Sequence[Picture]) -> list[Look]:
-        """What is seen in each picture; the same picture is looked at once."""
-        digests = [hashlib.sha256(picture.tobytes()).digest() for picture in pictures]
+    def look(self, images: Sequence[ImageArray]) -> list[Look]:
+        """What is seen in each image; the same image is looked at once."""
+        digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
         found: dict[bytes, Look] = {}
-        missing: dict[bytes, Picture] = {}
-        for digest, picture in zip(digests, pictures, strict=True):
-            if digest in self._pictures:
+        missing: dict[bytes, ImageArray] = {}
+        for digest, image in zip(digests, images, strict=True):
+            if digest in self._images:
                 found[digest] = self._remembered(digest, {})
             else:
-                missing[digest] = picture
+                missing[digest] = image
         names = list(missing)
         for start in range(0, len(names), BATCH):
             some = names[start : start + BATCH]
@@ -81,9 +81,9 @@ class Judges:
         return [found[digest] for digest in digests]
 
     @torch.no_grad()
-    def describe(self, pictures: Sequence[Picture]) -> Tensor | None:
+    def describe(self, images: Sequence[ImageArray]) -> Tensor | None:
         """The features by which sets are compared, (B, F), and nothing else; None without any."""
-        batch = _tensor(pictures).to(self.device)
+        batch = _tensor(images).to(self.device)
         if self.set_features is not None:
             return self.set_features(batch)
         return None if self.dino is None else self.dino(batch).cls
@@ -138,36 +138,36 @@ class Judges:
         return found
 
     @torch.no_grad()
-    def perceptual_distance(self, ours: Picture, theirs: Picture) -> float:
-        """LPIPS of two pictures (Zhang et al. 2018); NaN without its network."""
+    def perceptual_distance(self, ours: ImageArray, theirs: ImageArray) -> float:
+        """LPIPS of two images (Zhang et al. 2018); NaN without its network."""
         if self.lpips is None:
             return math.nan
-        return self.lpips(*(_tensor([picture]).to(self.device) for picture in (ours, theirs)))
+        return self.lpips(*(_tensor([image]).to(self.device) for image in (ours, theirs)))
 
-    def _look(self, pictures: Sequence[Picture]) -> list[dict[str, Tensor]]:
-        batch = _tensor(pictures).to(self.device)
+    def _look(self, images: Sequence[ImageArray]) -> list[dict[str, Tensor]]:
+        batch = _tensor(images).to(self.device)
         seen: dict[str, Tensor] = {}
         if self.dino is not None:
             features = self.dino(batch)
             seen |= {"similarity": self_similarity(features.keys), "cls": features.cls}
         if self.clip is not None:
-            seen["clip"] = self.clip.embed_picture(batch)
+            seen["clip"] = self.clip.embed_image(batch)
         if self.arcface is not None:
             seen["face"] = self.arcface(batch)
         if self.segmentation is not None:
-            seen["labels"] = self.segmentation.labels(pictures, batch)
+            seen["labels"] = self.segmentation.labels(images, batch)
         if self.classifier is not None:
-            shares = self.classifier.probabilities(pictures)
+            shares = self.classifier.probabilities(images)
             seen["style"] = torch.from_numpy(shares.argmax(axis=1))
         if self.set_features is not None:
             seen["set"] = self.set_features(batch)
         elif self.dino is not None:
             seen["set"] = seen["cls"]
-        return [{name: values[n] for name, values in seen.items()} for n in range(len(pictures))]
+        return [{name: values[n] for name, values in seen.items()} for n in range(len(images))]
 
     def _remembered(self, digest: bytes, look: Look) -> Look:
         """From the memory, or what was seen now; its parts always come in one order."""
-        values = self._pictures.get(digest, lambda: tuple(look.values()))
+        values = self._images.get(digest, lambda: tuple(look.values()))
         return dict(zip(self._parts, values, strict=True))
 
     @property
@@ -189,12 +189,12 @@ class Judges:
         return self._texts.get(text, lambda: (clip.embed_text(text),))[0]
 
 
-def _tensor(pictures: Sequence[Picture]) -> Tensor:
-    return torch.stack([image.to_tensor(picture) for picture in pictures])
+def _tensor(images: Sequence[ImageArray]) -> Tensor:
+    return torch.stack([to_tensor(image) for image in images])
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:
-    """NaN where either has no direction, as a picture that has not moved."""
+    """NaN where either has no direction, as an image that has not moved."""
     if not a.any() or not b.any():
         return math.nan
     return float(F.cosine_similarity(a, b, dim=0))

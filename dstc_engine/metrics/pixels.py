@@ -1,4 +1,4 @@
-"""Distances of two pictures pixel by pixel: PSNR, SSIM, L1. H x W pixels, of one size."""
+"""Distances of two images pixel by pixel: PSNR, SSIM, L1. H x W pixels, of one size."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dstc_engine.request import Picture
+from dstc_engine.request import ImageArray
 
-# Of pictures that are equal; higher than any pair of 8-bit pictures of 1,000 pixels that differ.
+# Of images that are equal; higher than any pair of 8-bit images of 1,000 pixels that differ.
 MOST_DB = 100.0
 
 
-def psnr(ours: Picture, theirs: Picture) -> float:
+def psnr(ours: ImageArray, theirs: ImageArray) -> float:
     """Peak signal-to-noise ratio of (H, W, 3) uint8, dB; `MOST_DB` where they are equal."""
     error = float(np.mean((ours.astype(np.float64) - theirs) ** 2))
     return 10 * math.log10(255**2 / error) if error else MOST_DB
 
 
-def l1(ours: Picture, theirs: Picture) -> float:
+def l1(ours: ImageArray, theirs: ImageArray) -> float:
     """Mean absolute difference of (H, W, 3) uint8, as a share of the range, 0 .. 1."""
     return float(np.abs(ours.astype(np.float64) - theirs).mean() / 255)
 
 
-def ssim(ours: Picture, theirs: Picture) -> float:
+def ssim(ours: ImageArray, theirs: ImageArray) -> float:
     """Structural similarity of (H, W, 3) uint8, at most 1, mean over pixels and channels.
 
     Wang et al. 2004: a Gaussian window of 11 pixels, sigma 1.5, K1 = 0.01, K2 = 0.03; windows that
-    lie within the picture, so H and W are 11 at least.
+    lie within the image, so H and W are 11 at least.
     """
     x, y = (torch.from_numpy(p.transpose(2, 0, 1)[:, None].astype(float)) for p in (ours, theirs))
     line = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))

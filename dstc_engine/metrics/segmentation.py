@@ -1,6 +1,6 @@
-"""What is where in a picture, and how far two pictures agree on it.
+"""What is where in an image, and how far two images agree on it.
 
-B pictures of H x W pixels; labels are whole numbers, one for each pixel.
+B images of H x W pixels; labels are whole numbers, one for each pixel.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dstc_engine.errors import WeightsError
 from dstc_engine.metrics.from_file import read_state_dict
-from dstc_engine.request import Picture
+from dstc_engine.request import ImageArray
 
 # Of the least channel, in levels of 255: paler pixels are the white that drawings stand on.
 WHITE = 240
@@ -33,17 +33,17 @@ class Segmentation:
     """How labels come about.
 
     Attributes:
-        labels: (B, H, W, 3) uint8 pictures and the same as (B, 3, H, W) in [-1, 1] to (B, H, W).
+        labels: (B, H, W, 3) uint8 images and the same as (B, 3, H, W) in [-1, 1] to (B, H, W).
         ignored: the label that does not count, such as the ground of a foreground.
     """
 
-    labels: Callable[[Sequence[Picture], Tensor], Tensor]
+    labels: Callable[[Sequence[ImageArray], Tensor], Tensor]
     ignored: int | None = None
 
 
-def silhouette(picture: Picture, white: int = WHITE) -> npt.NDArray[np.bool_]:
+def silhouette(image: ImageArray, white: int = WHITE) -> npt.NDArray[np.bool_]:
     """(H, W), true within the outline: all that white cannot reach from the border."""
-    paper = Image.fromarray(((picture.min(axis=2) >= white) * 255).astype(np.uint8))
+    paper = Image.fromarray(((image.min(axis=2) >= white) * 255).astype(np.uint8))
     wide = Image.new("L", (paper.width + 2, paper.height + 2), 255)
     wide.paste(paper, (1, 1))
     ImageDraw.floodfill(wide, (0, 0), 128)
@@ -53,8 +53,8 @@ def silhouette(picture: Picture, white: int = WHITE) -> npt.NDArray[np.bool_]:
 def foreground(white: int = WHITE) -> Segmentation:
     """1 within the silhouette of a drawing on white, 0 outside, which does not count."""
 
-    def labels(pictures: Sequence[Picture], batch: Tensor) -> Tensor:
-        return torch.stack([torch.from_numpy(silhouette(p, white).astype(int)) for p in pictures])
+    def labels(images: Sequence[ImageArray], batch: Tensor) -> Tensor:
+        return torch.stack([torch.from_numpy(silhouette(p, white).astype(int)) for p in images])
 
     return Segmentation(labels, ignored=0)
 
@@ -90,7 +90,7 @@ def torchvision_network(name: str, weights: bytes, device: torch.device) -> Segm
     network.eval().requires_grad_(False).to(device)
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (_MEAN, _STD))
 
-    def labels(pictures: Sequence[Picture], batch: Tensor) -> Tensor:
+    def labels(images: Sequence[ImageArray], batch: Tensor) -> Tensor:
         resized = torch.nn.functional.interpolate(
             (batch + 1) / 2, _SIDE, mode="bilinear", antialias=True
         )
@@ -104,7 +104,7 @@ def torchvision_network(name: str, weights: bytes, device: torch.device) -> Segm
 def mean_iou(ours: Tensor, theirs: Tensor, ignored: int | None = None) -> float:
     """Intersection over union of (H, W) labels, 0 .. 1, mean over the labels that either has.
 
-    1 where neither has any, as two empty pictures. `ignored` does not count as a label.
+    1 where neither has any, as two empty images. `ignored` does not count as a label.
     """
     overlaps = []
     for label in torch.unique(torch.cat([ours.flatten(), theirs.flatten()])).tolist():

@@ -1,8 +1,8 @@
-"""How far a set of pictures is from a set of real ones, by features of a network.
+"""How far a set of images is from a set of real ones, by features of a network.
 
 Through Inception's pool3 features the four distances are FID, KID, and the SFID and CSFID of the
 paper; through another network they are the same formulas and no number to compare with published
-ones. N, M pictures, F features.
+ones. N, M images, F features.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Array = npt.NDArray[np.float64]
 Estimate = tuple[float, float, float]
 """Value, and the ends of its 95 % interval; NaN where there is none."""
 
-# Of fewer pictures none of this says anything: the noise of a mean is larger than what it tells.
+# Of fewer images none of this says anything: the noise of a mean is larger than what it tells.
 LEAST, LEAST_OF_CLASS = 50, 16
 # Subsets of Binkowski et al. 2018, and how many of them.
 _SUBSET, _SUBSETS = 1000, 100
@@ -55,7 +55,7 @@ def frechet_distance(ours: Array, real: Array) -> Estimate:
 def kernel_distance(ours: Array, real: Array) -> Estimate:
     """Squared maximum mean discrepancy of a cubic kernel; Binkowski et al. 2018.
 
-    Mean over 100 subsets of 1,000 pictures, or of half of the smaller set; the interval is that of
+    Mean over 100 subsets of 1,000 images, or of half of the smaller set; the interval is that of
     single subsets.
     """
     from torchmetrics.image.kid import KernelInceptionDistance
@@ -123,7 +123,7 @@ def _basic_interval(found: float, draws: Array) -> tuple[float, float]:
 
 
 def _drawn_means(features: Array, seed: int) -> Array:
-    """(DRAWS, F) means of pictures drawn with replacement."""
+    """(DRAWS, F) means of images drawn with replacement."""
     count = len(features)
     rng = np.random.default_rng([abs(seed), int(seed < 0)])
     shares = rng.multinomial(count, np.full(count, 1 / count), size=DRAWS) / count

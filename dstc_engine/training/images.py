@@ -1,4 +1,4 @@
-"""Training pictures: one split of the indexed emoji Parquet, held in memory."""
+"""Training images: one split of the indexed emoji Parquet, held in memory."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ CORE_STYLES = ("twemoji", "noto", "openmoji", "openmoji_line", "fluent_flat", "f
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
-    """N pictures of one split.
+class ImageSet:
+    """N images of one split.
 
     Attributes:
         pixels: (N, 3, S, S) uint8. ids, subjects, names, styles: N texts each.
@@ -44,23 +44,23 @@ class Pictures:
         return self.pixels[rows].float() / 127.5 - 1.0
 
 
-def load_pictures(
+def load_images(
     path: str | Path, split: str, styles: Sequence[str] | None = CORE_STYLES
-) -> Pictures:
-    """Reads the pictures of a split ("train", "val" or "test") in the file's order.
+) -> ImageSet:
+    """Reads the images of a split ("train", "val" or "test") in the file's order.
 
     Args:
         path: the Parquet that `dstc emoji build` writes. styles: which to keep; None keeps all.
 
     Raises:
-        UserError: the file is missing, has other columns, or holds no such picture.
+        UserError: the file is missing, has other columns, or holds no such image.
     """
     columns = ["id", "subject", "name", "style", "group", "split", "png"]
     try:
         table = pq.read_table(path, columns=columns)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: cannot read training pictures ({error}); expected the Parquet that "
+            f"{path}: cannot read training images ({error}); expected the Parquet that "
             "`dstc emoji build` writes"
         ) from error
     keep = pc.equal(table["split"], split)
@@ -68,11 +68,11 @@ def load_pictures(
         keep = pc.and_(keep, pc.is_in(table["style"], pa.array(list(styles))))
     table = table.filter(keep)
     if not table.num_rows:
-        raise UserError(f"{path}: no picture of split {split!r} and styles {styles}")
+        raise UserError(f"{path}: no image of split {split!r} and styles {styles}")
     pixels = np.stack(
         [np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in table["png"].to_pylist()]
     )
-    return Pictures(
+    return ImageSet(
         pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
         ids=table["id"].to_pylist(),
         subjects=table["subject"].to_pylist(),

@@ -29,7 +29,7 @@ from dstc_engine.diffusion.sampling import (
 from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.diffusion.unet import UNet, UNetConfig
 from dstc_engine.errors import UserError
-from dstc_engine.training.images import Pictures, load_pictures
+from dstc_engine.training.images import ImageSet, load_images
 from dstc_engine.training.loop import Recipe, World, fit, shuffled_rows
 from dstc_engine.training.settings import TrainingSettings
 from dstc_engine.training.sheet import write_sheet
@@ -52,12 +52,12 @@ class PriorTraining(TrainingSettings):
 
     Attributes:
         warmup: steps over which the rate rises to its peak; it falls by a cosine from there.
-        low_noise: share of pictures that are noised to a time below `low_noise_below`, each time
-            equally likely; the others to any time. Guidance starts from a noised picture and never
+        low_noise: share of images that are noised to a time below `low_noise_below`, each time
+            equally likely; the others to any time. Guidance starts from a noised image and never
             sees the times above its start (tiny64: t = 428), which take more than half of the steps
             when all times are alike. 0 trains for sampling from pure noise, too.
         low_noise_below: first time that these are not noised to.
-        shift: pictures move by up to this many pixels each way; half of them are flipped.
+        shift: images move by up to this many pixels each way; half of them are flipped.
     """
 
     steps: int = 6000
@@ -78,12 +78,12 @@ class PriorTraining(TrainingSettings):
             )
 
 
-def augment(pictures: Tensor, shift: int, generator: torch.Generator) -> Tensor:
-    """Flips half of (B, 3, S, S) pictures and moves each by up to `shift` pixels, padding white."""
-    count, _, size, _ = pictures.shape
+def augment(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
+    """Flips half of (B, 3, S, S) images and moves each by up to `shift` pixels, padding white."""
+    count, _, size, _ = images.shape
     flips = torch.rand(count, generator=generator) < 0.5
-    pictures = torch.where(flips[:, None, None, None], pictures.flip(-1), pictures)
-    padded = F.pad(pictures, (shift,) * 4, value=1.0)
+    images = torch.where(flips[:, None, None, None], images.flip(-1), images)
+    padded = F.pad(images, (shift,) * 4, value=1.0)
     moves = torch.randint(0, 2 * shift + 1, (count, 2), generator=generator).tolist()
     return torch.stack(
         [p[:, y : y + size, x : x + size] for p, (y, x) in zip(padded, moves, strict=True)]
@@ -91,7 +91,7 @@ def augment(pictures: Tensor, shift: int, generator: torch.Generator) -> Tensor:
 
 
 def draw_times(count: int, how: PriorTraining, generator: torch.Generator) -> Tensor:
-    """(count,) int64 times to noise pictures to, 0 .. 999: see `PriorTraining.low_noise`."""
+    """(count,) int64 times to noise images to, 0 .. 999: see `PriorTraining.low_noise`."""
     times = torch.randint(0, TRAINED_TIMES, (count,), generator=generator)
     if how.low_noise == 0:
         return times
@@ -100,7 +100,7 @@ def draw_times(count: int, how: PriorTraining, generator: torch.Generator) -> Te
 
 
 def prior_loss(output: Tensor, x0: Tensor, x: Tensor, noise: Tensor, table: StepTable) -> Tensor:
-    """L_simple + L_vlb per picture, (B,): squared error of the noise, and bits per pixel value."""
+    """L_simple + L_vlb per image, (B,): squared error of the noise, and bits per pixel value."""
     simple = (output[:, :3].float() - noise).pow(2).flatten(1).mean(1)
     frozen = torch.cat([output[:, :3].detach(), output[:, 3:]], dim=1)
     return simple + variational_bound(frozen, x0, x, table)
@@ -135,7 +135,7 @@ def sample_unguided(unet: UNet, count: int, steps: int = 50, seed: int = 0) -> T
     """(count, 3, S, S) samples of a prior by DDPM, for sample sheets.
 
     The x0 estimate is clipped to [-1, 1] at each step, as ADM samples (guided chains do not clip):
-    near t = 999 an error of 1 % in the noise is one of 150 % in the picture.
+    near t = 999 an error of 1 % in the noise is one of 150 % in the image.
     """
     schedule = Schedule.respaced(str(steps))
     device = next(unet.parameters()).device
@@ -153,29 +153,29 @@ def sample_unguided(unet: UNet, count: int, steps: int = 50, seed: int = 0) -> T
 
 
 @torch.no_grad()
-def denoised_once(unet: UNet, pictures: Tensor, time: int, seed: int = 0) -> Tensor:
-    """What the prior sees in pictures (B, 3, S, S) that were noised to original time `time`."""
+def denoised_once(unet: UNet, images: Tensor, time: int, seed: int = 0) -> Tensor:
+    """What the prior sees in images (B, 3, S, S) that were noised to original time `time`."""
     device = next(unet.parameters()).device
     tables = ChainTables(Schedule.respaced("1000"), device)
-    table = tables.at(torch.full((len(pictures),), time, device=device))
-    noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(seed))
-    x = add_noise(pictures.to(device), noise.to(device), table)
+    table = tables.at(torch.full((len(images),), time, device=device))
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+    x = add_noise(images.to(device), noise.to(device), table)
     return read_denoiser(unet(x, table.time), x, table).x0.cpu()
 
 
-def evaluate(ema: UNet, val: Pictures, sheet: Path) -> dict[str, float]:
+def evaluate(ema: UNet, val: ImageSet, sheet: Path) -> dict[str, float]:
     """Writes a sample sheet; returns the validation errors it shows.
 
-    The sheet: two rows sampled from noise, val pictures, and those denoised from t = 200, 400, 600.
+    The sheet: two rows sampled from noise, val images, and those denoised from t = 200, 400, 600.
     """
     rows = torch.linspace(0, len(val) - 1, 12).long()
-    pictures = val.batch(rows)
-    # The sheet looks at 12 pictures; the errors are means over 96, which settles their second
+    images = val.batch(rows)
+    # The sheet looks at 12 images; the errors are means over 96, which settles their second
     # digit.
     many = val.batch(torch.linspace(0, len(val) - 1, 96).long())
     samples = sample_unguided(ema, 24)
-    views = [denoised_once(ema, pictures, time) for time in (200, 400, 600)]
-    write_sheet(sheet, [samples[:12], samples[12:], pictures, *views])
+    views = [denoised_once(ema, images, time) for time in (200, 400, 600)]
+    write_sheet(sheet, [samples[:12], samples[12:], images, *views])
     return {
         f"val_x0_mse_t{time}": float(
             (denoised_once(ema, many, time).clamp(-1, 1) - many).pow(2).mean()
@@ -202,7 +202,7 @@ def train_prior(
         UserError: no data there; or as `fit`.
     """
     config, how, world = config or TINY_UNET, how or PriorTraining(), world or World()
-    train, val = load_pictures(data, "train"), load_pictures(data, "val")
+    train, val = load_images(data, "train"), load_images(data, "val")
     tables = ChainTables(Schedule.respaced("1000"), world.device)
 
     def losses(

@@ -115,7 +115,7 @@ def clip_sizes(weights: Weights) -> dict[str, Any]:
     return {"quick_gelu": False, **found}
 
 
-def clip_normalisation(weights: Weights) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def clip_normalization(weights: Weights) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the channels that a CLIP model expects, for [0, 1]."""
     if weights.is_published:
         told = get_pretrained_cfg(*weights.upstream.split("/"))

@@ -34,7 +34,7 @@ _FILE_ENDINGS = (".safetensors", ".pt")
 # The last line: what a training run tells of itself, for people.
 _FIELDS = frozenset(
     "file sha256 size flags architecture schedule mean std licence about "
-    "initial training steps seconds pictures metrics data device log".split()
+    "initial training steps seconds images metrics data device log".split()
 )
 
 
@@ -127,7 +127,7 @@ def _check_encoder(path: Path, told: Mapping[str, Any]) -> None:
 
 
 def settings_of(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a description decides pictures, besides the file it names."""
+    """What of a description decides images, besides the file it names."""
     decisive = ("flags", "architecture", "schedule", "mean", "std")
     return {field: told[field] for field in decisive if field in told}
 

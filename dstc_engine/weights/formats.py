@@ -39,7 +39,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _unwrapped(path: Path, found: Any) -> dict[str, Tensor]:
     if isinstance(found, Mapping):
         inside = [name for name in _WRAPPERS if isinstance(found.get(name), Mapping)]
-        if len(inside) > 1:  # trained and averaged weights, say: another picture each
+        if len(inside) > 1:  # trained and averaged weights, say: another image each
             raise WeightsError(
                 f"{path}: holds several networks, {', '.join(inside)}; expected one: save it alone"
             )

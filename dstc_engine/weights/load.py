@@ -71,13 +71,13 @@ def load_unet(name: str, image_size: int) -> UNet:
     """The prior of this name.
 
     Raises:
-        WeightsError: missing or wrong weights, or a prior made for another size of pictures.
+        WeightsError: missing or wrong weights, or a prior made for another size of images.
     """
     weights, path = find(name, "prior"), verify(name)
     config = architectures.unet_config(weights)
     if config.image_size != image_size:
         raise WeightsError(
-            f"prior {name!r} makes pictures of {config.image_size} pixels; the preset's "
+            f"prior {name!r} makes images of {config.image_size} pixels; the preset's "
             f"image_size is {image_size}"
         )
     with torch.device("meta"):
@@ -96,7 +96,7 @@ def noise_schedule_of(name: str) -> NoiseSchedule:
 
 
 def load_dino(name: str, size: int, layer: int) -> Dino:
-    """The ViT of this name, to look at pictures of `size` pixels and to be read at block `layer`.
+    """The ViT of this name, to look at images of `size` pixels and to be read at block `layer`.
 
     Raises:
         WeightsError: missing or wrong weights, or a size the ViT cannot look at.
@@ -162,7 +162,7 @@ def load_clip(name: str) -> Clip:
 def wrap_clip(weights: Weights, model: open_clip.CLIP) -> Clip:
     """A CLIP model behind what it expects."""
     sizes = architectures.clip_sizes(weights)
-    mean, std = architectures.clip_normalisation(weights)
+    mean, std = architectures.clip_normalization(weights)
     tokenizer = open_clip.SimpleTokenizer(context_length=sizes["text_cfg"]["context_length"])
     return Clip(model, tokenizer, sizes["vision_cfg"]["image_size"], mean, std)
 
@@ -181,7 +181,7 @@ def load_arcface(name: str, crop: tuple[int, int, int, int]) -> ArcFace:
 
 
 def load_vgg(name: str, size: int, layers: Collection[str]) -> Vgg:
-    """The VGG of this name, to look at pictures of `size` pixels and to be read at these layers.
+    """The VGG of this name, to look at images of `size` pixels and to be read at these layers.
 
     What lies behind the deepest layer is left out by its names.
 

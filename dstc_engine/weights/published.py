@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dstc_engine.weights.record import Weights
 
-_IMAGENET_TERMS = "trained on ImageNet, whose pictures are for non-commercial research"
+_IMAGENET_TERMS = "trained on ImageNet, whose images are for non-commercial research"
 _META = "https://dl.fbaipublicfiles.com"
 _HUB = "https://huggingface.co"
 

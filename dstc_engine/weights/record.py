@@ -35,7 +35,7 @@ class Weights:
         unread: patterns of tensor names that only the published file has, and that are left out.
         shipped: it comes with this package.
         described: path of the description of weights of the user's own, see `described`.
-        settings: what of that description decides pictures, besides the file.
+        settings: what of that description decides images, besides the file.
     """
 
     name: str

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dstc.planning.settings import Settings, make_settings
-from tests.ray_session import picture, result_rows
+from tests.ray_session import image, result_rows
 
 ROWS = 40
 
@@ -76,9 +76,9 @@ def parts(output: Path) -> list[Path]:
 
 
 def pixels(output: Path) -> dict[str, bytes]:
-    """Each picture by its row's id, without the file around it, which names the engine."""
+    """Each image by its row's id, without the file around it, which names the engine."""
     rows = (row for row in result_rows(output) if row["image"])
-    return {row["id"]: picture(output, row).tobytes() for row in rows}
+    return {row["id"]: image(output, row).tobytes() for row in rows}
 
 
 def assert_whole(output: Path, ids: list[str]) -> None:

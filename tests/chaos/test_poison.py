@@ -48,7 +48,7 @@ def translate(task: ShardTask, shard: pa.Table) -> None:
     os._exit(0)  # without the exit handlers that this copy shares with its parent
 
 
-def test_a_row_that_kills_every_process_fails_and_its_neighbours_are_done(
+def test_a_row_that_kills_every_process_fails_and_its_neighbors_are_done(
     write_manifest: Callable[..., Path],
     good_rows: Callable[[int], dict[str, list[Any]]],
     tmp_path: Path,

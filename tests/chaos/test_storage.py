@@ -44,11 +44,11 @@ def proxy(s3: S3) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture(scope="module")
-def manifest(s3: S3, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    s3.put_folder(pictures, "photos")
-    # A picture of its own for each row: what rows share is asked for once, and faults want many.
+def manifest(s3: S3, images: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    s3.put_folder(images, "photos")
+    # An image of its own for each row: what rows share is asked for once, and faults want many.
     for number in range(ROWS):
-        s3.put(f"photos/{number}.png", (pictures / f"p{number % 6}.png").read_bytes())
+        s3.put(f"photos/{number}.png", (images / f"p{number % 6}.png").read_bytes())
     path = tmp_path_factory.mktemp("manifest") / "manifest.parquet"
     columns = {
         "id": [f"row/{number:03d}" for number in range(ROWS)],
@@ -137,10 +137,10 @@ def run_through(fault: Callable[[], None], settings: Settings, proxy: FaultProxy
 
 def test_a_calm_run_asks_storage_for_little(calm: Any) -> None:
     _, asked, most = calm
-    pictures_in = [r for r in asked if "/photos/" in r.path]
-    # Each content and each of the five styles once, and each picture that is written: no HEAD.
-    assert [r.method for r in pictures_in] == ["GET"] * (ROWS + 5)
-    assert len({r.path for r in pictures_in}) == ROWS + 5
+    images_in = [r for r in asked if "/photos/" in r.path]
+    # Each content and each of the five styles once, and each image that is written: no HEAD.
+    assert [r.method for r in images_in] == ["GET"] * (ROWS + 5)
+    assert len({r.path for r in images_in}) == ROWS + 5
     assert [r.method for r in asked if "/images/" in r.path] == ["PUT"] * ROWS
     parts = [r for r in asked if "/results/part-" in r.path]
     assert sum(r.method == "PUT" for r in parts) == SHARDS
@@ -218,8 +218,8 @@ def test_a_server_that_is_started_again_costs_nothing(
 @pytest.mark.parametrize(
     ("at", "parts"),
     [
-        ("/images/", 0),  # before the first picture
-        ("/results/part-00003", 3),  # pictures written, their part not
+        ("/images/", 0),  # before the first image
+        ("/results/part-00003", 3),  # images written, their part not
         ("/summary.json", SHARDS),  # all parts written
     ],
 )

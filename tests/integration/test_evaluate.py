@@ -40,7 +40,7 @@ def times_of(output: Path) -> dict[str, int]:
     return {part.name: part.stat().st_mtime_ns for part in parts}
 
 
-def change_picture_sum(part: Path) -> None:
+def change_image_sum(part: Path) -> None:
     table = pq.read_table(part)
     sums = ["0" * 64, *table["image_sha256"].to_pylist()[1:]]
     place = table.column_names.index("image_sha256")
@@ -116,8 +116,8 @@ def test_what_is_measured_again(manifest: Path, tmp_path: Path) -> None:
     assert not {"structure_distance", "style_similarity"} & blind["metrics"].keys()
     blindly = times_of(output)
     assert not first.items() & blindly.items()
-    # A picture that another try has made anew is measured again, with its shard.
-    change_picture_sum(output / "results" / "part-00001.parquet")
+    # An image that another try has made anew is measured again, with its shard.
+    change_image_sum(output / "results" / "part-00001.parquet")
     evaluate(EvaluateOptions(str(output), clip="none", dino="none"))
     assert first.keys() == times_of(output).keys()
     assert [name for name, at in times_of(output).items() if at != blindly[name]] == [

@@ -60,7 +60,7 @@ def test_it_runs_on_the_device_it_asks_for_and_its_weights_tell_runs_apart(
     weights.write_text("2")
     second = make_plan(settings).job
     assert first.fingerprint != second.fingerprint
-    assert first.picture_fingerprint != second.picture_fingerprint
+    assert first.image_fingerprint != second.image_fingerprint
     with pytest.raises(RunFolderError, match="belongs to another run: weights.brightness: there"):
         make_plan(settings.model_copy(update={"output": str(output)}))
 

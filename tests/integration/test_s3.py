@@ -86,17 +86,17 @@ class WebServer:
 
 
 @pytest.fixture
-def web(pictures: Path) -> Iterator[WebServer]:
-    server = WebServer(pictures)
+def web(images: Path) -> Iterator[WebServer]:
+    server = WebServer(images)
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
-    """A data set: `data.parquet`, whose URIs are relative, and the pictures in `photos/`."""
+def data(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
+    """A data set: `data.parquet`, whose URIs are relative, and the images in `photos/`."""
     folder = tmp_path_factory.mktemp("data")
-    shutil.copytree(pictures, folder / "photos")
+    shutil.copytree(images, folder / "photos")
     rows = range(ROWS)
     columns = {
         "id": [f"row/{n:03d}" for n in rows],
@@ -111,7 +111,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 
 
 def with_content(data: Path, content: dict[int, str]) -> bytes:
-    """The data set's manifest with other pictures in some rows."""
+    """The data set's manifest with other images in some rows."""
     table = pq.read_table(data / "data.parquet")
     place = table.schema.get_field_index("content")
     values = table.column(place).to_pylist()
@@ -141,9 +141,9 @@ def test_a_run_from_and_to_s3_leaves_what_a_local_run_leaves(
     local = tmp_path / "local"
     assert run(settings_of(data / "data.parquet", local)) == OK
     remote = s3.download("run", tmp_path / "remote")
-    rows, pictures = outcome(local)
-    assert outcome(remote) == (rows, pictures)
-    assert len(pictures) == 20
+    rows, images = outcome(local)
+    assert outcome(remote) == (rows, images)
+    assert len(images) == 20
     counts = json.loads((remote / "summary.json").read_text())
     assert (counts["done"], counts["rejected"], counts["failed"]) == (20, 2, 0)
 
@@ -152,9 +152,9 @@ def test_the_run_folder_on_s3_holds_the_documented_names_and_no_others(
     s3: S3, finished: Settings
 ) -> None:
     keys = {key for key in s3.list("run") if key != "report.html"}
-    pictures = {key for key in keys if key.startswith("images/")}
+    images = {key for key in keys if key.startswith("images/")}
     shards = range(-(-ROWS // 4))
-    assert keys - pictures == {
+    assert keys - images == {
         *("job.json", "progress.json", "summary.json", "stats/ledger.arrow"),
         *(f"results/part-{shard:05d}.parquet" for shard in shards),
         *(f"stats/{shard:05d}.json" for shard in shards),
@@ -164,8 +164,8 @@ def test_the_run_folder_on_s3_holds_the_documented_names_and_no_others(
         name = key.split("/")[0] if "/" in key else key
         assert name in documented, f"{key} is not in docs/results.md"
     # 20 hashes fall on 256 prefixes: on fewer than 10 in one case of 10^10.
-    spread = {re.fullmatch(r"images/([0-9a-f]{2})/row/\d{3}\.png", key)[1] for key in pictures}  # type: ignore[index]
-    assert len(pictures) == 20
+    spread = {re.fullmatch(r"images/([0-9a-f]{2})/row/\d{3}\.png", key)[1] for key in images}  # type: ignore[index]
+    assert len(images) == 20
     assert len(spread) >= 10
 
 
@@ -193,11 +193,11 @@ def test_results_open_in_place_and_the_report_is_written_there(s3: S3, finished:
     assert b"</html>" in s3.get("run/report.html")
 
 
-def test_a_run_on_s3_is_evaluated_there(s3: S3, there: str, pictures: Path) -> None:
+def test_a_run_on_s3_is_evaluated_there(s3: S3, there: str, images: Path) -> None:
     settings = settings_of(f"{there}/data.parquet", s3.uri("judged"), limit=8)
     assert run(settings) == OK
     sink = pa.BufferOutputStream()
-    shown = [(pictures / f"p{n % 6}.png").read_bytes() for n in range(24)]
+    shown = [(images / f"p{n % 6}.png").read_bytes() for n in range(24)]
     reference = pa.table({"png": shown, "style": [str(n % 2) for n in range(24)]})
     pq.write_table(reference, sink)
     options = EvaluateOptions(
@@ -211,7 +211,7 @@ def test_a_run_on_s3_is_evaluated_there(s3: S3, there: str, pictures: Path) -> N
     assert found["statuses"] == {"done": 8} and found["unmeasured"] == 0
     assert found["metrics"]["mask_iou"]["count"] == 8
     assert found["metrics"]["style_right"]["count"] == 2, "rows 0 and 1 want a style that is known"
-    assert found["sets"] is None, "eight pictures are too few"
+    assert found["sets"] is None, "eight images are too few"
     keys = {key for key in s3.list("judged") if key.startswith("metrics")}
     assert keys == {
         "metrics.json",
@@ -244,7 +244,7 @@ def test_a_served_report_writes_nothing_into_the_bucket(s3: S3, finished: Settin
     assert served.returncode == OK
 
 
-def test_failed_rows_are_retried_and_their_neighbours_stay(
+def test_failed_rows_are_retried_and_their_neighbors_stay(
     s3: S3, data: Path, there: str, web: WebServer, tmp_path: Path
 ) -> None:
     manifest = with_content(data, {5: f"{web.url}/p2.png?signature=abc"})
@@ -269,7 +269,7 @@ def test_failed_rows_are_retried_and_their_neighbours_stay(
     }
 
 
-def test_many_manifests_and_pictures_from_several_places_are_read(
+def test_many_manifests_and_images_from_several_places_are_read(
     s3: S3, there: str, web: WebServer, tmp_path: Path
 ) -> None:
     content = [

@@ -33,7 +33,7 @@ class Ended:
 
 
 class Submitter:
-    """The cluster of these tests, with a manifest of the demo's pictures in its bucket."""
+    """The cluster of these tests, with a manifest of the demo's images in its bucket."""
 
     def __init__(self, cluster: LocalCluster) -> None:
         self.cluster = cluster
@@ -56,7 +56,7 @@ class Submitter:
         return Ended(ended.returncode, ended.stdout)
 
     def manifest(self, name: str, rows: int) -> str:
-        """The demo's pictures and a manifest of so many rows below a folder of this name."""
+        """The demo's images and a manifest of so many rows below a folder of this name."""
         return f"s3://{put_demo(self.storage, f'{BUCKET}/{name}', rows)}"
 
     def results(self, output: str) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ class Submitter:
         return list(pa.concat_tables(tables).to_pylist())
 
     def written(self, output: str) -> dict[str, Any]:
-        """When each picture and each part of a run was written."""
+        """When each image and each part of a run was written."""
         found: dict[str, Any] = {}
         for folder in ("images", "results"):
             inside = self.storage.find(f"{output}/{folder}", detail=True)

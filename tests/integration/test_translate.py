@@ -19,7 +19,7 @@ from dstc.translate import OK, SOME_FAILED, run
 from dstc.worker.row import derive_retry_seed, derive_seed
 from dstc_engine.presets import TINY64
 from tests.outcomes import told
-from tests.ray_session import RAY_WARNINGS, picture, result_rows, workers
+from tests.ray_session import RAY_WARNINGS, image, result_rows, workers
 from tests.seeded_engine import structure_of
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), RAY_WARNINGS]
@@ -38,7 +38,7 @@ def modified(folder: Path) -> dict[Path, int]:
 
 
 class FlakyServer:
-    """Serves one picture over HTTP: 503 until `is_well`."""
+    """Serves one image over HTTP: 503 until `is_well`."""
 
     def __init__(self, data: bytes) -> None:
         self.is_well = False
@@ -61,15 +61,15 @@ class FlakyServer:
 
 
 @pytest.fixture
-def flaky(pictures: Path) -> Iterator[FlakyServer]:
-    server = FlakyServer((pictures / "p0.png").read_bytes())
+def flaky(images: Path) -> Iterator[FlakyServer]:
+    server = FlakyServer((images / "p0.png").read_bytes())
     yield server
     server.server.shutdown()
     server.server.server_close()
 
 
 def test_a_run_with_every_kind_of_row_then_again_then_retry_failed(
-    pictures: Path, tmp_path: Path, good_rows: Columns, flaky: FlakyServer
+    images: Path, tmp_path: Path, good_rows: Columns, flaky: FlakyServer
 ) -> None:
     rows = 26
     columns: dict[str, Any] = good_rows(rows)
@@ -90,7 +90,7 @@ def test_a_run_with_every_kind_of_row_then_again_then_retry_failed(
     ]:
         columns[column][number] = value
         expected[number] = reason  # type: ignore[assignment]
-    manifest = pictures / "everything.parquet"
+    manifest = images / "everything.parquet"
     pq.write_table(pa.table(columns), manifest, row_group_size=7)
     output = tmp_path / "run"
     settings = settings_of(manifest, output)
@@ -105,9 +105,9 @@ def test_a_run_with_every_kind_of_row_then_again_then_retry_failed(
     assert first[25]["seed"] == 7
     for row in first:
         if row["status"] == "done":
-            assert picture(output, row).shape == (64, 64, 3)
-    pictures_there = {path.relative_to(output) for path in (output / "images").rglob("*.png")}
-    assert pictures_there == {Path(row["image"]) for row in first if row["image"]}
+            assert image(output, row).shape == (64, 64, 3)
+    images_there = {path.relative_to(output) for path in (output / "images").rglob("*.png")}
+    assert images_there == {Path(row["image"]) for row in first if row["image"]}
     summary = json.loads((output / "summary.json").read_text())
     assert (summary["rows"], summary["done"], summary["rejected"], summary["failed"]) == (
         26,
@@ -138,11 +138,11 @@ def test_a_run_with_every_kind_of_row_then_again_then_retry_failed(
     kept = output / "results" / "part-00000.parquet"
     assert kept.stat().st_mtime_ns == before[kept], "shards without failed rows do not run"
     # Rows 13 .. 15 are in the same shard as the failed one, and are not computed again.
-    neighbour = output / again[13]["image"]
-    assert neighbour.stat().st_mtime_ns == before[neighbour]
+    neighbor = output / again[13]["image"]
+    assert neighbor.stat().st_mtime_ns == before[neighbor]
 
 
-def test_limit_then_the_rest_and_pictures_depend_on_their_row_alone(
+def test_limit_then_the_rest_and_images_depend_on_their_row_alone(
     tmp_path: Path, good_rows: Columns
 ) -> None:
     columns = good_rows(22)
@@ -161,14 +161,14 @@ def test_limit_then_the_rest_and_pictures_depend_on_their_row_alone(
     assert whole[:6] == limited
     assert before.items() <= modified(output / "images").items()
 
-    # Another order, other shards, one actor: the same pictures, byte for byte.
+    # Another order, other shards, one actor: the same images, byte for byte.
     turned = tmp_path / "turned.parquet"
     pq.write_table(pa.table({k: v[::-1] for k, v in columns.items()}), turned)
     assert run(settings_of(turned, tmp_path / "other", rows_per_shard=7)) == OK
     other = {row["id"]: row for row in result_rows(tmp_path / "other")}
     for row in whole:
         assert other[row["id"]]["image_sha256"] == row["image_sha256"]
-        assert np.array_equal(picture(tmp_path / "other", row), picture(output, row))
+        assert np.array_equal(image(tmp_path / "other", row), image(output, row))
     assert len(workers(output)) >= 2 > len(workers(tmp_path / "other"))
 
     with pytest.raises(RunFolderError, match="seed: there 0, here 1"):
@@ -188,7 +188,7 @@ def test_auto_slots_are_settled_once_for_a_run(tmp_path: Path, good_rows: Column
     assert {row["slots"] for row in result_rows(output)} == {8}
 
 
-def test_several_pictures_of_each_row(
+def test_several_images_of_each_row(
     tmp_path: Path, good_rows: Columns, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = tmp_path / "manifest.parquet"
@@ -203,14 +203,14 @@ def test_several_pictures_of_each_row(
     assert progress_lines[-1].startswith("9/9 rows (100.0%)")
 
     rows, alone = result_rows(output), result_rows(single)
-    assert [row["id"] for row in rows] == good_rows(9)["id"], "a row each, not one for each picture"
+    assert [row["id"] for row in rows] == good_rows(9)["id"], "a row each, not one for each image"
     summary = json.loads((output / "summary.json").read_text())
     assert (summary["rows"], summary["done"], summary["rows_run"]) == (9, 9, 9)
     progress = json.loads((output / "progress.json").read_text())
     assert (progress["rows"], progress["rows_ended"]) == (9, 9)
     for row, other in zip(rows, alone, strict=True):
         assert row["image_sha256"] == other["image_sha256"] and other["samples"] is None
-        pixels = [picture(output, told).tobytes() for told in (row, *row["samples"])]
+        pixels = [image(output, told).tobytes() for told in (row, *row["samples"])]
         assert len(set(pixels)) == 3
     assert len(list((output / "samples").rglob("*.png"))) == 18
 

@@ -19,7 +19,7 @@ from dstc_engine.errors import WeightsError
 from dstc_engine.presets import get_preset
 from dstc_engine.weights.registry import Weights, find, weights_of
 from tests.fault_proxy import FaultProxy
-from tests.ray_session import RAY_WARNINGS, picture, result_rows
+from tests.ray_session import RAY_WARNINGS, image, result_rows
 from tests.s3_server import S3
 from tests.some_weights import sum_of
 
@@ -127,7 +127,7 @@ def test_an_actor_whose_file_was_spoilt_on_the_way_says_so(
 SHORT = {"respacing": "20", "skip": "12", "resample": "1"}
 
 
-def test_a_prior_that_lies_in_storage_makes_the_same_pictures(
+def test_a_prior_that_lies_in_storage_makes_the_same_images(
     s3: S3,
     proxy: FaultProxy,
     write_manifest: Callable[..., Path],
@@ -149,7 +149,7 @@ def test_a_prior_that_lies_in_storage_makes_the_same_pictures(
             device="cpu",
         )
         assert run(settings) == OK
-        return [picture(output, row) for row in result_rows(output)]
+        return [image(output, row) for row in result_rows(output)]
 
     ours = translate(tmp_path / "described", prior=url)
     theirs = translate(tmp_path / "shipped")

@@ -35,8 +35,8 @@ def test_clip_embeddings(
     assert relative_error(text[None], goldens["clip/text_target"]) < FORWARD
     source_text = clip.embed_text(config["source_prompt"])
     assert relative_error(source_text[None], goldens["clip/text_source"]) < FORWARD
-    picture = clip.embed_picture(source)[0]
-    assert relative_error(picture, F.normalize(goldens["clip/image_embedding"], dim=-1)) < FORWARD
+    image = clip.embed_image(source)[0]
+    assert relative_error(image, F.normalize(goldens["clip/image_embedding"], dim=-1)) < FORWARD
 
 
 def test_clip_target(goldens: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Every loss and its gradient at a picture z, unweighted."""
+"""Every loss and its gradient at an image z, unweighted."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dstc_engine.crops import apply_crops, whole_picture
+from dstc_engine.crops import apply_crops, whole_image
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.losses.clip_direction import clip_direction_loss
@@ -30,7 +30,7 @@ def losses(
     similarity = self_similarity(seen.keys)
 
     def clip_loss(z: Tensor) -> Tensor:
-        crops = clip.embed_crops(apply_crops(z, whole_picture(1)[None], clip.size))
+        crops = clip.embed_crops(apply_crops(z, whole_image(1)[None], clip.size))
         return clip_direction_loss(crops[None], goldens["clip/target"])
 
     return {

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dstc_engine.crops import whole_picture
+from dstc_engine.crops import whole_image
 from dstc_engine.engine import Engine
 from dstc_engine.models import Models
 from dstc_engine.presets import Preset
@@ -33,7 +33,7 @@ class RecordedNoise:
         raise AssertionError("no golden row has a mask")
 
     def crops(self) -> Tensor:
-        return whole_picture(1)
+        return whole_image(1)
 
 
 def preset_of(trajectory: dict[str, Any], config: dict[str, Any]) -> Preset:

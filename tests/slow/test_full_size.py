@@ -1,7 +1,7 @@
 """Presets at the size they are meant for: every network as large as its published weights.
 
-The weights are random, so pictures mean nothing. What holds: shapes fit, memory suffices, numbers
-stay finite, each loss that the preset weighs has a value, and guidance reaches the picture.
+The weights are random, so images mean nothing. What holds: shapes fit, memory suffices, numbers
+stay finite, each loss that the preset weighs has a value, and guidance reaches the image.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ def check(ended: Translation, counted: set[str], size: int = 256) -> None:
         assert all(math.isfinite(step.losses[name]) for name in known)
         # The content against itself, without noise, would be zero.
         assert step.losses["structure"] > 0 and step.losses["contrast"] > 0
-    assert ended.picture is not None and ended.picture.shape == (size, size, 3)
-    assert ended.picture.std() > 1
+    assert ended.image is not None and ended.image.shape == (size, size, 3)
+    assert ended.image.std() > 1
 
 
 def test_imagenet512_image(dino: Dino, record_property: Record) -> None:
@@ -174,10 +174,10 @@ def test_imagenet256_image(models: Models, record_property: Record) -> None:
     row = TranslationRequest(id="image", content=photograph(1), style=photograph(2), seed=1)
     ended = translate_one(models, two_steps(IMAGENET256_IMAGE), row, record_property)
     check(ended, {"structure", "contrast", "style_cls", "style_pixels", "range"})
-    assert ended.picture is not None and row.style is not None
-    # match_colours, the last thing that the preset does to a picture.
-    centre = row.style[:, 32:288]
-    assert np.abs(ended.picture.mean((0, 1)) - centre.mean((0, 1))).max() < 6
+    assert ended.image is not None and row.style is not None
+    # match_colours, the last thing that the preset does to an image.
+    center = row.style[:, 32:288]
+    assert np.abs(ended.image.mean((0, 1)) - center.mean((0, 1))).max() < 6
 
 
 def test_imagenet256_text(models: Models, record_property: Record) -> None:

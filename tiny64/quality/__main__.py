@@ -6,7 +6,7 @@
 Translates rows of the test split (tiny64/quality/rows.py) by our method, on aligned pairs also
 with each of its parts left out (ways.py), and by methods that need no training (baselines.py). It
 prints for each task a table (measures.py) of means over rows with 95 % bootstrap intervals, and one
-of what differs from our method, row by row. Pictures stay in --work: a second call makes those that
+of what differs from our method, row by row. Images stay in --work: a second call makes those that
 are missing. `--split val` is for choosing; test is for reporting.
 """
 
@@ -24,14 +24,14 @@ import torch
 
 from benchmarks.table import print_table
 from dstc.options import read_key_values
-from dstc_engine import image
+from dstc_engine.image import decode
 from dstc_engine.metrics.bootstrap import interval
 from dstc_engine.metrics.style_classifier import StyleClassifier
 from dstc_engine.models import load_models
 from dstc_engine.presets import get_preset, with_fields
 from tiny64.captions import STYLE_PHRASES
 from tiny64.quality.baselines import BASELINES
-from tiny64.quality.images import read_pictures, translate_missing
+from tiny64.quality.images import read_images, translate_missing
 from tiny64.quality.measures import MEASURES, Array, measure
 from tiny64.quality.random_vgg import random_vgg
 from tiny64.quality.rows import TASKS, BenchmarkRow, benchmark_rows
@@ -45,12 +45,12 @@ def fit_classifier(drawings: Sequence[dict[str, Any]]) -> StyleClassifier:
     sets = {}
     for split in ("train", "val"):
         chosen = [d for d in drawings if d["split"] == split and d["style"] in STYLE_PHRASES]
-        pictures = [image.decode(d["png"]) for d in chosen]
-        sets[split] = pictures, [d["style"] for d in chosen]
+        images = [decode(d["png"]) for d in chosen]
+        sets[split] = images, [d["style"] for d in chosen]
     classifier = StyleClassifier(*sets["train"])
-    pictures, styles = sets["val"]
-    right = np.mean([a == b for a, b in zip(classifier.predict(pictures), styles, strict=True)])
-    print(f"The style classifier is right on {right:.1%} of the val pictures.")
+    images, styles = sets["val"]
+    right = np.mean([a == b for a, b in zip(classifier.predict(images), styles, strict=True)])
+    print(f"The style classifier is right on {right:.1%} of the val images.")
     return classifier
 
 
@@ -82,7 +82,7 @@ def print_task(task: str, rows: Sequence[BenchmarkRow], found: dict[str, dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="Parquet of `dstc emoji build`")
-    parser.add_argument("--work", type=Path, required=True, help="where pictures are kept")
+    parser.add_argument("--work", type=Path, required=True, help="where images are kept")
     parser.add_argument("--rows", type=int, default=48, help="of each of the four tasks (48)")
     parser.add_argument(
         "--ablated-rows", type=int, default=24, help="of each aligned task, parts left out (24)"
@@ -112,7 +112,7 @@ def main() -> None:
         if way in ABLATIONS:
             fields = {way: ABLATIONS[way]}
             translate_missing(models, preset, fields, tried, arguments.work, arguments.slots)
-        values = measure(tried, read_pictures(way, tried, arguments.work), classifier, dino)
+        values = measure(tried, read_images(way, tried, arguments.work), classifier, dino)
         place = [rows.index(row) for row in tried]
         found[way] = {name: np.full(len(rows), np.nan) for name in MEASURES}
         for name in MEASURES:

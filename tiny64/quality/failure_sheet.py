@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dstc_engine.request import Picture
+from dstc_engine.request import ImageArray
 from tiny64.quality.rows import TASKS, BenchmarkRow
 
-# Twice the pixels of a picture.
+# Twice the pixels of an image.
 _SIDE, _GAP, _MARGIN = 128, 8, 16
 _TEXT, _LINE = 13, 17
 _COLUMNS, _CASES = 2, 8
@@ -23,16 +23,16 @@ _NOT_SHOWN = ("openmoji", "openmoji_line")
 
 @dataclass(frozen=True, eq=False)
 class Failure:
-    """A picture that a judge calls bad.
+    """An image that a judge calls bad.
 
     Attributes:
-        row: what was asked for. picture: what came.
+        row: what was asked for. image: what came.
         taken_for: style that the classifier sees. overlap: of the silhouettes, 0 .. 1.
         lost_shape: that overlap is too low. flagged: gates that saw it; None when none did.
     """
 
     row: BenchmarkRow
-    picture: Picture
+    image: ImageArray
     taken_for: str
     overlap: float
     lost_shape: bool
@@ -85,11 +85,11 @@ def failure_sheet(failures: Sequence[Failure]) -> bytes:
 
 def _draw(page: Image.Image, draw: ImageDraw.ImageDraw, case: Failure, left: int, top: int) -> None:
     request = case.row.request
-    for place, picture in enumerate((request.content, request.style, case.picture)):
+    for place, image in enumerate((request.content, request.style, case.image)):
         corner = left + place * (_SIDE + _GAP), top
-        if picture is not None:
+        if image is not None:
             side = (_SIDE, _SIDE)
-            page.paste(Image.fromarray(picture).resize(side, Image.Resampling.NEAREST), corner)
+            page.paste(Image.fromarray(image).resize(side, Image.Resampling.NEAREST), corner)
         else:
             words = textwrap.fill(f'"{request.prompt}"', 18)
             draw.multiline_text((corner[0], top + 30), words, fill=_INK, font=_font(), spacing=3)

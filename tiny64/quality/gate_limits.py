@@ -1,6 +1,6 @@
 """How a gate's limit is chosen, and what a limit does: numbers in, numbers out.
 
-N pictures; `losses` (N,) is NaN where a loss was not computed, `bad` (N,) is what a judge says.
+N images; `losses` (N,) is NaN where a loss was not computed, `bad` (N,) is what a judge says.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-# Of pictures that a judge calls good: each gate may cost this many needless tries.
+# Of images that a judge calls good: each gate may cost this many needless tries.
 MOST_GOOD_FLAGGED = 0.1
 # Share of pairs (bad, good) in which the bad one has the higher loss; 0.5 is a coin.
 LEAST_AUC = 0.6
-# Of bad pictures and of good ones; fewer say nothing about a limit.
+# Of bad images and of good ones; fewer say nothing about a limit.
 LEAST_OF_A_KIND = 5
 
 
@@ -26,7 +26,7 @@ class Learned:
     """One gate's limit.
 
     Attributes:
-        auc: share of pairs in which the bad picture has the higher loss; NaN without pairs.
+        auc: share of pairs in which the bad image has the higher loss; NaN without pairs.
         limit: None where no gate should be set. why_not: then, in a few words.
     """
 
@@ -37,18 +37,18 @@ class Learned:
 
 @dataclass(frozen=True)
 class Caught:
-    """What flags do to pictures, as shares; NaN where there is none to take a share of.
+    """What flags do to images, as shares; NaN where there is none to take a share of.
 
     Attributes:
         bad: of the bad ones that are flagged. good: of the good ones. precision: of the flagged
-            ones that are bad. flagged, pictures: counts.
+            ones that are bad. flagged, images: counts.
     """
 
     bad: float
     good: float
     precision: float
     flagged: int
-    pictures: int
+    images: int
 
 
 def auc(losses: Array, bad: Flags) -> float:
@@ -94,5 +94,5 @@ def catch(flagged: Flags, bad: Flags) -> Caught:
         good=share(flagged, ~bad),
         precision=share(bad, flagged),
         flagged=int(flagged.sum()),
-        pictures=len(flagged),
+        images=len(flagged),
     )

@@ -3,11 +3,11 @@
     dstc emoji build data
     python -m tiny64.quality.gates data/emoji-64.parquet --work gates
 
-Translates subjects of the val split (tiny64/quality/rows.py), calls each picture good or bad by
+Translates subjects of the val split (tiny64/quality/rows.py), calls each image good or bad by
 judges that guidance never sees (silhouettes for the shape, the classifier of colours and edges for
 the style), and chooses for each gate the limit that tells them apart best (gate_limits.py). What
 the limits then do is told of the test split, which had no say in them: what is flagged, and what
-one other seed makes of it. Pictures and losses stay in --work, in a folder for each state of preset
+one other seed makes of it. Images and losses stay in --work, in a folder for each state of preset
 and weights: a second call makes those that are missing.
 """
 
@@ -32,12 +32,12 @@ from dstc.worker.row import derive_retry_seed
 from dstc_engine.metrics.style_classifier import StyleClassifier
 from dstc_engine.models import Models, load_models
 from dstc_engine.presets import Preset, get_preset, with_fields
-from dstc_engine.request import Picture, StepLosses
+from dstc_engine.request import ImageArray, StepLosses
 from dstc_engine.weights import fetch, registry
 from tiny64.quality.__main__ import fit_classifier
 from tiny64.quality.failure_sheet import Failure, failure_sheet
 from tiny64.quality.gate_limits import Array, Caught, Flags, Learned, catch, learn
-from tiny64.quality.images import read_losses, read_pictures, translate_missing
+from tiny64.quality.images import read_images, read_losses, translate_missing
 from tiny64.quality.measures import KEPT, overlap
 from tiny64.quality.rows import BenchmarkRow, benchmark_rows
 from tiny64.quality.ways import WHOLE
@@ -48,7 +48,7 @@ JUDGED = {"structure": SHAPE, "range": SHAPE, "style_cls": STYLE, "clip": STYLE}
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class ImageSet:
     """Translations and what is known of them, one entry for each row.
 
     Attributes:
@@ -57,7 +57,7 @@ class Pictures:
     """
 
     rows: Sequence[BenchmarkRow]
-    pictures: Sequence[Picture]
+    images: Sequence[ImageArray]
     losses: Sequence[Mapping[str, float]]
     styles: Sequence[str]
     overlaps: Array
@@ -82,15 +82,15 @@ class Pictures:
         return [gates.judge([StepLosses(0, "sample", dict(t))], limits) for t in self.losses]
 
     def flags(self, limits: Mapping[str, float]) -> Flags:
-        """Whether any of the gates flags a picture."""
+        """Whether any of the gates flags an image."""
         return np.array([verdict.flagged is not None for verdict in self.verdicts(limits)], bool)
 
 
 class Studio:
-    """Makes pictures and has them judged.
+    """Makes images and has them judged.
 
     Args:
-        work: folder of the pictures that this state of preset and weights makes.
+        work: folder of the images that this state of preset and weights makes.
     """
 
     def __init__(
@@ -99,17 +99,17 @@ class Studio:
         self._models, self._preset, self._slots = models, preset, slots
         self._work, self._classifier = work, classifier
 
-    def pictures(self, name: str, rows: Sequence[BenchmarkRow]) -> Pictures:
+    def images(self, name: str, rows: Sequence[BenchmarkRow]) -> ImageSet:
         """Of a set of rows, which the name tells from all others."""
         work = self._work / name
         translate_missing(self._models, self._preset, {WHOLE: {}}, rows, work, self._slots)
-        found = read_pictures(WHOLE, rows, work)
+        found = read_images(WHOLE, rows, work)
         shapes = [overlap(p, row.request.content) for p, row in zip(found, rows, strict=True)]
         styles = self._classifier.predict(found) if rows else []
-        return Pictures(rows, found, read_losses(WHOLE, rows, work), styles, np.array(shapes))
+        return ImageSet(rows, found, read_losses(WHOLE, rows, work), styles, np.array(shapes))
 
 
-def print_learned(learned: Mapping[str, Learned], val: Pictures) -> None:
+def print_learned(learned: Mapping[str, Learned], val: ImageSet) -> None:
     table = []
     for gate, found in learned.items():
         limit = found.why_not if found.limit is None else f"{found.limit:g}"
@@ -118,7 +118,7 @@ def print_learned(learned: Mapping[str, Learned], val: Pictures) -> None:
     print_table([f"val, {len(val.rows)} rows", "judged by", "AUC", "limit", *_SHARES], table)
 
 
-def print_told(learned: Mapping[str, Learned], test: Pictures) -> None:
+def print_told(learned: Mapping[str, Learned], test: ImageSet) -> None:
     """Each gate against its own judge, and all of them against both."""
     known = {gate: found for gate, found in learned.items() if found.limit is not None}
     table = [
@@ -131,8 +131,8 @@ def print_told(learned: Mapping[str, Learned], test: Pictures) -> None:
     print(f"\nBad: {', '.join(shares)}, {test.is_bad.mean():.0%} by either.")
 
 
-def print_retried(limits: Mapping[str, float], before: Pictures, after: Pictures) -> None:
-    """What one other seed makes of flagged rows, the better picture kept."""
+def print_retried(limits: Mapping[str, float], before: ImageSet, after: ImageSet) -> None:
+    """What one other seed makes of flagged rows, the better image kept."""
     pairs = zip(after.verdicts(limits), before.verdicts(limits), strict=True)
     kept = np.array([gates.is_better(new, old) for new, old in pairs], bool)
     passing = kept & ~after.flags(limits)
@@ -151,7 +151,7 @@ def print_retried(limits: Mapping[str, float], before: Pictures, after: Pictures
 _SHARES = ("of bad flagged", "of good flagged", "of flagged bad", "flagged")
 
 
-def _of_one(gate: str, found: Learned, of: Pictures) -> Caught:
+def _of_one(gate: str, found: Learned, of: ImageSet) -> Caught:
     losses = of.loss(gate)
     has = ~np.isnan(losses)
     assert found.limit is not None
@@ -161,7 +161,7 @@ def _of_one(gate: str, found: Learned, of: Pictures) -> Caught:
 def _shares(caught: Caught) -> list[str]:
     values = (caught.bad, caught.good, caught.precision)
     shares = ["" if np.isnan(value) else f"{value:.0%}" for value in values]
-    return [*shares, f"{caught.flagged} of {caught.pictures}"]
+    return [*shares, f"{caught.flagged} of {caught.images}"]
 
 
 def limits_in(learned: Mapping[str, Learned]) -> dict[str, float]:
@@ -175,12 +175,12 @@ def with_other_seed(row: BenchmarkRow) -> BenchmarkRow:
     return dataclasses.replace(row, request=dataclasses.replace(row.request, seed=seed))
 
 
-def failures(of: Pictures, limits: Mapping[str, float]) -> list[Failure]:
-    """The pictures that a judge calls bad, and whether a gate saw it."""
+def failures(of: ImageSet, limits: Mapping[str, float]) -> list[Failure]:
+    """The images that a judge calls bad, and whether a gate saw it."""
     return [
         Failure(
             row=row,
-            picture=of.pictures[n],
+            image=of.images[n],
             taken_for=of.styles[n],
             overlap=float(of.overlaps[n]),
             lost_shape=bool(of.bad[SHAPE][n]),
@@ -192,7 +192,7 @@ def failures(of: Pictures, limits: Mapping[str, float]) -> list[Failure]:
 
 
 def state_of(preset: Preset, precision: str) -> str:
-    """Names what decides the pictures: preset (but for its gates), weights and precision."""
+    """Names what decides the images: preset (but for its gates), weights and precision."""
     fields = {k: v for k, v in dataclasses.asdict(preset).items() if not k.startswith("gate_")}
     sums = {w.name: w.sha256 or fetch.upstream_sum(w) for w in registry.weights_of(preset)}
     told = json.dumps([fields, sums, precision], sort_keys=True)
@@ -202,7 +202,7 @@ def state_of(preset: Preset, precision: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="Parquet of `dstc emoji build`")
-    parser.add_argument("--work", type=Path, required=True, help="where pictures are kept")
+    parser.add_argument("--work", type=Path, required=True, help="where images are kept")
     parser.add_argument("--rows", type=int, default=64, help="of each task, in each split (64)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
@@ -220,7 +220,7 @@ def main() -> None:
         fit_classifier(drawings),
     )
     val, test = (
-        studio.pictures(split, benchmark_rows(drawings, arguments.rows, split))
+        studio.images(split, benchmark_rows(drawings, arguments.rows, split))
         for split in ("val", "test")
     )
     learned = {gate: learn(val.loss(gate), val.bad[JUDGED[gate]]) for gate in JUDGED}
@@ -229,8 +229,8 @@ def main() -> None:
     print_told(learned, test)
     flags = test.flags(limits)
     flagged = [row for row, is_flagged in zip(test.rows, flags, strict=True) if is_flagged]
-    before = studio.pictures("test", flagged)
-    after = studio.pictures("retry", [with_other_seed(row) for row in flagged])
+    before = studio.images("test", flagged)
+    after = studio.images("retry", [with_other_seed(row) for row in flagged])
     print_retried(limits, before, after)
     fields = ", ".join(f"gate_{gate}={limit:g}" for gate, limit in limits.items())
     print(f"\nFields: {fields or 'none'}")

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from dstc_engine import image
-from dstc_engine.request import Picture, TranslationRequest
+from dstc_engine.image import decode
+from dstc_engine.request import ImageArray, TranslationRequest
 from tiny64.captions import STYLE_PHRASES, caption
 
 # Silhouettes overlap by 0.97 and 0.89; those of other pairs of vendors by 0.63 to 0.78.
@@ -31,7 +31,7 @@ class BenchmarkRow:
     Attributes:
         task: of TASKS. number: of the row in it. request: what is asked for.
         own, target: the styles.
-        style: a picture in the target style, also of rows that do not see it.
+        style: an image in the target style, also of rows that do not see it.
         truth: the same subject in the target style, of an aligned pair.
     """
 
@@ -40,24 +40,24 @@ class BenchmarkRow:
     request: TranslationRequest
     own: str
     target: str
-    style: Picture
-    truth: Picture | None
+    style: ImageArray
+    truth: ImageArray | None
 
 
 def benchmark_rows(
-    pictures: Sequence[dict[str, Any]], count: int, split: str = "test", seed: int = 0
+    images: Sequence[dict[str, Any]], count: int, split: str = "test", seed: int = 0
 ) -> list[BenchmarkRow]:
     """So many rows of each task, drawn from a seed; pairs of styles take turns within a task.
 
     Of more rows the first ones are those of fewer.
 
     Args:
-        pictures: rows of the emoji data set, `png` as bytes.
+        images: rows of the emoji data set, `png` as bytes.
     """
     drawings: dict[str, dict[str, dict[str, Any]]] = {style: {} for style in STYLE_PHRASES}
-    for picture in pictures:
-        if picture["split"] == split and picture["style"] in drawings:
-            drawings[picture["style"]][picture["subject"]] = picture
+    for image in images:
+        if image["split"] == split and image["style"] in drawings:
+            drawings[image["style"]][image["subject"]] = image
     subjects = sorted(set.intersection(*map(set, drawings.values())))
     rows = []
     for place, task in enumerate(TASKS):
@@ -68,11 +68,11 @@ def benchmark_rows(
             while True:
                 subject, other = rng.choice(subjects, 2, replace=False)
                 content, truth = (
-                    image.decode(drawings[style][subject]["png"]) for style in (own, target)
+                    decode(drawings[style][subject]["png"]) for style in (own, target)
                 )
                 if np.abs(content.astype(float) - truth).mean() > _SAME:
                     break
-            style = image.decode(drawings[target][other]["png"])
+            style = decode(drawings[target][other]["png"])
             name = drawings[own][subject]["name"]
             by_text = task.startswith("text")
             request = TranslationRequest(

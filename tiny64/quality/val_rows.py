@@ -3,8 +3,8 @@
     dstc emoji build data
     python -m tiny64.quality.val_rows data/emoji-64.parquet rows --rows 48
 
-Rows guided by text, by a picture and by both in turn. Content and target style, and the subjects,
-are drawn at random from a fixed seed; the style picture is that of another subject. No network was
+Rows guided by text, by an image and by both in turn. Content and target style, and the subjects,
+are drawn at random from a fixed seed; the style image is that of another subject. No network was
 trained on val subjects.
 """
 
@@ -23,17 +23,17 @@ from tiny64.captions import STYLE_PHRASES, caption
 KINDS = ("text", "image", "both")
 
 
-def val_rows(pictures: list[dict[str, Any]], count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Manifest rows; the pictures they name are `<style>/<subject>.png`.
+def val_rows(images: list[dict[str, Any]], count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Manifest rows; the images they name are `<style>/<subject>.png`.
 
     Args:
-        pictures: rows of the emoji data set; those of other splits are left out.
+        images: rows of the emoji data set; those of other splits are left out.
     """
     rng = np.random.default_rng(seed)
     by_style: dict[str, dict[str, dict[str, Any]]] = {}
-    for picture in pictures:
-        if picture["split"] == "val" and picture["style"] in STYLE_PHRASES:
-            by_style.setdefault(picture["style"], {})[picture["subject"]] = picture
+    for image in images:
+        if image["split"] == "val" and image["style"] in STYLE_PHRASES:
+            by_style.setdefault(image["style"], {})[image["subject"]] = image
     styles = sorted(by_style)
     subjects = sorted(set.intersection(*(set(by_style[style]) for style in styles)))
     rows = []
@@ -56,15 +56,15 @@ def val_rows(pictures: list[dict[str, Any]], count: int, seed: int = 0) -> list[
 
 
 def write_rows(data: Path, folder: Path, count: int) -> Path:
-    """Writes `rows.parquet` and the pictures it names into a folder; returns the manifest."""
-    pictures = pq.read_table(data).to_pylist()
-    rows = val_rows(pictures, count)
+    """Writes `rows.parquet` and the images it names into a folder; returns the manifest."""
+    images = pq.read_table(data).to_pylist()
+    rows = val_rows(images, count)
     named = {row[column] for row in rows for column in ("content", "style") if row[column]}
-    for picture in pictures:
-        name = f"{picture['style']}/{picture['subject']}.png"
+    for image in images:
+        name = f"{image['style']}/{image['subject']}.png"
         if name in named:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(picture["png"])
+            (folder / name).write_bytes(image["png"])
     manifest = folder / "rows.parquet"
     pq.write_table(pa.Table.from_pylist(rows), manifest)
     return manifest
@@ -73,7 +73,7 @@ def write_rows(data: Path, folder: Path, count: int) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="Parquet of `dstc emoji build`")
-    parser.add_argument("folder", type=Path, help="where manifest and pictures go")
+    parser.add_argument("folder", type=Path, help="where manifest and images go")
     parser.add_argument("--rows", type=int, default=48)
     arguments = parser.parse_args()
     print(write_rows(arguments.data, arguments.folder, arguments.rows))

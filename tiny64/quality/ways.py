@@ -32,8 +32,8 @@ ABLATIONS: dict[str, dict[str, str]] = {
         for loss in ("contrast", "structure", "divergence", "style_cls", "style_pixels", "clip")
     },
 }
-# What looks at the style picture, or at the prompt, says nothing of rows that have none.
-_OF_PICTURES = (
+# What looks at the style image, or at the prompt, says nothing of rows that have none.
+_OF_IMAGES = (
     "without style_cls",
     "without style_pixels",
     "with colour matching",
@@ -51,6 +51,6 @@ def is_tried(way: str, row: BenchmarkRow, ablated_rows: int) -> bool:
     if way == WHOLE:
         return True
     by_text = row.request.style is None
-    if (by_text and way in _OF_PICTURES) or (not by_text and way in _OF_TEXTS):
+    if (by_text and way in _OF_IMAGES) or (not by_text and way in _OF_TEXTS):
         return False
     return row.truth is not None and row.number < ablated_rows

@@ -1,4 +1,4 @@
-"""Makes the demo manifest and its pictures: `python -m tiny64.release.make_demo --cache FOLDER`.
+"""Makes the demo manifest and its images: `python -m tiny64.release.make_demo --cache FOLDER`.
 
 Only subjects of the val split, so that nothing in the demo was seen in training, and only artwork
 without a share-alike licence.
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from tiny64.captions import caption
 from tiny64.data import EmojiSource, Subject, draw, open_source, png_bytes
 
-SIZE = 256  # pixels; the tiny networks look at 64, and a picture on a page wants more
+SIZE = 256  # pixels; the tiny networks look at 64, and an image on a page wants more
 # Last word of an id, so that a result folder can be read without the manifest.
 LOOKS = {
     "twemoji": "cartoon",
@@ -40,7 +40,7 @@ class Row:
     content_style: str
     target_style: str
     style_subject: str | None = None
-    """Name of another subject whose picture in `target_style` is the style picture."""
+    """Name of another subject whose image in `target_style` is the style image."""
 
 
 TEXT = (
@@ -92,7 +92,7 @@ SCHEMA = pa.schema(
 )
 
 
-class Pictures:
+class ImageSet:
     """Draws val subjects into `folder/demo`, each once."""
 
     def __init__(self, source: EmojiSource, folder: Path) -> None:
@@ -109,15 +109,15 @@ class Pictures:
         return subject
 
     def add(self, name: str, style: str) -> tuple[str, list[int]]:
-        """Draws one picture; returns its URI, relative to the manifest, and the drawing's box."""
+        """Draws one image; returns its URI, relative to the manifest, and the drawing's box."""
         if style not in SHIPPED_STYLES:
             raise ValueError(f"artwork of {style} is not shipped; use one of {SHIPPED_STYLES}")
         uri = f"demo/{style}/{_slug(name)}.png"
         if uri not in self._boxes:
-            picture, box = draw(self._source.drawings[style][self.subject(name).code], SIZE)
+            image, box = draw(self._source.drawings[style][self.subject(name).code], SIZE)
             target = self._folder / uri
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(png_bytes(picture))
+            target.write_bytes(png_bytes(image))
             self._boxes[uri] = list(box)
         return uri, self._boxes[uri]
 
@@ -126,14 +126,14 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def make_row(kind: str, row: Row, pictures: Pictures) -> dict[str, Any]:
+def make_row(kind: str, row: Row, images: ImageSet) -> dict[str, Any]:
     """One manifest row; `kind` is "text", "image" or "both" and opens the id."""
-    content, box = pictures.add(row.name, row.content_style)
+    content, box = images.add(row.name, row.content_style)
     style = None
     if row.style_subject is not None:
         if row.style_subject == row.name or row.target_style == row.content_style:
             raise ValueError(f"{row} shows its own subject or its own style")
-        style, _ = pictures.add(row.style_subject, row.target_style)
+        style, _ = images.add(row.style_subject, row.target_style)
     guided_by_text = kind != "image"
     return {
         "id": f"{kind}/{_slug(row.name)}-{LOOKS[row.target_style]}",
@@ -146,13 +146,13 @@ def make_row(kind: str, row: Row, pictures: Pictures) -> dict[str, Any]:
         "name": row.name,
         "content_style": row.content_style,
         "target_style": row.target_style,
-        "label": pictures.subject(row.name).group,
+        "label": images.subject(row.name).group,
         "box": box,
     }
 
 
 def make_demo(folder: Path, cache: Path) -> Path:
-    """Writes `demo.parquet` and the pictures it names.
+    """Writes `demo.parquet` and the images it names.
 
     Args:
         folder: where `demo.parquet` and `demo/` go.
@@ -161,16 +161,16 @@ def make_demo(folder: Path, cache: Path) -> Path:
     Returns:
         Path of the manifest.
     """
-    pictures = Pictures(open_source(cache, styles=SHIPPED_STYLES), folder)
+    images = ImageSet(open_source(cache, styles=SHIPPED_STYLES), folder)
     kinds: Sequence[tuple[str, Sequence[Row]]] = (("text", TEXT), ("image", IMAGE), ("both", BOTH))
-    rows = [make_row(kind, row, pictures) for kind, part in kinds for row in part]
+    rows = [make_row(kind, row, images) for kind, part in kinds for row in part]
     target = folder / "demo.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), target)
     return target
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Makes manifests/demo.parquet and its pictures.")
+    parser = argparse.ArgumentParser(description="Makes manifests/demo.parquet and its images.")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the npm packages")
     parser.add_argument("--folder", type=Path, default=Path("manifests"), help="where it goes")
     arguments = parser.parse_args()

@@ -72,27 +72,27 @@ def test_it_runs_as_a_script_without_ray_and_the_job(tmp_path: Path) -> None:
     ]
     for way in found["ways"]:
         assert way["failed_rows"] == 0 and way["memory"] is None and way["weights"] > 1e6
-        ratio = official["seconds_per_picture"] / way["seconds_per_picture"]
+        ratio = official["seconds_per_image"] / way["seconds_per_image"]
         assert way["times_official"] == pytest.approx(ratio)
         assert way["share"] == pytest.approx(way["tflops"] * 1e12 / found["matrix_flops"]["bf16"])
         assert "times_official_fp16" not in way  # it was not measured
-    assert two["seconds_per_picture"] == pytest.approx(
+    assert two["seconds_per_image"] == pytest.approx(
         129 * two["step_seconds"] / 2 + two["conditions_seconds"]
     )
-    assert one["tflops"] * one["seconds_per_picture"] == pytest.approx(
-        two["tflops"] * two["seconds_per_picture"]
+    assert one["tflops"] * one["seconds_per_image"] == pytest.approx(
+        two["tflops"] * two["seconds_per_image"]
     )
     lines = [line for line in ended.stdout.splitlines() if line.startswith("| imagenet256-image")]
     assert len(lines) == 3
     assert "GiB a slot" not in ended.stdout
 
 
-def test_a_picture_costs_its_chain_and_its_conditions(preset: Preset, models: Models) -> None:
+def test_a_image_costs_its_chain_and_its_conditions(preset: Preset, models: Models) -> None:
     way = EngineWay(models, preset, 2, "text")
     way.run(1)
     assert len(way.seconds) == 1
     way.seconds = [0.2, 0.4, 9.0]
-    assert way.seconds_per_picture(0.5) == pytest.approx(69 * 0.4 / 2 + 0.5)
+    assert way.seconds_per_image(0.5) == pytest.approx(69 * 0.4 / 2 + 0.5)
 
 
 def test_the_official_pattern_is_measured_with_the_gate_open_and_shut() -> None:
@@ -107,7 +107,7 @@ def test_the_official_pattern_is_measured_with_the_gate_open_and_shut() -> None:
     assert len(looks) == 3 * 8 + 3 * 6
     assert len(way.open_seconds) == len(way.shut_seconds) == 1
     way.open_seconds, way.shut_seconds = [2.0], [1.0]
-    assert way.seconds_per_picture() == 28 * 2.0 + 101 * 1.0
+    assert way.seconds_per_image() == 28 * 2.0 + 101 * 1.0
 
 
 def test_steps_by_gate_are_those_of_the_chain() -> None:

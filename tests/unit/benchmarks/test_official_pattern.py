@@ -44,8 +44,8 @@ class Faces(nn.Module):
         super().__init__()
         self.looks = nn.Linear(3 * tiny.SIZE**2, 8)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return nn.functional.normalize(self.looks(pictures.flatten(1)), dim=-1)
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.normalize(self.looks(images.flatten(1)), dim=-1)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def models() -> Models:
 
 
 def assert_close(ours: Translation, engines: Translation) -> None:
-    """Losses of each step within 1e-4 of their size, pictures within 2 of 255 levels."""
+    """Losses of each step within 1e-4 of their size, images within 2 of 255 levels."""
     assert (ours.status, ours.steps, ours.restarts, ours.error is None) == (
         engines.status,
         engines.steps,
@@ -72,8 +72,8 @@ def assert_close(ours: Translation, engines: Translation) -> None:
     assert [(s.index, s.phase) for s in ours.losses] == [(s.index, s.phase) for s in engines.losses]
     for mine, theirs in zip(ours.losses, engines.losses, strict=True):
         assert mine.losses == pytest.approx(theirs.losses, rel=1e-4, abs=1e-6, nan_ok=True)
-    assert ours.picture is not None and engines.picture is not None
-    apart = np.abs(ours.picture.astype(int) - engines.picture)
+    assert ours.image is not None and engines.image is not None
+    apart = np.abs(ours.image.astype(int) - engines.image)
     assert apart.max() <= 2
 
 
@@ -148,7 +148,7 @@ def test_numbers_out_of_range_fail_the_row(models: Models) -> None:
             return super().chain() * float("inf")
 
     ended = OfficialPattern(models, PRESET, make_noise=Infinite).translate(request("text", 7))
-    assert (ended.status, ended.reason, ended.picture) == ("failed", "non_finite", None)
+    assert (ended.status, ended.reason, ended.image) == ("failed", "non_finite", None)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_networks_look_as_often_as_in_the_script(
     assert looks["dino"] == is_open * open_gate + (STEPS - is_open) * shut_gate
 
 
-def test_nothing_is_remembered_between_pictures(models: Models) -> None:
+def test_nothing_is_remembered_between_images(models: Models) -> None:
     pattern = OfficialPattern(models, PRESET)
     looks = []
     handle = models.clips[0].model.visual.register_forward_hook(lambda *_: looks.append(1))

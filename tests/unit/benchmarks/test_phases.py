@@ -101,7 +101,7 @@ def test_operations_are_found_under_the_network_that_does_them(models: Models) -
     assert counted["losses"].flops > 0 and counted["arithmetic"].flops == 0
 
 
-def test_nothing_is_left_behind_and_pictures_stay(models: Models) -> None:
+def test_nothing_is_left_behind_and_images_stay(models: Models) -> None:
     before = (
         dict(vars(dstc_engine.engine)),
         dict(vars(dstc_engine.guidance.guide)),

@@ -54,7 +54,7 @@ def test_rows_are_those_that_the_preset_is_made_for() -> None:
 
 
 @pytest.mark.parametrize("kind", ["text", "image", "both"])
-def test_rows_differ_in_their_pictures_and_seeds(kind: str) -> None:
+def test_rows_differ_in_their_images_and_seeds(kind: str) -> None:
     one, other = random_rows(kind, 2, 32)
     assert one.content.shape == (32, 32, 3)
     assert (one.content != other.content).any() and one.seed != other.seed

@@ -24,10 +24,10 @@ def test_the_machine_is_named_without_ray(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_columns_are_right_aligned(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(["way", "pictures/s"], [["engine", 1.5], ["official pattern", 0.25]])
+    print_table(["way", "images/s"], [["engine", 1.5], ["official pattern", 0.25]])
     lines = capsys.readouterr().out.splitlines()
     assert lines[-4:] == [
-        "|              way | pictures/s |",
+        "|              way | images/s |",
         "| ---------------: | ---------: |",
         "|           engine |        1.5 |",
         "| official pattern |       0.25 |",

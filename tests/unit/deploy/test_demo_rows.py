@@ -5,7 +5,7 @@ from __future__ import annotations
 import fsspec
 import pyarrow.parquet as pq
 
-from deploy.demo_rows import PICTURES, demo_rows, put_demo
+from deploy.demo_rows import IMAGES, demo_rows, put_demo
 from dstc.worker.row import check_row
 
 
@@ -17,7 +17,7 @@ def test_any_number_of_rows_with_different_ids_that_the_job_takes() -> None:
     assert demo_rows(10).to_pylist() == rows[:10], "a longer list begins like a shorter one"
 
 
-def test_all_kinds_of_guidance_and_many_pictures_come_early() -> None:
+def test_all_kinds_of_guidance_and_many_images_come_early() -> None:
     rows = demo_rows(30).to_pylist()
     assert len({row["content"] for row in rows}) == 30
     kinds = [(row["prompt"] is not None, row["style"] is not None) for row in rows]
@@ -33,12 +33,12 @@ def test_no_row_asks_for_the_look_it_has() -> None:
         assert row["content"].split("/")[1] != row["target_style"]
 
 
-def test_manifest_and_pictures_are_put_side_by_side() -> None:
+def test_manifest_and_images_are_put_side_by_side() -> None:
     storage = fsspec.filesystem("memory")
     path = put_demo(storage, "/bucket/demo-rows", 7)
     rows = pq.read_table(storage.open(path)).to_pylist()
     assert len(rows) == 7
     for row in rows:
         for name in filter(None, (row["content"], row["style"])):
-            source = PICTURES.parent / name
+            source = IMAGES.parent / name
             assert storage.cat_file(f"/bucket/demo-rows/{name}") == source.read_bytes()

@@ -33,7 +33,7 @@ NAN = math.nan
 
 MANIFEST = pa.schema(
     [(name, pa.string()) for name in ("id", "content", "style", "prompt", "source_prompt")]
-    + [("label", pa.string()), ("picture_bytes", pa.binary())]
+    + [("label", pa.string()), ("image_bytes", pa.binary())]
 )
 
 
@@ -94,7 +94,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             Image.fromarray(pixels).save(data / "in" / name)
         run = RunFolder(str(output))
         done = [_done(run, "one"), _done(run, "two", losses=False)]
-        Path(run.image("two")).unlink()  # a picture that somebody deleted
+        Path(run.image("two")).unlink()  # an image that somebody deleted
         rows = [
             _row("one", "in/a.png", style="in/b.png", prompt="fox & hound", label="cat <b>"),
             _row("two", "in/a.png", prompt=HOSTILE, source_prompt="</article></html>"),
@@ -204,7 +204,7 @@ def test_a_finished_run(make_run: MakeRun) -> None:
     assert "not finished" not in page.text and not page.all("ul", "notes")
     for told in ("tiny64", "f00df00df00df00d", "cafecafecafe", "no sha256", "fox & hound"):
         assert told in page.text
-    assert "missing_picture rejected 1 three content in/gone.png: <none>" in page.text
+    assert "missing_image rejected 1 three content in/gone.png: <none>" in page.text
     assert "label cat <b>" in page.text, "columns of the manifest travel along"
     assert "weight_clip 7" in page.text
 
@@ -251,10 +251,10 @@ def test_nothing_secret_of_urls_is_shown(make_run: MakeRun) -> None:
 
 def test_inputs_are_fitted_so_that_they_line_up_with_the_result(make_run: MakeRun) -> None:
     page = _page(make_run())
-    for image in page.all("img"):
-        with Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))) as picture:
-            assert picture.size == (64, 64)
-        assert "small" in image["class"], "64 pixels are enlarged pixel by pixel"
+    for tag in page.all("img"):
+        with Image.open(io.BytesIO(base64.b64decode(tag["src"].partition(",")[2]))) as image:
+            assert image.size == (64, 64)
+        assert "small" in tag["class"], "64 pixels are enlarged pixel by pixel"
 
 
 def test_samples_of_a_row_are_shown(make_run: MakeRun) -> None:
@@ -283,7 +283,7 @@ def test_samples_of_a_row_are_shown(make_run: MakeRun) -> None:
     assert page.cards["one"] == "done"
 
 
-def test_pictures_that_cannot_be_read_are_said(make_run: MakeRun) -> None:
+def test_images_that_cannot_be_read_are_said(make_run: MakeRun) -> None:
     page = _page(make_run())
     labels = [span["aria-label"] for span in page.all("span", "broken")]
     assert labels[:2] == ["result: there is no such file", "content: there is no such file"]

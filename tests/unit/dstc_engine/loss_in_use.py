@@ -54,8 +54,8 @@ def test_it_guides_and_is_told(models: Models, computed: list[Tensor]) -> None:
         np.testing.assert_allclose(told, by_hand, rtol=1e-5)
         without = plain[row.id]
         assert all(math.isnan(step.losses[NAME]) for step in without.losses)
-        assert not np.array_equal(guided[row.id].picture, without.picture)  # type: ignore[arg-type]
-    images = {name: translation.picture for name, translation in plain.items()}
+        assert not np.array_equal(guided[row.id].image, without.image)  # type: ignore[arg-type]
+    images = {name: translation.image for name, translation in plain.items()}
     np.savez(FOLDER / "without.npz", **images)  # type: ignore[arg-type]
 
 
@@ -72,7 +72,7 @@ def test_a_row_of_weight_0_gets_nothing_from_it(
     mixed, plain = run(models, ROWS, GUIDED), run(models, ROWS)
     for row in ROWS[:-1]:
         assert all(math.isnan(step.losses[NAME]) for step in mixed[row.id].losses)
-        assert np.array_equal(mixed[row.id].picture, plain[row.id].picture)  # type: ignore[arg-type]
+        assert np.array_equal(mixed[row.id].image, plain[row.id].image)  # type: ignore[arg-type]
     assert all(math.isfinite(step.losses[NAME]) for step in mixed[ROWS[-1].id].losses)
 
 

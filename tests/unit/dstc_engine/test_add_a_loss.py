@@ -79,4 +79,4 @@ def test_a_loss_added_by_the_page_works(tmp_path: Path, models: Models) -> None:
         translated = run(models, [request(kind, 1) for kind in KINDS])
         assert images.files == [*translated]
         for name, ours in translated.items():
-            assert ours.picture is not None and np.array_equal(images[name], ours.picture)
+            assert ours.image is not None and np.array_equal(images[name], ours.image)

@@ -1,4 +1,4 @@
-"""Colour matching: mean, covariance, and pictures that have none."""
+"""Colour matching: mean, covariance, and images that have none."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from dstc_engine.color import match_colours, transport_map
 Matrix = npt.NDArray[np.float64]
 
 
-def colours(seed: int, centre: tuple[int, int, int], spread: float = 12.0) -> npt.NDArray[np.uint8]:
-    """A picture of correlated colours that stay clear of 0 and 255."""
+def colors(seed: int, center: tuple[int, int, int], spread: float = 12.0) -> npt.NDArray[np.uint8]:
+    """An image of correlated colours that stay clear of 0 and 255."""
     rng = np.random.default_rng(seed)
     mix = rng.normal(size=(3, 3)) / 2
-    values = np.array(centre) + spread * np.clip(rng.normal(size=(64, 80, 3)) @ mix, -3, 3)
+    values = np.array(center) + spread * np.clip(rng.normal(size=(64, 80, 3)) @ mix, -3, 3)
     return np.rint(values).astype(np.uint8)
 
 
-def moments(picture: npt.NDArray[np.uint8]) -> tuple[Matrix, Matrix]:
-    flat = picture.reshape(-1, 3).astype(float)
-    centred = flat - flat.mean(0)
-    return flat.mean(0), centred.T @ centred / (len(flat) - 1)
+def moments(image: npt.NDArray[np.uint8]) -> tuple[Matrix, Matrix]:
+    flat = image.reshape(-1, 3).astype(float)
+    centerd = flat - flat.mean(0)
+    return flat.mean(0), centerd.T @ centerd / (len(flat) - 1)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_mean_and_covariance_become_those_of_the_style(seed: int) -> None:
-    picture, style = colours(seed, (120, 90, 150)), colours(seed + 50, (140, 130, 100))
-    matched = match_colours(picture, style)
-    assert matched.shape == picture.shape and matched.dtype == np.uint8
+    image, style = colors(seed, (120, 90, 150)), colors(seed + 50, (140, 130, 100))
+    matched = match_colours(image, style)
+    assert matched.shape == image.shape and matched.dtype == np.uint8
     (mean, covariance), (wanted_mean, wanted) = moments(matched), moments(style)
     # Rounding to levels adds a variance of 1/12.
     np.testing.assert_allclose(mean, wanted_mean, atol=0.05)
@@ -65,15 +65,15 @@ def test_closed_forms_of_the_map() -> None:
 
 
 def test_matching_oneself_changes_nothing() -> None:
-    picture = colours(1, (120, 100, 140))
-    assert np.array_equal(match_colours(picture, picture), picture)
+    image = colors(1, (120, 100, 140))
+    assert np.array_equal(match_colours(image, image), image)
 
 
-def test_pictures_of_one_colour() -> None:
+def test_images_of_one_color() -> None:
     flat = np.full((8, 8, 3), (10, 200, 30), np.uint8)
     other = np.full((5, 9, 3), (90, 80, 70), np.uint8)
     assert (match_colours(flat, other) == (90, 80, 70)).all()
-    varied = colours(2, (120, 100, 140))
+    varied = colors(2, (120, 100, 140))
     assert np.abs(match_colours(varied, other).astype(int) - (90, 80, 70)).max() <= 1
     mean = np.rint(varied.reshape(-1, 3).mean(0))
     assert np.abs(match_colours(flat, varied).astype(float) - mean).max() <= 1

@@ -1,4 +1,4 @@
-"""Compiled networks: the same pictures, around the same weights; and what is missing is told."""
+"""Compiled networks: the same images, around the same weights; and what is missing is told."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_graphs_are_captured_whole_and_say_the_same() -> None:
     row = tiny.request("both", 1)
     counters.clear()
     engines = [Engine(models, tiny.PRESET, 1, compiled=other) for other in (made, None)]
-    ours, theirs = (next(translate(engine, [row])).picture for engine in engines)
+    ours, theirs = (next(translate(engine, [row])).image for engine in engines)
     # The three networks, and what is compiled to try the compiler out.
     assert counters["stats"]["unique_graphs"] >= 3 and not counters["graph_break"]
     assert ours is not None and theirs is not None

@@ -1,4 +1,4 @@
-"""Crops: what they show of a picture, and how they are drawn."""
+"""Crops: what they show of an image, and how they are drawn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.functional import InterpolationMode, hflip, resized_crop, rotate
 
-from dstc_engine.crops import CropRange, apply_crops, draw_crops, whole_picture
+from dstc_engine.crops import CropRange, apply_crops, draw_crops, whole_image
 
 PLAIN = CropRange(count=1, rotation=0.0, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
 
@@ -21,28 +21,28 @@ def seeded(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def pictures(rows: int, size: int) -> torch.Tensor:
+def images(rows: int, size: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(9)
     return torch.rand(rows, 3, size, size, generator=generator)
 
 
-def test_the_whole_picture_is_the_picture() -> None:
-    shown = pictures(2, 16)
-    cropped = apply_crops(shown, whole_picture(3).expand(2, 3, 2, 3), 16)
+def test_the_whole_image_is_the_image() -> None:
+    shown = images(2, 16)
+    cropped = apply_crops(shown, whole_image(3).expand(2, 3, 2, 3), 16)
     assert cropped.shape == (6, 3, 16, 16)
     torch.testing.assert_close(cropped, shown.repeat_interleave(3, dim=0))
     drawn = draw_crops(PLAIN, seeded(0))
-    torch.testing.assert_close(drawn, whole_picture(1))
+    torch.testing.assert_close(drawn, whole_image(1))
 
 
 def test_a_flip_mirrors_left_and_right() -> None:
-    shown = pictures(1, 16)
+    shown = images(1, 16)
     flipped = draw_crops(CropRange(1, 0.0, (1.0, 1.0), (1.0, 1.0), flip=1.0), seeded(0))
     torch.testing.assert_close(apply_crops(shown, flipped[None], 16), shown.flip(-1))
 
 
 def test_a_quarter_turn_is_a_quarter_turn() -> None:
-    shown = pictures(1, 16)
+    shown = images(1, 16)
     # rotation = 90 draws from +-90 degrees; the map of exactly 90 is written out here.
     quarter = torch.tensor([[[[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]]])
     turned = apply_crops(shown, quarter, 16)
@@ -51,7 +51,7 @@ def test_a_quarter_turn_is_a_quarter_turn() -> None:
 
 
 def test_a_quarter_of_the_area_is_half_of_each_side() -> None:
-    shown = pictures(1, 32)
+    shown = images(1, 32)
     maps = draw_crops(CropRange(16, 0.0, (0.25, 0.25), (1.0, 1.0), 0.0), seeded(3))
     corners = ((maps[:, :, 2] - 0.5 + 1) * 16).round().long()
     snapped = maps.clone()
@@ -62,7 +62,7 @@ def test_a_quarter_of_the_area_is_half_of_each_side() -> None:
         torch.testing.assert_close(crop, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_outside_of_the_picture_its_border_goes_on() -> None:
+def test_outside_of_the_image_its_border_goes_on() -> None:
     shown = torch.full((1, 3, 16, 16), 0.75)
     turned = draw_crops(CropRange(8, 45.0, (1.0, 1.0), (1.0, 1.0), 0.5), seeded(1))
     torch.testing.assert_close(
@@ -71,7 +71,7 @@ def test_outside_of_the_picture_its_border_goes_on() -> None:
 
 
 def smooth(side: int) -> torch.Tensor:
-    """A picture of slow waves, (1, 3, side, side): resampling it twice is nearly exact."""
+    """An image of slow waves, (1, 3, side, side): resampling it twice is nearly exact."""
     across = torch.linspace(0, 1, side, dtype=torch.float64)
     y, x = torch.meshgrid(across, across, indexing="ij")
     waves = [torch.sin(5 * x + 2 * y), torch.cos(4 * y - 3 * x), torch.sin(6 * x * y + 1)]
@@ -85,13 +85,13 @@ def test_one_map_is_a_rotation_then_a_resized_crop_then_a_flip(size: int) -> Non
     shown = smooth(side)
     maps = draw_crops(CropRange(12, 10.0, (0.5, 0.7), (0.9, 1.1), 0.5), seeded(8))
     ours = apply_crops(shown, maps[None], size)
-    margin = size // 8  # corners show what lies outside the picture, differently
+    margin = size // 8  # corners show what lies outside the image, differently
     flips = 0
     for crop, (one, two) in zip(ours, maps.double().numpy(), strict=True):
         mirrored = one[0] * two[1] - one[1] * two[0] < 0
         angle = math.atan2(-one[1], two[1])
         width, height = math.hypot(one[0], two[0]), math.hypot(one[1], two[1])
-        # The centre in the turned picture's own coordinates, -1 .. 1.
+        # The centre in the turned image's own coordinates, -1 .. 1.
         x = math.cos(angle) * one[2] + math.sin(angle) * two[2]
         y = -math.sin(angle) * one[2] + math.cos(angle) * two[2]
         turned = rotate(shown, math.degrees(angle), InterpolationMode.BILINEAR)
@@ -117,7 +117,7 @@ shares = st.floats(0.05, 1.0)
     ratio=st.tuples(st.floats(0.5, 2.0), st.floats(0.5, 2.0)).map(sorted),
 )
 @settings(deadline=None, derandomize=True, database=None, max_examples=50)
-def test_without_rotation_crops_lie_within_the_picture(
+def test_without_rotation_crops_lie_within_the_image(
     seed: int, scale: list[float], ratio: list[float]
 ) -> None:
     ranges = CropRange(8, 0.0, scale=(scale[0], scale[1]), ratio=(ratio[0], ratio[1]), flip=0.5)
@@ -129,7 +129,7 @@ def test_without_rotation_crops_lie_within_the_picture(
     assert (height > 0).all()
     area, shape = width * height, width / height
     assert (area <= scale[1] + 1e-5).all()
-    # Boxes that would stand out are cut to the picture: only the others keep area and ratio.
+    # Boxes that would stand out are cut to the image: only the others keep area and ratio.
     whole = (width < 1) & (height < 1)
     assert (area[whole] >= scale[0] - 1e-5).all()
     assert (shape[whole] >= ratio[0] - 1e-4).all() and (shape[whole] <= ratio[1] + 1e-4).all()
@@ -157,7 +157,7 @@ def test_statistics_of_many_crops() -> None:
 
 
 def test_rows_are_cropped_by_their_own_maps() -> None:
-    shown = pictures(3, 16)
+    shown = images(3, 16)
     ranges = CropRange(2, 10.0, (0.8, 1.0), (0.9, 1.1), 0.5)
     maps = torch.stack([draw_crops(ranges, seeded(s)) for s in range(3)])
     together = apply_crops(shown, maps, 8)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dstc_engine import image
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.engine import Engine, translate
 from dstc_engine.errors import PresetError
+from dstc_engine.image import to_image
 from dstc_engine.losses import LOSSES, SEEN_BY_DINO
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
@@ -43,7 +43,7 @@ def alone(models: Models) -> dict[str, Translation]:
     return {kind: run(models, [request(kind, 1)])[f"{kind}-1"] for kind in KINDS}
 
 
-# -- a picture depends on its own row ------------------------------------------------------------
+# -- an image depends on its own row ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("turn", range(3))
@@ -79,7 +79,7 @@ def test_rows_in_used_slots_are_the_same(models: Models, alone: dict[str, Transl
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_is_the_same_while_its_neighbours_start_again(
+def test_a_row_is_the_same_while_its_neighbors_start_again(
     kind: str, models: Models, alone: dict[str, Translation]
 ) -> None:
     preset = dataclasses.replace(
@@ -95,7 +95,7 @@ def test_a_row_is_the_same_while_its_neighbours_start_again(
     assert_same(ended[f"{kind}-1"], alone[kind])
 
 
-def test_the_order_of_arrival_changes_no_picture(models: Models) -> None:
+def test_the_order_of_arrival_changes_no_image(models: Models) -> None:
     rows = [request(KINDS[n % 3], 50 + n) for n in range(4)]
     forth, back = run(models, rows), run(models, rows[::-1])
     assert forth.keys() == back.keys() == {row.id for row in rows}
@@ -104,30 +104,30 @@ def test_the_order_of_arrival_changes_no_picture(models: Models) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_seed_gives_another_picture(
+def test_another_seed_gives_another_image(
     kind: str, models: Models, alone: dict[str, Translation]
 ) -> None:
     other = dataclasses.replace(request(kind, 1), seed=2)
     ended = run(models, [other])[other.id]
-    picture, first = ended.picture, alone[kind].picture
-    assert picture is not None and first is not None
-    assert (picture != first).mean() > 0.2
+    image, first = ended.image, alone[kind].image
+    assert image is not None and first is not None
+    assert (image != first).mean() > 0.2
 
 
-def test_prompt_style_and_content_all_reach_the_picture(
+def test_prompt_style_and_content_all_reach_the_image(
     models: Models, alone: dict[str, Translation]
 ) -> None:
     row = request("both", 1)
     for change in (
         {"prompt": "something else"},
         {"source_prompt": None},
-        {"style": tiny.picture(7)},
-        {"content": tiny.picture(8)},
+        {"style": tiny.image(7)},
+        {"content": tiny.image(8)},
     ):
         other = run(models, [dataclasses.replace(row, **change)])[row.id]
         assert tiny.trace(other) != tiny.trace(alone["both"]), f"{list(change)} has no effect"
-    pictures = [alone[kind].picture for kind in KINDS]
-    assert all(p is not None and p.shape == (SIZE, SIZE, 3) for p in pictures)
+    images = [alone[kind].image for kind in KINDS]
+    assert all(p is not None and p.shape == (SIZE, SIZE, 3) for p in images)
     assert tiny.trace(alone["text"]) != tiny.trace(alone["image"])
 
 
@@ -273,9 +273,9 @@ def test_a_chain_started_again_is_as_if_it_were_the_first(kind: str, models: Mod
     maps = played.maps[:1] + played.maps[1 + given_up :]
     calm = dataclasses.replace(preset, range_restart=False)
     fresh = run(models, [row], calm, make_noise=lambda _: Replay(chains, maps))[row.id]
-    assert fresh.picture is not None
+    assert fresh.image is not None
     assert tiny.trace(again) == tiny.trace(fresh)
-    assert np.array_equal(again.picture, fresh.picture)  # type: ignore[arg-type]
+    assert np.array_equal(again.image, fresh.image)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3])
@@ -350,7 +350,7 @@ def test_a_row_that_is_not_finite_fails_alone(call: int, calm: dict[str, Transla
     poisoned = tiny.make_models(unet=Poisoned(tiny.make_unet(), call, slot=1))
     ended = run(poisoned, POISON_ROWS)
     failed = ended.pop("image-71")
-    assert (failed.status, failed.reason, failed.picture) == ("failed", "non_finite", None)
+    assert (failed.status, failed.reason, failed.image) == ("failed", "non_finite", None)
     assert failed.steps == call + 1
     assert failed.error is not None and str([4, 4, 3, 2, 1, 0][call]) in failed.error
     # "text-80" runs in the slot that the failed row left.
@@ -396,10 +396,10 @@ def test_vgg_in_place_of_dino() -> None:
         for step in ended.losses:
             missing = {name for name, value in step.losses.items() if math.isnan(value)}
             assert missing == absent[kind] | silent
-    picture = together["image-1"].picture
+    image = together["image-1"].image
     for weight in ("weight_vgg_content", "weight_vgg_gram"):
         without = run(models, rows[1:2], dataclasses.replace(VGG, **{weight: 0.0}))["image-1"]
-        assert not np.array_equal(without.picture, picture)  # type: ignore[arg-type]
+        assert not np.array_equal(without.image, image)  # type: ignore[arg-type]
 
 
 def test_neither_dino_nor_clip() -> None:
@@ -422,7 +422,7 @@ def test_style_without_the_pixel_loss(models: Models, alone: dict[str, Translati
     for name, value in ours.losses[0].losses.items():
         if name not in ("style_pixels", "total", "clip") and not math.isnan(value):
             assert value == theirs.losses[0].losses[name]
-    assert not np.array_equal(ours.picture, theirs.picture)  # type: ignore[arg-type]
+    assert not np.array_equal(ours.image, theirs.image)  # type: ignore[arg-type]
 
 
 def test_ddim_ends_at_the_estimate_and_draws_on_no_noise_but_the_start(models: Models) -> None:
@@ -436,7 +436,7 @@ def test_ddim_ends_at_the_estimate_and_draws_on_no_noise_but_the_start(models: M
     )[row.id]
     assert_same(whole, muted)
     ddpm = run(models, [row], dataclasses.replace(preset, sampler="ddpm"))[row.id]
-    assert not np.array_equal(ddpm.picture, whole.picture)  # type: ignore[arg-type]
+    assert not np.array_equal(ddpm.image, whole.image)  # type: ignore[arg-type]
 
 
 def test_several_clip_models_leave_the_chain_of_an_image_row_as_it_is(
@@ -449,7 +449,7 @@ def test_several_clip_models_leave_the_chain_of_an_image_row_as_it_is(
 
 
 def test_two_equal_clip_models_guide_as_one(models: Models) -> None:
-    # One crop that shows the whole picture: both models see the same.
+    # One crop that shows the whole image: both models see the same.
     class Whole(RowNoise):
         def crops(self) -> Tensor:
             return torch.eye(3)[None, :2]
@@ -469,33 +469,33 @@ def test_two_equal_clip_models_guide_as_one(models: Models) -> None:
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad"])
-def test_pictures_that_are_not_square(fit: str, models: Models) -> None:
+def test_images_that_are_not_square(fit: str, models: Models) -> None:
     preset = dataclasses.replace(PRESET, fit=fit)
-    row = request("both", 8, content=tiny.picture(1, 24, 36), style=tiny.picture(2, 9, 50))
-    picture = run(models, [row], preset)[row.id].picture
-    assert picture is not None
-    assert picture.shape == ((16, 16, 3) if fit == "crop" else (11, 16, 3))
+    row = request("both", 8, content=tiny.image(1, 24, 36), style=tiny.image(2, 9, 50))
+    image = run(models, [row], preset)[row.id].image
+    assert image is not None
+    assert image.shape == ((16, 16, 3) if fit == "crop" else (11, 16, 3))
 
 
-def test_matched_colours_have_the_mean_of_the_style(models: Models) -> None:
-    row = request("image", 9, style=(tiny.picture(3) // 4 + 100).astype(np.uint8))
-    matched = run(models, [row], dataclasses.replace(PRESET, match_colours=True))[row.id].picture
-    plain = run(models, [row])[row.id].picture
+def test_matched_colors_have_the_mean_of_the_style(models: Models) -> None:
+    row = request("image", 9, style=(tiny.image(3) // 4 + 100).astype(np.uint8))
+    matched = run(models, [row], dataclasses.replace(PRESET, match_colours=True))[row.id].image
+    plain = run(models, [row])[row.id].image
     assert matched is not None and plain is not None and row.style is not None
     mean = row.style.mean((0, 1))
     assert np.abs(matched.mean((0, 1)) - mean).max() < 1
     assert np.abs(plain.mean((0, 1)) - mean).max() > 5
 
 
-def test_the_watcher_sees_the_estimate_that_becomes_the_picture(models: Models) -> None:
+def test_the_watcher_sees_the_estimate_that_becomes_the_image(models: Models) -> None:
     seen: list[tuple[Tensor, Tensor]] = []
     engine = Engine(models, PRESET, 1, watch=lambda *pair: seen.append(pair))
     engine.add(request("image", 1))
     ended: list[Translation] = []
     while not engine.is_finished:
         ended += engine.step()
-    assert len(seen) == STEPS and ended[0].picture is not None
-    assert np.array_equal(image.to_picture(seen[-1][1][0]), ended[0].picture)
+    assert len(seen) == STEPS and ended[0].image is not None
+    assert np.array_equal(to_image(seen[-1][1][0]), ended[0].image)
 
 
 def test_a_chain_without_a_step_is_refused_when_the_engine_is_made(models: Models) -> None:
@@ -503,11 +503,11 @@ def test_a_chain_without_a_step_is_refused_when_the_engine_is_made(models: Model
         Engine(models, dataclasses.replace(PRESET, skip=20), 1)
 
 
-def test_dino_at_another_size_than_the_picture() -> None:
+def test_dino_at_another_size_than_the_image() -> None:
     models = tiny.make_models()
     assert isinstance(models.dino, Dino) and isinstance(models.clips[0], Clip)
     preset = dataclasses.replace(PRESET, image_size=32)
     rows = [request(kind, 1) for kind in KINDS]
     ended = run(models, rows, preset)
     assert {t.status for t in ended.values()} == {"done"}
-    assert all(t.picture is not None and t.picture.shape == (32, 32, 3) for t in ended.values())
+    assert all(t.image is not None and t.image.shape == (32, 32, 3) for t in ended.values())

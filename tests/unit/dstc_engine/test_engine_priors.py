@@ -70,7 +70,7 @@ def test_each_step_shows_each_row_the_next_class_of_its_own_stream(conditional: 
     assert not shown[:, 2].any(), "the empty slot"
 
 
-def test_classes_reach_the_picture_and_the_guidance(conditional: Models) -> None:
+def test_classes_reach_the_image_and_the_guidance(conditional: Models) -> None:
     ended = {
         fixed: run(conditional, [request("image", 1)], with_class(fixed))["image-1"]
         for fixed in (-1, 0, 3)
@@ -104,12 +104,12 @@ def test_a_class_shifts_the_time_embedding_and_nothing_else(
     for name, one in ours.items():
         for mine, other in zip(one.losses, theirs[name].losses, strict=True):
             assert mine.losses == pytest.approx(other.losses, rel=1e-3, abs=1e-5, nan_ok=True)
-        difference = one.picture.astype(int) - theirs[name].picture  # type: ignore[union-attr]
+        difference = one.image.astype(int) - theirs[name].image  # type: ignore[union-attr]
         assert np.abs(difference).max() <= 1
 
 
 @pytest.mark.parametrize("turn", range(3))
-def test_classes_of_neighbours_change_no_row(turn: int, conditional: Models) -> None:
+def test_classes_of_neighbors_change_no_row(turn: int, conditional: Models) -> None:
     rows = [request(KINDS[(at + turn) % 3], 1) for at in range(3)]
     together = run(conditional, rows)
     for row in rows:

@@ -40,16 +40,16 @@ def test_it_says_how_much_of_its_rows_is_done() -> None:
     assert engine.rows_underway == 0
 
 
-def test_another_seed_gives_another_picture() -> None:
+def test_another_seed_gives_another_image() -> None:
     engine = FakeEngine(PRESET, slots=3)
     row = request("text", 3)
     for seed in (1, 2, 1 << 16):
         engine.add(dataclasses.replace(row, seed=seed))
-    pictures = [t.picture for t in finish(engine)]
-    assert len({picture.tobytes() for picture in pictures if picture is not None}) == 3
+    images = [t.image for t in finish(engine)]
+    assert len({image.tobytes() for image in images if image is not None}) == 3
 
 
-def test_a_picture_depends_on_its_row_alone() -> None:
+def test_a_image_depends_on_its_row_alone() -> None:
     row = request("text", 3)
     alone = FakeEngine(PRESET, slots=1)
     crowd = FakeEngine(PRESET, slots=4, steps=2)
@@ -58,9 +58,9 @@ def test_a_picture_depends_on_its_row_alone() -> None:
         crowd.add(request("text", seed))
     ours = {t.id: t for t in finish(crowd)}
     theirs = finish(alone)[0]
-    assert len(ours) == 6 and theirs.picture is not None
-    assert theirs.picture.shape == (SIZE, SIZE, 3)
-    assert np.array_equal(ours[row.id].picture, theirs.picture)  # type: ignore[arg-type]
-    negative = theirs.picture.astype(int) + row.content
+    assert len(ours) == 6 and theirs.image is not None
+    assert theirs.image.shape == (SIZE, SIZE, 3)
+    assert np.array_equal(ours[row.id].image, theirs.image)  # type: ignore[arg-type]
+    negative = theirs.image.astype(int) + row.content
     assert np.array_equal(negative[1:], np.full((15, 16, 3), 255))
     assert [step.index for step in theirs.losses] == [4, 3, 2, 1, 0]

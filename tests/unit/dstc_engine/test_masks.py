@@ -1,4 +1,4 @@
-"""Masks along the chain and in the finished picture: inside is translated, outside is kept."""
+"""Masks along the chain and in the finished image: inside is translated, outside is kept."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dstc_engine import image
 from dstc_engine.crops import CropRange
-from dstc_engine.engine import finish_picture
+from dstc_engine.engine import finish_image
+from dstc_engine.image import fit as fit_image
+from dstc_engine.image import unpad
 from dstc_engine.models import Models
 from dstc_engine.noise import RowNoise
 from dstc_engine.request import Translation
@@ -32,21 +33,21 @@ def alone(models: Models) -> dict[str, Translation]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_outside_the_mask_the_content_is_untouched(kind: str, models: Models) -> None:
     row = request(kind, 5, mask=half_mask())
-    picture = run(models, [row])[row.id].picture
-    assert picture is not None
-    assert np.array_equal(picture[:, SIZE // 2 :], row.content[:, SIZE // 2 :])
-    inside = picture[:, : SIZE // 2] != row.content[:, : SIZE // 2]
+    image = run(models, [row])[row.id].image
+    assert image is not None
+    assert np.array_equal(image[:, SIZE // 2 :], row.content[:, SIZE // 2 :])
+    inside = image[:, : SIZE // 2] != row.content[:, : SIZE // 2]
     assert inside.mean() > 0.5
 
 
 def test_a_soft_mask_blends(models: Models) -> None:
     row = request("image", 5, mask=np.full((SIZE, SIZE), 51, np.uint8))
     row_in_full = dataclasses.replace(row, mask=np.full((SIZE, SIZE), 255, np.uint8))
-    fully = run(models, [row_in_full])[row.id].picture
+    fully = run(models, [row_in_full])[row.id].image
     assert fully is not None
-    # With one step and no going back the mask acts on the finished picture alone.
+    # With one step and no going back the mask acts on the finished image alone.
     short = dataclasses.replace(PRESET, skip=19, resample=1)
-    fully, partly = (run(models, [r], short)[row.id].picture for r in (row_in_full, row))
+    fully, partly = (run(models, [r], short)[row.id].image for r in (row_in_full, row))
     assert fully is not None and partly is not None
     expected = 0.2 * fully.astype(float) + 0.8 * row.content
     assert np.abs(partly - expected).max() <= 0.5 + 1e-6
@@ -95,16 +96,16 @@ def test_black_stays_the_fitted_content_to_the_pixel(
     # Edges that run through pixels of the result: 40 x 30 becomes 16 x 16, or 16 x 12.
     mask = np.zeros((40, 30), np.uint8)
     mask[13:, 4:17] = 255
-    row = request("both", 5, content=tiny.picture(1, 40, 30), mask=mask)
+    row = request("both", 5, content=tiny.image(1, 40, 30), mask=mask)
     ended = run(models, [request("image", 1), row], preset)[row.id]
-    picture = ended.picture
-    assert ended.restarts == (variant == "restarts") and picture is not None
-    content = image.fit(row.content, SIZE, fit)
+    image = ended.image
+    assert ended.restarts == (variant == "restarts") and image is not None
+    content = fit_image(row.content, SIZE, fit)
     if fit == "pad":
-        content = image.unpad(content, 40, 30)
-    assert picture.shape == content.shape
+        content = unpad(content, 40, 30)
+    assert image.shape == content.shape
     # Independently of the code: the parts of the mask that a pixel may cover, and one more around.
-    rows, columns = picture.shape[:2]
+    rows, columns = image.shape[:2]
     step = 30 / SIZE if fit == "crop" else 40 / SIZE
     skip = (40 - 30) / 2 if fit == "crop" else 0
     checked = 0
@@ -114,9 +115,9 @@ def test_black_stays_the_fitted_content_to_the_pixel(
             part = mask[low_y : low_y + 4, low_x : low_x + 4]
             if not part.any():
                 checked += 1
-                assert np.array_equal(picture[y, x], content[y, x])
+                assert np.array_equal(image[y, x], content[y, x])
     assert checked > rows * columns / 3
-    inside = picture[rows // 2 + 1 : -1, 5:7] != content[rows // 2 + 1 : -1, 5:7]
+    inside = image[rows // 2 + 1 : -1, 5:7] != content[rows // 2 + 1 : -1, 5:7]
     assert inside.mean() > 0.5
 
 
@@ -125,7 +126,7 @@ def test_a_mask_that_leaves_nothing_to_translate_costs_no_step(
 ) -> None:
     calls: list[int] = []
     handle = models.unet.register_forward_hook(lambda *_: calls.append(1))
-    content = tiny.picture(1, 24, 36)
+    content = tiny.image(1, 24, 36)
     for fit, shape in (("crop", (16, 16, 3)), ("pad", (11, 16, 3))):
         preset = dataclasses.replace(PRESET, fit=fit)
         black = np.zeros((24, 36), np.uint8)
@@ -136,10 +137,10 @@ def test_a_mask_that_leaves_nothing_to_translate_costs_no_step(
             row = request("both", 5, content=content, mask=mask)
             ended = run(models, [row], preset)[row.id]
             assert (ended.status, ended.steps, ended.losses) == ("done", 0, [])
-            assert ended.picture is not None and ended.picture.shape == shape
-            fitted = image.fit(content, SIZE, fit)
-            fitted = image.unpad(fitted, 24, 36) if fit == "pad" else fitted
-            assert np.array_equal(ended.picture, fitted)
+            assert ended.image is not None and ended.image.shape == shape
+            fitted = fit_image(content, SIZE, fit)
+            fitted = unpad(fitted, 24, 36) if fit == "pad" else fitted
+            assert np.array_equal(ended.image, fitted)
     handle.remove()
     assert not calls
     # More of them than slots, before, among and behind a row that runs.
@@ -157,30 +158,28 @@ def test_a_white_mask_is_no_mask_to_the_last_bit(
     assert_same(run(models, [white])[white.id], alone[kind])
 
 
-def test_colours_are_matched_inside_the_mask_only() -> None:
+def test_colors_are_matched_inside_the_mask_only() -> None:
     preset = dataclasses.replace(PRESET, match_colours=True)
     generator = torch.Generator().manual_seed(1)
     x0 = 0.4 * torch.randn(3, SIZE, SIZE, generator=generator)
-    style = (tiny.picture(3) // 4 + 100).astype(np.uint8)
+    style = (tiny.image(3) // 4 + 100).astype(np.uint8)
     row = request("image", 9, mask=half_mask(), style=style)
-    picture = finish_picture(x0, row, preset)
-    inside = picture[:, : SIZE // 2].reshape(-1, 3)
+    image = finish_image(x0, row, preset)
+    inside = image[:, : SIZE // 2].reshape(-1, 3)
     assert np.abs(inside.mean(0) - style.mean((0, 1))).max() < 1
     assert np.abs(inside.std(0) - style.std((0, 1))).max() < 1
-    assert np.array_equal(picture[:, SIZE // 2 :], row.content[:, SIZE // 2 :])
+    assert np.array_equal(image[:, SIZE // 2 :], row.content[:, SIZE // 2 :])
     # What lies outside, of the content or of the estimate, has no say in it.
     x0[:, :, SIZE // 2 :] = 1.0
     other = dataclasses.replace(row, content=255 - row.content)
-    assert np.array_equal(
-        finish_picture(x0, other, preset)[:, : SIZE // 2], picture[:, : SIZE // 2]
-    )
+    assert np.array_equal(finish_image(x0, other, preset)[:, : SIZE // 2], image[:, : SIZE // 2])
 
 
-def test_padding_has_no_say_in_matched_colours() -> None:
+def test_padding_has_no_say_in_matched_colors() -> None:
     preset = dataclasses.replace(PRESET, match_colours=True, fit="pad")
     x0 = 0.4 * torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-    style = (tiny.picture(3, 8, 32) // 4 + 100).astype(np.uint8)
-    row = request("image", 9, content=tiny.picture(1, 24, 36), style=style)
-    picture = finish_picture(x0, row, preset)
-    fitted = image.unpad(image.fit(style, SIZE, "pad"), 8, 32)
-    assert np.abs(picture.mean((0, 1)) - fitted.mean((0, 1))).max() < 1
+    style = (tiny.image(3, 8, 32) // 4 + 100).astype(np.uint8)
+    row = request("image", 9, content=tiny.image(1, 24, 36), style=style)
+    image = finish_image(x0, row, preset)
+    fitted = unpad(fit_image(style, SIZE, "pad"), 8, 32)
+    assert np.abs(image.mean((0, 1)) - fitted.mean((0, 1))).max() < 1

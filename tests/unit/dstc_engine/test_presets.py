@@ -60,7 +60,7 @@ SCRIPT = dict(
 )
 # The commands of its README, and what it writes as literals.
 TEXT = dict(range_restart=True, noise_mix=True, regularize_content=True)
-PICTURE = dict(
+IMAGE = dict(
     range_restart=True,
     divergence_gate=100,
     respacing="200",
@@ -77,11 +77,11 @@ FACES = dict(prior="adm-ffhq256", range_restart_limit=0.1, weight_identity=100)
     ("name", "values"),
     [
         ("imagenet256-text", SCRIPT | TEXT | IMAGENET),
-        ("imagenet256-image", SCRIPT | PICTURE | IMAGENET),
+        ("imagenet256-image", SCRIPT | IMAGE | IMAGENET),
         ("imagenet512-text", SCRIPT | TEXT | LARGE),
-        ("imagenet512-image", SCRIPT | PICTURE | LARGE),
+        ("imagenet512-image", SCRIPT | IMAGE | LARGE),
         ("ffhq256-text", SCRIPT | TEXT | FACES),
-        ("ffhq256-image", SCRIPT | PICTURE | FACES),
+        ("ffhq256-image", SCRIPT | IMAGE | FACES),
     ],
 )
 def test_the_official_commands(name: str, values: dict[str, object]) -> None:
@@ -116,7 +116,7 @@ def test_guided_steps(name: str, steps: int) -> None:
     assert preset.guided_steps == first + preset.resample
 
 
-def test_tiny64_is_what_its_pictures_were_made_with() -> None:
+def test_tiny64_is_what_its_images_were_made_with() -> None:
     assert (TINY64.respacing, TINY64.skip, TINY64.resample, TINY64.crops) == ("50", 28, 3, 4)
     assert TINY64.noise_mix and not TINY64.range_restart and not TINY64.regularize_content
     weights = {f.name: getattr(TINY64, f.name) for f in dataclasses.fields(Preset)}

@@ -16,10 +16,10 @@ from dstc_engine.presets import IMAGENET256_IMAGE, IMAGENET256_TEXT, TINY64, Pre
 from dstc_engine.request import TranslationRequest
 from dstc_engine.slots import Move, Slot
 
-PICTURE = np.zeros((4, 4, 3), np.uint8)
-TEXT = TranslationRequest("text", PICTURE, 0, prompt="a fox")
-IMAGE = TranslationRequest("image", PICTURE, 0, style=PICTURE)
-BOTH = TranslationRequest("both", PICTURE, 0, style=PICTURE, prompt="a fox")
+PIXELS = np.zeros((4, 4, 3), np.uint8)
+TEXT = TranslationRequest("text", PIXELS, 0, prompt="a fox")
+IMAGE = TranslationRequest("image", PIXELS, 0, style=PIXELS)
+BOTH = TranslationRequest("both", PIXELS, 0, style=PIXELS, prompt="a fox")
 SHORT = Preset(name="short", resample=3)
 
 

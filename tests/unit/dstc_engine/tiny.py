@@ -1,4 +1,4 @@
-"""Networks of 16 pixels with random weights, pictures made on the spot, and ways to run them."""
+"""Networks of 16 pixels with random weights, images made on the spot, and ways to run them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from dstc_engine.engine import Engine, translate
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
 from dstc_engine.presets import Preset
-from dstc_engine.request import Picture, Translation, TranslationRequest
+from dstc_engine.request import ImageArray, Translation, TranslationRequest
 
 SIZE = 16
 # First index 4, twice: 6 guided steps a row. Weights are a tenth of the official ones: with those,
-# networks that have learned nothing push each chain out of range, and clipped pictures hide faults.
+# networks that have learned nothing push each chain out of range, and clipped images hide faults.
 PRESET = Preset(
     name="tiny",
     image_size=SIZE,
@@ -128,7 +128,7 @@ def make_models(**changes: Any) -> Models:
     return Models(**(parts | changes))
 
 
-def picture(seed: int, height: int = SIZE, width: int = SIZE) -> Picture:
+def image(seed: int, height: int = SIZE, width: int = SIZE) -> ImageArray:
     """Blocks of colour with some grain: neither flat nor pure noise."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(40, 216, (height // 4 + 1, width // 4 + 1, 3))
@@ -136,7 +136,7 @@ def picture(seed: int, height: int = SIZE, width: int = SIZE) -> Picture:
     return (smooth + rng.integers(-20, 21, (height, width, 3))).astype(np.uint8)
 
 
-def half_mask() -> Picture:
+def half_mask() -> ImageArray:
     """White on the left."""
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[:, : SIZE // 2] = 255
@@ -147,11 +147,11 @@ def request(kind: str, seed: int = 0, name: str = "", **changes: Any) -> Transla
     """A row of kind "text", "image" or "both"."""
     fields: dict[str, Any] = dict(
         id=name or f"{kind}-{seed}",
-        content=picture(100 + seed),
+        content=image(100 + seed),
         seed=seed,
         prompt=f"a drawing of {seed}" if kind != "image" else None,
         source_prompt="a photo" if kind != "image" else None,
-        style=picture(200 + seed) if kind != "text" else None,
+        style=image(200 + seed) if kind != "text" else None,
     )
     return TranslationRequest(**(fields | changes))
 
@@ -212,12 +212,12 @@ def trace(translation: Translation) -> str:
 
 
 def assert_same(ours: Translation, theirs: Translation) -> None:
-    """The same row bit for bit: status, picture, and each loss of each step."""
+    """The same row bit for bit: status, image, and each loss of each step."""
     assert (ours.status, ours.steps, ours.restarts) == (
         theirs.status,
         theirs.steps,
         theirs.restarts,
     )
     assert trace(ours) == trace(theirs)
-    assert ours.picture is not None and theirs.picture is not None
-    assert np.array_equal(ours.picture, theirs.picture)
+    assert ours.image is not None and theirs.image is not None
+    assert np.array_equal(ours.image, theirs.image)

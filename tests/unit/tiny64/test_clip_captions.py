@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dstc_engine.training.images import Pictures, load_pictures
+from dstc_engine.training.images import ImageSet, load_images
 from tests.drawings import write_drawings
 from tests.tiny_training import SIZE
 from tiny64.captions import STYLE_PHRASES
@@ -30,8 +30,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(data: Path) -> Pictures:
-    return load_pictures(data, "train")
+def images(data: Path) -> ImageSet:
+    return load_images(data, "train")
 
 
 def test_the_templates_are_the_79_of_the_method() -> None:
@@ -39,25 +39,25 @@ def test_the_templates_are_the_79_of_the_method() -> None:
     assert "a photo of many {}." not in TEMPLATES
 
 
-def test_keywords_are_words(data: Path, pictures: Pictures) -> None:
-    assert load_keywords(data, pictures)[0] == ["shape", "number 0"]
+def test_keywords_are_words(data: Path, images: ImageSet) -> None:
+    assert load_keywords(data, images)[0] == ["shape", "number 0"]
 
 
-def test_captions_say_what_they_claim(data: Path, pictures: Pictures) -> None:
-    rows = torch.arange(len(pictures)).repeat(10)
-    captions = draw_captions(pictures, load_keywords(data, pictures), rows, _seeded())
+def test_captions_say_what_they_claim(data: Path, images: ImageSet) -> None:
+    rows = torch.arange(len(images)).repeat(10)
+    captions = draw_captions(images, load_keywords(data, images), rows, _seeded())
     for row, text, name, style in zip(
         rows.tolist(), captions.texts, captions.names, captions.styles, strict=True
     ):
-        assert (STYLE_PHRASES[pictures.styles[row]] in text) == bool(style)
-        told = pictures.names[row] in text or "shape" in text or "number" in text
+        assert (STYLE_PHRASES[images.styles[row]] in text) == bool(style)
+        told = images.names[row] in text or "shape" in text or "number" in text
         assert told == bool(name) or "shapes" in text
     framed = sum(text.split(" ")[0] in ("a", "the", "an", "itap") for text in captions.texts)
     assert 0.25 < framed / len(rows) < 0.6
     assert 0.1 < 1 - float(captions.names.float().mean()) < 0.2
 
 
-def test_a_caption_matches_every_picture_it_is_true_of() -> None:
+def test_a_caption_matches_every_image_it_is_true_of() -> None:
     captions = Captions(
         ["fox, flat", "fox", "flat", "cat, line"],
         names=torch.tensor([True, True, False, True]),
@@ -72,12 +72,12 @@ def test_a_caption_matches_every_picture_it_is_true_of() -> None:
     ]
 
 
-def test_companions_show_the_same_subject_in_another_style(pictures: Pictures) -> None:
-    rows = torch.arange(len(pictures))
-    others = companions(pictures, rows, _seeded())
+def test_companions_show_the_same_subject_in_another_style(images: ImageSet) -> None:
+    rows = torch.arange(len(images))
+    others = companions(images, rows, _seeded())
     for row, other in zip(rows.tolist(), others.tolist(), strict=True):
-        assert pictures.subjects[row] == pictures.subjects[other]
-        assert pictures.styles[row] != pictures.styles[other]
+        assert images.subjects[row] == images.subjects[other]
+        assert images.styles[row] != images.styles[other]
 
 
 def test_labels_are_numbered_in_order() -> None:

@@ -10,7 +10,7 @@ def _seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def test_the_loss_is_least_when_captions_lie_at_their_pictures() -> None:
+def test_the_loss_is_least_when_captions_lie_at_their_images() -> None:
     images = F.normalize(torch.randn(6, 16, generator=_seeded()), dim=1)
     match, scale = torch.eye(6), torch.tensor(50.0)
     right = contrastive_loss(images, images, scale, match)

@@ -41,9 +41,9 @@ def svg_of(body: str, width: float = 36, height: float = 36) -> str:
     )
 
 
-def dark_box(picture: Image.Image) -> tuple[int, int, int, int]:
+def dark_box(image: Image.Image) -> tuple[int, int, int, int]:
     """Bounding box of what is clearly not white: left, top, right, bottom."""
-    rows, columns = np.nonzero(np.asarray(picture.convert("L")) < 128)
+    rows, columns = np.nonzero(np.asarray(image.convert("L")) < 128)
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
 
@@ -85,9 +85,9 @@ def test_text_that_is_no_code_point_is_refused():
         '<rect width="36" height="36"/>',
     ],
 )
-def test_drawings_fill_nine_tenths_of_the_canvas_and_are_centred(body, size):
-    picture, box = draw(Drawing(svg=svg_of(body)), size)
-    left, top, right, bottom = dark_box(picture)
+def test_drawings_fill_nine_tenths_of_the_canvas_and_are_centerd(body, size):
+    image, box = draw(Drawing(svg=svg_of(body)), size)
+    left, top, right, bottom = dark_box(image)
     assert max(right - left, bottom - top) == pytest.approx(0.9 * size, abs=1)
     assert abs(left + right - size) <= 2
     assert abs(top + bottom - size) <= 2
@@ -160,18 +160,18 @@ def npm(tmp_path, monkeypatch):
     return put
 
 
-PACKAGE = Package("@somebody/pictures", "1.0.0")
+PACKAGE = Package("@somebody/images", "1.0.0")
 
 
 def test_missing_npm_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EmojiDataError, match="npm is needed to download @somebody/pictures@1.0.0"):
+    with pytest.raises(EmojiDataError, match="npm is needed to download @somebody/images@1.0.0"):
         fetch_package(PACKAGE, tmp_path / "cache")
 
 
 def test_failed_pack_names_the_package_and_what_npm_said(tmp_path, npm):
     npm('echo "npm error 404 no such version" >&2; exit 7')
-    with pytest.raises(EmojiDataError, match="@somebody/pictures@1.0.0 .*code 7.*404 no such"):
+    with pytest.raises(EmojiDataError, match="@somebody/images@1.0.0 .*code 7.*404 no such"):
         fetch_package(PACKAGE, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -181,9 +181,9 @@ def test_package_is_packed_once_and_without_scripts(tmp_path, npm):
     npm(f'echo "$@" >> {tmp_path}/calls; cp {ready} ./some-name.tgz')
     first = fetch_package(PACKAGE, tmp_path / "cache")
     assert first == fetch_package(PACKAGE, tmp_path / "cache")
-    assert first.name == "somebody-pictures-1.0.0.tgz"
+    assert first.name == "somebody-images-1.0.0.tgz"
     assert (tmp_path / "calls").read_text() == (
-        "pack --ignore-scripts --pack-destination . @somebody/pictures@1.0.0\n"
+        "pack --ignore-scripts --pack-destination . @somebody/images@1.0.0\n"
     )
 
 
@@ -197,7 +197,7 @@ def test_broken_tarball_in_the_cache_is_packed_again(tmp_path, npm):
 
 
 def test_another_package_than_asked_for_is_refused(tmp_path, npm):
-    ready = write_tarball(tmp_path / "ready.tgz", Package("@somebody/pictures", "6.6.6"), {})
+    ready = write_tarball(tmp_path / "ready.tgz", Package("@somebody/images", "6.6.6"), {})
     npm(f"cp {ready} ./some-name.tgz")
     with pytest.raises(EmojiDataError, match="not a tarball of this package"):
         fetch_package(PACKAGE, tmp_path / "cache")
@@ -301,8 +301,8 @@ def test_file_is_sorted_and_one_row_group_holds_one_style(cache, tmp_path):
     assert [row["id"] for row in rows][:3] == ["fluent_3d/1f42f", "fluent_3d/1f98a", "fluent_3d/a9"]
     assert {row["licence"] for row in rows} == {"MIT", "CC-BY-4.0"}
     assert all(row["core"] for row in rows)
-    picture = Image.open(io.BytesIO(rows[0]["png"]))
-    assert (picture.mode, picture.size) == ("RGB", (16, 16))
+    image = Image.open(io.BytesIO(rows[0]["png"]))
+    assert (image.mode, image.size) == ("RGB", (16, 16))
     metadata = file.schema_arrow.metadata
     assert (metadata[b"size"], metadata[b"box"]) == (b"16", b"0.9")
     assert json.loads(metadata[b"packages"])["@lobehub/fluent-emoji-3d"] == "1.1.0"

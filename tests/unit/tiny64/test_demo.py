@@ -39,7 +39,7 @@ def test_no_subject_was_seen_in_training(rows):
         assert split_of(family_of(row["name"], row["label"])) == "val", row["name"]
 
 
-def test_style_pictures_show_another_subject_in_another_style(rows):
+def test_style_images_show_another_subject_in_another_style(rows):
     for row in rows:
         if row["style"] is not None:
             assert row["style"].startswith(f"demo/{row['target_style']}/")
@@ -47,7 +47,7 @@ def test_style_pictures_show_another_subject_in_another_style(rows):
             assert row["target_style"] != row["content_style"]
 
 
-def test_exactly_the_named_pictures_are_shipped_and_credited(rows):
+def test_exactly_the_named_images_are_shipped_and_credited(rows):
     named = {row[column] for row in rows for column in ("content", "style")} - {None}
     shipped = {path.relative_to(FOLDER).as_posix() for path in FOLDER.glob("demo/**/*.*")}
     assert shipped == named
@@ -58,9 +58,9 @@ def test_exactly_the_named_pictures_are_shipped_and_credited(rows):
 
 def test_boxes_hold_the_drawing_tightly(rows):
     for row in rows:
-        with Image.open(FOLDER / row["content"]) as picture:
-            assert (picture.mode, picture.size) == ("RGB", (256, 256))
-            drawn = np.asarray(picture).min(-1) < 255
+        with Image.open(FOLDER / row["content"]) as image:
+            assert (image.mode, image.size) == ("RGB", (256, 256))
+            drawn = np.asarray(image).min(-1) < 255
         ys, xs = np.nonzero(drawn)
         found = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
         assert np.abs(np.subtract(row["box"], found)).max() <= 3, row["id"]

@@ -4,10 +4,10 @@ import torch
 
 from tiny64.views import (
     degrade,
-    normalise,
+    normalize,
     random_crops,
     random_geometry,
-    recolour,
+    recolor,
     silhouettes,
     warp,
 )
@@ -35,9 +35,9 @@ def test_paper_behind_a_gap_is_background() -> None:
 
 
 def test_warp_by_the_identity_changes_nothing() -> None:
-    pictures = torch.rand(2, 3, 8, 8, generator=_seeded())
+    images = torch.rand(2, 3, 8, 8, generator=_seeded())
     identity = torch.tensor([[1.0, 0, 0], [0, 1, 0]]).expand(2, 2, 3)
-    assert torch.allclose(warp(pictures, identity), pictures, atol=1e-5)
+    assert torch.allclose(warp(images, identity), images, atol=1e-5)
 
 
 def test_warp_fills_with_white() -> None:
@@ -63,25 +63,25 @@ def test_crops_have_the_area_that_the_engine_crops() -> None:
     assert 0.79 < float(area.min()) and float(area.max()) <= 1.0 + 1e-5
 
 
-def test_recolouring_leaves_paper_white_and_some_pictures_alone() -> None:
-    pictures = torch.rand(64, 3, 8, 8, generator=_seeded()) * 2 - 1
-    pictures[:, :, :2] = 1
-    changed = recolour(pictures, 0.5, _seeded())
+def test_recoloring_leaves_paper_white_and_some_images_alone() -> None:
+    images = torch.rand(64, 3, 8, 8, generator=_seeded()) * 2 - 1
+    images[:, :, :2] = 1
+    changed = recolor(images, 0.5, _seeded())
     assert torch.allclose(changed[:, :, :2], torch.ones(64, 3, 2, 8), atol=1e-5)
     assert float(changed.min()) >= -1 and float(changed.max()) <= 1 + 1e-6
-    same = (changed == pictures).flatten(1).all(1)
+    same = (changed == images).flatten(1).all(1)
     assert 16 < int(same.sum()) < 48
 
 
 def test_degrading_keeps_the_mean_and_can_be_left_off() -> None:
-    pictures = torch.rand(16, 3, 32, 32, generator=_seeded())
-    assert torch.allclose(degrade(pictures, 0.0, _seeded()), pictures, atol=1e-6)
-    changed = degrade(pictures, 1.0, _seeded())
-    assert not torch.allclose(changed, pictures, atol=1e-2)
-    assert (changed.mean((1, 2, 3)) - pictures.mean((1, 2, 3))).abs().max() < 0.05
+    images = torch.rand(16, 3, 32, 32, generator=_seeded())
+    assert torch.allclose(degrade(images, 0.0, _seeded()), images, atol=1e-6)
+    changed = degrade(images, 1.0, _seeded())
+    assert not torch.allclose(changed, images, atol=1e-2)
+    assert (changed.mean((1, 2, 3)) - images.mean((1, 2, 3))).abs().max() < 0.05
 
 
-def test_normalised_means_are_zero() -> None:
+def test_normalized_means_are_zero() -> None:
     mean, std = (0.1, 0.5, 0.9), (0.2, 0.2, 0.2)
-    picture = torch.tensor(mean)[None, :, None, None].expand(1, 3, 2, 2) * 2 - 1
-    assert normalise(picture, mean, std).abs().max() < 1e-5
+    image = torch.tensor(mean)[None, :, None, None].expand(1, 3, 2, 2) * 2 - 1
+    assert normalize(image, mean, std).abs().max() < 1e-5

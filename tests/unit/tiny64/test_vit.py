@@ -12,14 +12,14 @@ def _seeded() -> torch.Generator:
 
 def test_look_sees_what_timm_computes() -> None:
     vit = VIT.build().eval()
-    pictures = torch.randn(2, 3, SIZE, SIZE, generator=_seeded())
+    images = torch.randn(2, 3, SIZE, SIZE, generator=_seeded())
     read: list[torch.Tensor] = []
     blocks = list(vit.blocks)
     blocks[-1].attn.qkv.register_forward_hook(lambda module, given, made: read.append(made))
     blocks[-1].register_forward_hook(lambda module, given, made: read.append(made))
-    normed = vit.forward_features(pictures)
+    normed = vit.forward_features(images)
     qkv, tokens = read
-    cls, keys = look(vit, pictures)
+    cls, keys = look(vit, images)
     width = VIT.embed_dim
     assert torch.allclose(keys, qkv[..., width : 2 * width], atol=1e-6)
     assert torch.allclose(cls, tokens[:, 0], atol=1e-6)
@@ -28,10 +28,10 @@ def test_look_sees_what_timm_computes() -> None:
 
 def test_a_window_is_placed_where_its_corner_says() -> None:
     vit = VIT.build().eval()
-    pictures = torch.randn(1, 3, SIZE, SIZE, generator=_seeded())
-    everything = look(vit, pictures, torch.tensor([[0, 0]]))
-    assert torch.equal(everything[1], look(vit, pictures)[1])
-    window = pictures[:, :, 4:12, 8:16]
+    images = torch.randn(1, 3, SIZE, SIZE, generator=_seeded())
+    everything = look(vit, images, torch.tensor([[0, 0]]))
+    assert torch.equal(everything[1], look(vit, images)[1])
+    window = images[:, :, 4:12, 8:16]
     here, elsewhere = (look(vit, window, torch.tensor([corner]))[1] for corner in ([1, 2], [0, 0]))
     assert here.shape == (1, 1 + 4, VIT.embed_dim)
     assert not torch.allclose(here, elsewhere)

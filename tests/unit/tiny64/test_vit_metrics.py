@@ -15,11 +15,11 @@ def test_style_accuracy_of_clear_and_of_shuffled_styles() -> None:
     tokens = F.one_hot(styles).float() + 0.05 * torch.randn(120, 6, generator=_seeded())
     assert style_accuracy(tokens, styles, tokens, styles) == (1.0, 1.0)
     noise = torch.randn(120, 6, generator=_seeded())
-    probe, neighbours = style_accuracy(noise[:60], styles[:60], noise[60:], styles[60:])
-    assert probe < 0.5 and neighbours < 0.5
+    probe, neighbors = style_accuracy(noise[:60], styles[:60], noise[60:], styles[60:])
+    assert probe < 0.5 and neighbors < 0.5
 
 
-def test_position_match_counts_neighbours() -> None:
+def test_position_match_counts_neighbors() -> None:
     keys = torch.eye(16)[None]
     exact, near = position_match(keys, keys.roll(1, 1), 4)
     assert not exact.any()

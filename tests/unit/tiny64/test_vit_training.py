@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from dstc_engine.training.images import load_pictures
+from dstc_engine.training.images import load_images
 from tests.drawings import write_drawings
 from tests.tiny_training import SIZE, VIT, VIT_TRAINING
 from tiny64.vit import Seen, ViTWithHeads
@@ -47,7 +47,7 @@ def test_crop_contrast_does_not_tell_alikes_apart() -> None:
 
 def test_every_loss_reaches_the_transformer(tmp_path: Path) -> None:
     data = write_drawings(tmp_path / "emoji.parquet", size=SIZE)
-    maker = ViewMaker(load_pictures(data, "train"), VIT, VIT_TRAINING)
+    maker = ViewMaker(load_images(data, "train"), VIT, VIT_TRAINING)
     torch.manual_seed(0)
     network = ViTWithHeads(VIT, 6)
     batch = maker.make(torch.arange(4), _seeded())

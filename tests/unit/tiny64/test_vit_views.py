@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dstc_engine.training.images import load_pictures
+from dstc_engine.training.images import load_images
 from tests.drawings import write_drawings
 from tests.tiny_training import SIZE, VIT, VIT_TRAINING
 from tiny64.vit import LEVELS
@@ -16,27 +16,27 @@ def _seeded() -> torch.Generator:
 
 
 def test_a_palette_counts_only_what_was_drawn() -> None:
-    picture = torch.ones(1, 3, 4, 4)
-    picture[:, :, :2] = -1
+    image = torch.ones(1, 3, 4, 4)
+    image[:, :, :2] = -1
     drawn = torch.zeros(1, 4, 4)
     drawn[:, :2] = 1
-    palette = palettes(picture, drawn)
+    palette = palettes(image, drawn)
     assert palette.shape == (1, LEVELS**3)
     assert palette[0, 0] > 0.999
-    assert palettes(picture, torch.zeros(1, 4, 4))[0, [0, -1]].tolist() == [0.5, 0.5]
+    assert palettes(image, torch.zeros(1, 4, 4))[0, [0, -1]].tolist() == [0.5, 0.5]
 
 
 @pytest.fixture(scope="module")
 def maker(tmp_path_factory: pytest.TempPathFactory) -> ViewMaker:
     path = write_drawings(tmp_path_factory.mktemp("data") / "emoji.parquet", size=SIZE)
-    return ViewMaker(load_pictures(path, "train"), VIT, VIT_TRAINING)
+    return ViewMaker(load_images(path, "train"), VIT, VIT_TRAINING)
 
 
 def test_twins_are_the_other_style_of_the_aligned_pairs(maker: ViewMaker) -> None:
-    pictures, twins = maker.pictures, twin_rows(maker.pictures)
+    images, twins = maker.images, twin_rows(maker.images)
     for row, twin in enumerate(twins.tolist()):
-        assert pictures.subjects[row] == pictures.subjects[twin]
-        pair = {pictures.styles[row], pictures.styles[twin]}
+        assert images.subjects[row] == images.subjects[twin]
+        pair = {images.styles[row], images.styles[twin]}
         assert pair in (
             {"twemoji"}, {"noto"}, {"openmoji", "openmoji_line"}, {"fluent_flat", "fluent_3d"}
         )  # fmt: skip
@@ -46,8 +46,8 @@ def test_twins_are_the_other_style_of_the_aligned_pairs(maker: ViewMaker) -> Non
 def test_moved_views_say_where_each_position_went(maker: ViewMaker) -> None:
     side, patch = VIT.side, VIT.patch_size
     label = torch.arange(side * side, dtype=torch.float32).reshape(1, 1, side, side)
-    picture = F.interpolate(label, SIZE).expand(32, 4, -1, -1)
-    moved, place = maker._move(picture, _seeded())
+    image = F.interpolate(label, SIZE).expand(32, 4, -1, -1)
+    moved, place = maker._move(image, _seeded())
     tokens = moved[:, 0, ::patch, ::patch].flatten(1)
     assert place.shape == (32, side * side)
     assert (place >= 0).any(1).all() and (place < 0).any()

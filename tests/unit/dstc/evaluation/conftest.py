@@ -1,4 +1,4 @@
-"""Runs made by hand: result parts and pictures, without a job."""
+"""Runs made by hand: result parts and images, without a job."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from PIL import Image
 from dstc.store.results import Outcome, result_table, write_part
 from dstc.store.run_folder import RunFolder
 from dstc_engine.presets import TINY64
-from dstc_engine.request import Picture
+from dstc_engine.request import ImageArray
 
 
-def picture(seed: int, height: int = 64, width: int = 64) -> Picture:
+def image(seed: int, height: int = 64, width: int = 64) -> ImageArray:
     """Grey noise on white."""
     rng = np.random.default_rng(seed)
     made = np.full((height, width, 3), 255, np.uint8)
@@ -29,7 +29,7 @@ def picture(seed: int, height: int = 64, width: int = 64) -> Picture:
     return made
 
 
-def save(path: Path, made: Picture) -> str:
+def save(path: Path, made: ImageArray) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(made).save(path)
     return str(path)
@@ -42,7 +42,7 @@ MakeRun = Callable[..., RunFolder]
 def make_run(tmp_path: Path) -> MakeRun:
     """Makes a run of one shard.
 
-    Its rows are values of the manifest's columns and, as `result`, a picture, or None for a row
+    Its rows are values of the manifest's columns and, as `result`, an image, or None for a row
     that failed.
     """
 

@@ -19,7 +19,7 @@ from dstc.store.run_folder import RunFolder
 from dstc_engine.image import fit
 from dstc_engine.metrics.judges import Judges
 from dstc_engine.metrics.pixels import l1, psnr
-from tests.unit.dstc.evaluation.conftest import MakeRun, picture, save
+from tests.unit.dstc.evaluation.conftest import MakeRun, image, save
 
 BLIND = Judging("", 64, -1, "", truth="truth", image_size=64, fit="crop")
 SHARD_0 = pa.table({"of_reference": [False], "number": [0]})
@@ -32,16 +32,16 @@ def measured(run: RunFolder, judging: Judging) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in table.to_pylist()}
 
 
-def test_pictures_of_mixed_sizes_that_were_padded(make_run: MakeRun, tmp_path: Path) -> None:
+def test_images_of_mixed_sizes_that_were_padded(make_run: MakeRun, tmp_path: Path) -> None:
     """Pixels are compared where there are any, networks and segmentations see the square."""
-    wide, thin = picture(1, 100, 200), picture(2, 10, 200)
+    wide, thin = image(1, 100, 200), image(2, 10, 200)
     shown = {"wide": fit(wide, 64, "pad")[16:48], "thin": fit(thin, 64, "pad")[30:33]}
     rows: list[dict[str, Any]] = [
         {
             "id": name,
             "content": save(tmp_path / f"{name}.png", content),
             "truth": save(tmp_path / f"{name}-truth.png", content),
-            "style": save(tmp_path / "style.png", picture(3, 300, 120)),
+            "style": save(tmp_path / "style.png", image(3, 300, 120)),
             "result": shown[name],
         }
         for name, content in (("wide", wide), ("thin", thin))
@@ -63,15 +63,15 @@ def test_pictures_of_mixed_sizes_that_were_padded(make_run: MakeRun, tmp_path: P
 
 
 def test_rows_that_cannot_be_measured(make_run: MakeRun, tmp_path: Path) -> None:
-    content = save(tmp_path / "a.png", picture(1))
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    content = save(tmp_path / "a.png", image(1))
+    (tmp_path / "broken.png").write_bytes(b"no image")
     rows: list[dict[str, Any]] = [
-        {"id": "plain", "content": content, "result": picture(2)},
+        {"id": "plain", "content": content, "result": image(2)},
         {"id": "failed", "content": content, "result": None},
-        {"id": "gone", "content": str(tmp_path / "gone.png"), "result": picture(2)},
-        {"id": "broken", "content": content, "truth": "broken.png", "result": picture(2)},
-        {"id": "truth", "content": content, "truth": content, "result": picture(2)},
-        {"id": "scheme", "content": content, "style": "nosuch://x/y.png", "result": picture(2)},
+        {"id": "gone", "content": str(tmp_path / "gone.png"), "result": image(2)},
+        {"id": "broken", "content": content, "truth": "broken.png", "result": image(2)},
+        {"id": "truth", "content": content, "truth": content, "result": image(2)},
+        {"id": "scheme", "content": content, "style": "nosuch://x/y.png", "result": image(2)},
     ]
     rows[3]["truth"] = str(tmp_path / "broken.png")
     run = make_run(rows)
@@ -80,7 +80,7 @@ def test_rows_that_cannot_be_measured(make_run: MakeRun, tmp_path: Path) -> None
     assert list(found) == ["plain", "failed", "gone", "broken", "truth", "scheme"]
     assert "plain" in found["plain"]["metrics_error"]
     assert "gone.png" in found["gone"]["metrics_error"]
-    assert "broken.png: not a readable picture" in found["broken"]["metrics_error"]
+    assert "broken.png: not a readable image" in found["broken"]["metrics_error"]
     assert "nosuch" in found["scheme"]["metrics_error"]
     assert found["failed"]["metrics_error"] is None and found["failed"]["status"] == "failed"
     assert found["truth"]["metrics_error"] is None and found["truth"]["truth_l1"] > 0
@@ -97,9 +97,9 @@ def test_masks_that_are_given_stand_in_for_the_content(make_run: MakeRun, tmp_pa
         [
             {
                 "id": "row",
-                "content": save(tmp_path / "a.png", picture(1)),
+                "content": save(tmp_path / "a.png", image(1)),
                 "mask": save(tmp_path / "mask.png", mask),
-                "result": picture(2),
+                "result": image(2),
             }
         ]
     )
@@ -107,17 +107,17 @@ def test_masks_that_are_given_stand_in_for_the_content(make_run: MakeRun, tmp_pa
     assert measured(run, judging)["row"]["mask_iou"] == pytest.approx(0.5)
 
 
-def test_a_picture_that_rows_share_is_fetched_once(
+def test_a_image_that_rows_share_is_fetched_once(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    style = save(tmp_path / "style.png", picture(9))
+    style = save(tmp_path / "style.png", image(9))
     run = make_run(
         [
             {
                 "id": f"row-{n}",
-                "content": save(tmp_path / f"{n}.png", picture(n)),
+                "content": save(tmp_path / f"{n}.png", image(n)),
                 "style": style,
-                "result": picture(20 + n),
+                "result": image(20 + n),
             }
             for n in range(40)
         ]
@@ -136,9 +136,7 @@ def test_a_picture_that_rows_share_is_fetched_once(
 def test_a_fault_of_the_measuring_is_no_fault_of_the_row(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = make_run(
-        [{"id": "a", "content": save(tmp_path / "a.png", picture(1)), "result": picture(2)}]
-    )
+    run = make_run([{"id": "a", "content": save(tmp_path / "a.png", image(1)), "result": image(2)}])
 
     def out_of_memory(*args: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -154,14 +152,14 @@ def test_sets_are_compared_with_the_styles_of_the_run(
     make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of 80 rows in 50 styles, results that are the styles are nearer than the contents."""
-    styles = [save(tmp_path / f"s{n}.png", 255 - picture(n)) for n in range(50)]
+    styles = [save(tmp_path / f"s{n}.png", 255 - image(n)) for n in range(50)]
     rows = [
         {
             "id": f"row-{n:02d}",
-            "content": save(tmp_path / f"c{n}.png", picture(100 + n)),
+            "content": save(tmp_path / f"c{n}.png", image(100 + n)),
             "style": styles[n % 50],
             "wanted": "dark" if n % 2 else "pale",
-            "result": 255 - picture(n % 50),
+            "result": 255 - image(n % 50),
         }
         for n in range(80)
     ]
@@ -183,13 +181,11 @@ def test_sets_are_compared_with_the_styles_of_the_run(
     print_summary(summary)
     told = capsys.readouterr().out
     assert "frechet_distance" in told and "FID" not in told
-    assert "50 pictures of the run's style pictures" in " ".join(told.split())
+    assert "50 images of the run's style images" in " ".join(told.split())
 
 
 def test_damaged_parts_are_told_and_measured_again(make_run: MakeRun, tmp_path: Path) -> None:
-    run = make_run(
-        [{"id": "a", "content": save(tmp_path / "a.png", picture(1)), "result": picture(2)}]
-    )
+    run = make_run([{"id": "a", "content": save(tmp_path / "a.png", image(1)), "result": image(2)}])
     measured(run, BLIND)
     assert unmeasured(run, BLIND, [0]) == []
     Path(metrics_part(run, 0)).write_bytes(b"PAR1 and no more")

@@ -34,9 +34,9 @@ from dstc_engine.presets import (
 from dstc_engine.weights.registry import find
 
 
-def forward_and_backward(network: nn.Module, picture: Tensor, *others: Tensor) -> int:
+def forward_and_backward(network: nn.Module, image: Tensor, *others: Tensor) -> int:
     """PyTorch's own counter, on real numbers."""
-    leaf = picture.requires_grad_()
+    leaf = image.requires_grad_()
     with FlopCounterMode(display=False) as counter:
         output = network(leaf * 1, *others)
         outputs = [output] if isinstance(output, Tensor) else [output.keys, output.cls]
@@ -46,9 +46,9 @@ def forward_and_backward(network: nn.Module, picture: Tensor, *others: Tensor) -
 
 def test_a_step_is_each_network_forward_and_backward() -> None:
     models = load_models(TINY64)
-    picture = torch.randn(1, 3, 64, 64)
-    unet = forward_and_backward(models.unet, picture, torch.zeros(1))
-    dino = forward_and_backward(models.dino, picture.detach())
+    image = torch.randn(1, 3, 64, 64)
+    unet = forward_and_backward(models.unet, image, torch.zeros(1))
+    dino = forward_and_backward(models.dino, image.detach())
     clip = models.clips[0]
     crops = torch.randn(TINY64.crops, 3, clip.size, clip.size)
     seen = forward_and_backward(clip.model.visual, crops)

@@ -94,9 +94,9 @@ def page(tmp_path: Path) -> Path:
     for n in range(30):
         row_id = f"row-{n:02d}"
         rows.append({"id": row_id, "content": str(tmp_path / "a.png"), "prompt": "x"})
-        picture = Path(run.image(row_id))
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(tmp_path / "a.png", picture)
+        image = Path(run.image(row_id))
+        image.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "a.png", image)
         name = run.image_name(row_id)
         outcomes.append(Outcome("done", image=name, seed=1, steps=6, seconds=1.0 + n))
     outcomes[-1] = Outcome("failed", "fetch_error", "no answer", seed=1)
@@ -189,7 +189,7 @@ def test_the_page_asks_the_network_for_nothing_but_itself(page: Path, tmp_path: 
     assert not OWN.search(text), "else a request of the page could pass for one of Chromium"
     seen = _open_recorded(text, tmp_path / "profile")
     assert seen.document.count('<article class="card"') == 24
-    assert seen.asked == [ADDRESS], "no picture, no style, no script, no icon"
+    assert seen.asked == [ADDRESS], "no image, no style, no script, no icon"
     assert "CONSOLE" not in seen.log
 
 
@@ -198,7 +198,7 @@ def test_requests_of_a_page_would_be_noticed(page: Path, tmp_path: Path) -> None
     more = "".join(
         f'<{tag}://{host}.invalid/x"></script>'
         for tag, host in [
-            ('img src="http', "picture"),
+            ('img src="http', "image"),
             ('script src="https', "script"),
             ('link rel="stylesheet" href="http', "style"),
             ('link rel="preconnect" href="https', "early"),
@@ -206,7 +206,7 @@ def test_requests_of_a_page_would_be_noticed(page: Path, tmp_path: Path) -> None
     )
     text = page.read_text().replace("<body>", f"<body>{more}")
     seen = _open_recorded(_without_policy(text), tmp_path / "open")
-    names = {f"{name}.invalid" for name in ("report", "picture", "script", "style", "early")}
+    names = {f"{name}.invalid" for name in ("report", "image", "script", "style", "early")}
     assert seen.hosts == names
     seen = _open_recorded(text, tmp_path / "closed")
     assert not seen.hosts & (names - {"report.invalid", "early.invalid"})

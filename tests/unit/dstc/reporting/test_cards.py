@@ -57,7 +57,7 @@ def _rows(number: int, samples: int) -> list[dict[str, Any]]:
     return [row] * number
 
 
-def test_many_pictures_are_inlined_smaller() -> None:
+def test_many_images_are_inlined_smaller() -> None:
     assert _side(_rows(24, 0), 11) == MAX_SIDE
     assert _side(_rows(200, 0), 3) < MAX_SIDE
     assert _side(_rows(200, 3), 3) < _side(_rows(200, 0), 3)

@@ -21,8 +21,8 @@ from dstc.reporting.contact_sheet import (
 from dstc.reporting.thumbnails import Thumbnail, shrink
 
 
-def flat(colour: tuple[int, int, int], side: int = 64) -> Thumbnail:
-    return shrink(np.full((side, side, 3), colour, np.uint8), 256)
+def flat(color: tuple[int, int, int], side: int = 64) -> Thumbnail:
+    return shrink(np.full((side, side, 3), color, np.uint8), 256)
 
 
 def card(**changes: Any) -> Card:
@@ -56,7 +56,7 @@ def test_fewer_rows_are_shown_larger() -> None:
     assert sides == sorted(sides, reverse=True) and sides[0] > 2 * sides[-1]
 
 
-def test_pictures_stand_side_by_side_in_their_own_colours() -> None:
+def test_images_stand_side_by_side_in_their_own_colors() -> None:
     style = flat((0, 200, 0))
     page = page_of([card(), card(style=style)])
     layout = Layout.for_rows(2)
@@ -70,7 +70,7 @@ def test_pictures_stand_side_by_side_in_their_own_colours() -> None:
         assert seen == [(200, 0, 0), middle, (0, 0, 200)]
 
 
-def test_a_row_without_a_picture_tells_why() -> None:
+def test_a_row_without_a_image_tells_why() -> None:
     done = page_of([card()])
     missed = page_of([card(status="failed", reason="non_finite", result=None)])
     layout = Layout.for_rows(1)

@@ -25,7 +25,7 @@ RARE, FLAGGED, BEST = (3, 4_321), (17, 1_234), (11, 2_999)
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    """Each row has two pictures that are as large in a page as photographs are."""
+    """Each row has two images that are as large in a page as photographs are."""
     run = RunFolder(str(tmp_path / "run"))
     rng = np.random.default_rng(0)
     noise = Image.fromarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8))

@@ -21,14 +21,14 @@ def _noise(height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.u
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_small_pictures_come_back_pixel_by_pixel() -> None:
-    picture = _noise(64, 48)
-    small = shrink(picture, 256)
+def test_small_images_come_back_pixel_by_pixel() -> None:
+    image = _noise(64, 48)
+    small = shrink(image, 256)
     assert (small.width, small.height) == (48, 64)
-    assert np.array_equal(np.asarray(_decoded(small)), picture)
+    assert np.array_equal(np.asarray(_decoded(small)), image)
 
 
-def test_large_pictures_take_the_smaller_file() -> None:
+def test_large_images_take_the_smaller_file() -> None:
     noisy, flat = shrink(_noise(300, 600), 256), shrink(np.zeros((300, 600, 3), np.uint8), 256)
     assert (noisy.width, noisy.height) == (256, 128) == _decoded(noisy).size
     assert noisy.data is not None and noisy.data.startswith("data:image/jpeg;base64,")
@@ -43,10 +43,10 @@ def test_padded_content_is_cropped_back_like_its_result(tmp_path: Path) -> None:
     assert (cropped.width, cropped.height) == (64, 64)
 
 
-def test_what_is_no_picture_is_said(tmp_path: Path) -> None:
+def test_what_is_no_image_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no")
     thumbnails = Thumbnails(256)
-    assert thumbnails.result(str(tmp_path / "a.png")).problem == "not a readable picture"
+    assert thumbnails.result(str(tmp_path / "a.png")).problem == "not a readable image"
     assert thumbnails.result(str(tmp_path / "b.png")).problem == "there is no such file"
     assert thumbnails.input("nosuch://a/b.png").problem == "a URI that cannot be used"
 

@@ -84,7 +84,7 @@ def test_missing_empty_and_unreadable_manifests(tmp_path: Path, write_manifest: 
         open_manifest(str(empty), 2)
 
 
-def test_types_that_mean_the_same_are_normalised(write_manifest: Write) -> None:
+def test_types_that_mean_the_same_are_normalized(write_manifest: Write) -> None:
     path = write_manifest(
         {
             "id": pa.array(["a", "b"], pa.large_string()),

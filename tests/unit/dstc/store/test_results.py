@@ -51,7 +51,7 @@ def test_every_loss_has_a_float32_field() -> None:
     assert none == []
 
 
-def test_samples_tell_what_the_row_tells_of_its_own_picture() -> None:
+def test_samples_tell_what_the_row_tells_of_its_own_image() -> None:
     losses = [StepLosses(0, "sample", {"structure": 0.25})]
     sample = Sample(1, "samples/1/x.png", "ab", 7, 3, 0, 1.5, 4, losses)
     outcomes = [Outcome("done", seed=9, samples=[sample]), Outcome("done", seed=4)]

@@ -93,14 +93,14 @@ def test_actors_limit_and_address_do_not_make_another_run(plan: Callable[..., Jo
         assert open_or_create(other).limits == (2,)
 
 
-def test_the_picture_fingerprint_leaves_out_the_manifest(plan: Callable[..., Job]) -> None:
-    assert plan().picture_fingerprint == plan(rows=3, seed=5).picture_fingerprint
-    assert plan().picture_fingerprint != plan(slots=2).picture_fingerprint
+def test_the_image_fingerprint_leaves_out_the_manifest(plan: Callable[..., Job]) -> None:
+    assert plan().image_fingerprint == plan(rows=3, seed=5).image_fingerprint
+    assert plan().image_fingerprint != plan(slots=2).image_fingerprint
 
 
-def test_gates_change_no_picture(plan: Callable[..., Job]) -> None:
+def test_gates_change_no_image(plan: Callable[..., Job]) -> None:
     gated = plan(set={"gate_range": "0.5"})
-    assert gated.picture_fingerprint == plan().picture_fingerprint
+    assert gated.image_fingerprint == plan().image_fingerprint
     assert gated.fingerprint != plan().fingerprint, "and what flags a row of a folder is one thing"
 
 

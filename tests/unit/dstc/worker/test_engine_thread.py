@@ -58,8 +58,8 @@ def test_every_request_gets_its_own_translation(start: Start) -> None:
     for number, future in enumerate(futures):
         translation = future.result(10)
         assert translation.id == f"r{number}"
-        assert translation.picture is not None
-        assert (translation.picture[1:] == 255 - number).all()
+        assert translation.image is not None
+        assert (translation.image[1:] == 255 - number).all()
 
 
 def test_rows_of_the_older_shard_go_first(start: Start) -> None:
@@ -117,11 +117,11 @@ def test_alone_means_alone(start: Start) -> None:
 def test_equal_ids_in_flight_both_end(start: Start) -> None:
     engine = start()
     futures = [engine.submit(request("same", 7), order) for order in (0, 1)]
-    pictures = [future.result(10).picture for future in futures]
-    assert pictures[0] is not None and np.array_equal(pictures[0], pictures[1])
+    images = [future.result(10).image for future in futures]
+    assert images[0] is not None and np.array_equal(images[0], images[1])
 
 
-def test_samples_of_a_row_get_their_own_pictures(start: Start) -> None:
+def test_samples_of_a_row_get_their_own_images(start: Start) -> None:
     # They have one id; the later seeds end first where slots are few.
     engine = start()
     row = request("same")
@@ -130,7 +130,7 @@ def test_samples_of_a_row_get_their_own_pictures(start: Start) -> None:
     for seed, future in zip(seeds, futures, strict=True):
         translation = future.result(10)
         assert (translation.id, translation.seed) == ("same", seed)
-        assert translation.picture is not None and translation.picture[0, 0, 0] == seed
+        assert translation.image is not None and translation.image[0, 0, 0] == seed
 
 
 def test_closing_frees_those_who_wait(start: Start) -> None:

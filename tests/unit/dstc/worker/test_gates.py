@@ -27,13 +27,13 @@ def steps(*losses: dict[str, float]) -> list[StepLosses]:
         ({"structure": math.nan}, None),
     ],
 )
-def test_a_picture_is_flagged_with_the_gates_it_fails(
+def test_a_image_is_flagged_with_the_gates_it_fails(
     last: dict[str, float], flagged: str | None
 ) -> None:
     assert judge(steps({"structure": 9.0, "range": 9.0}, last), LIMITS).flagged == flagged
 
 
-def test_a_picture_without_losses_passes() -> None:
+def test_a_image_without_losses_passes() -> None:
     assert judge([], LIMITS).flagged is None
 
 
@@ -43,14 +43,14 @@ def test_presets_set_gates_or_none() -> None:
     assert limits_of(preset) == {"clip": -0.25, "range": 0.1}
 
 
-def test_the_better_of_two_pictures() -> None:
+def test_the_better_of_two_images() -> None:
     def verdict(**last: float):  # type: ignore[no-untyped-def]
         return judge(steps(last), LIMITS)
 
     passing, near, far = verdict(structure=0.4), verdict(structure=0.6), verdict(range=0.3)
     assert is_better(passing, near) and not is_better(near, passing)
     assert is_better(near, far) and not is_better(far, near), "1.2 times its limit, not 3 times"
-    assert not is_better(near, near), "the old picture stays"
+    assert not is_better(near, near), "the old image stays"
     # A cosine below zero: the loss is twice as far from its best, -1, as the limit lets it be.
     opposite = verdict(clip=0.6)
     assert is_better(near, opposite) and is_better(opposite, far)

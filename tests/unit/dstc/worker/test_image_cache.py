@@ -1,4 +1,4 @@
-"""Pictures are fetched once, by however many threads; errors are not kept."""
+"""Images are fetched once, by however many threads; errors are not kept."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from dstc.worker.image_cache import PictureCache
-from dstc_engine.request import Picture
+from dstc.worker.image_cache import ImageCache
+from dstc_engine.request import ImageArray
 
 BYTES = 4 * 5 * 3
 
 
-def picture(level: int = 0) -> Picture:
+def image(level: int = 0) -> ImageArray:
     return np.full((4, 5, 3), level, np.uint8)
 
 
@@ -28,16 +28,16 @@ class Storage:
         self.seconds = seconds
         self.is_well = True
 
-    def load(self, uri: str) -> Picture:
+    def load(self, uri: str) -> ImageArray:
         self.fetched.update([uri])
         time.sleep(self.seconds)
         if not self.is_well:
             raise OSError(f"{uri}: no answer")
-        return picture(int(uri))
+        return image(int(uri))
 
 
-def test_a_picture_is_fetched_once() -> None:
-    cache, storage = PictureCache(10 * BYTES), Storage()
+def test_a_image_is_fetched_once() -> None:
+    cache, storage = ImageCache(10 * BYTES), Storage()
     first = cache.get("1", lambda: storage.load("1"))
     assert cache.get("1", lambda: storage.load("1")) is first
     assert cache.get("2", lambda: storage.load("2"))[0, 0, 0] == 2
@@ -45,22 +45,22 @@ def test_a_picture_is_fetched_once() -> None:
 
 
 def test_those_not_used_for_longest_make_room() -> None:
-    cache, storage = PictureCache(2 * BYTES), Storage()
+    cache, storage = ImageCache(2 * BYTES), Storage()
     for uri in ("1", "2", "1", "3", "1", "2", "1"):
         cache.get(uri, lambda uri=uri: storage.load(uri))  # type: ignore[misc]
     assert storage.fetched == {"1": 1, "2": 2, "3": 1}
 
 
 @pytest.mark.parametrize("limit", [0, BYTES - 1])
-def test_a_picture_larger_than_all_room_is_fetched_each_time(limit: int) -> None:
-    cache, storage = PictureCache(limit), Storage()
+def test_a_image_larger_than_all_room_is_fetched_each_time(limit: int) -> None:
+    cache, storage = ImageCache(limit), Storage()
     for _ in range(2):
         assert cache.get("7", lambda: storage.load("7")).max() == 7
     assert storage.fetched == {"7": 2}
 
 
-def test_many_threads_fetch_each_picture_once() -> None:
-    cache, storage = PictureCache(100 * BYTES), Storage(0.002)
+def test_many_threads_fetch_each_image_once() -> None:
+    cache, storage = ImageCache(100 * BYTES), Storage(0.002)
     uris = [str(n % 10) for n in range(400)]
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda uri: cache.get(uri, lambda: storage.load(uri)), uris))
@@ -68,23 +68,23 @@ def test_many_threads_fetch_each_picture_once() -> None:
     assert storage.fetched == dict.fromkeys("0123456789", 1)
 
 
-def test_another_picture_is_not_waited_for() -> None:
-    cache, gate = PictureCache(10 * BYTES), threading.Event()
+def test_another_image_is_not_waited_for() -> None:
+    cache, gate = ImageCache(10 * BYTES), threading.Event()
 
-    def slow() -> Picture:
+    def slow() -> ImageArray:
         assert gate.wait(10)
-        return picture(1)
+        return image(1)
 
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(cache.get, "slow", slow)
-        assert cache.get("quick", picture).max() == 0
+        assert cache.get("quick", image).max() == 0
         assert not waiting.done()
         gate.set()
         assert waiting.result(10).max() == 1
 
 
 def test_an_error_is_told_to_those_who_wait_and_forgotten() -> None:
-    cache, storage = PictureCache(10 * BYTES), Storage(0.1)
+    cache, storage = ImageCache(10 * BYTES), Storage(0.1)
     storage.is_well = False
     ready = threading.Barrier(8)
 

@@ -85,7 +85,7 @@ def test_rows_are_flagged_and_stay_done(finished: pa.Table) -> None:
     assert 5 < sum(row["flagged"] is not None for row in rows) < ROWS - 5
 
 
-def test_further_pictures_are_not_judged(start: StartJob) -> None:
+def test_further_images_are_not_judged(start: StartJob) -> None:
     job, _ = start(samples_per_row=3)
     rows = job.translate().to_pylist()
     passing = [row for row in rows if row["flagged"] is None]
@@ -93,7 +93,7 @@ def test_further_pictures_are_not_judged(start: StartJob) -> None:
     assert all(is_flagged(row["seed"]) == (row["flagged"] is not None) for row in rows)
 
 
-def test_the_better_picture_is_kept_beside_the_old_one(start: StartJob, finished: pa.Table) -> None:
+def test_the_better_image_is_kept_beside_the_old_one(start: StartJob, finished: pa.Table) -> None:
     job, seen = start(retry="flagged")
     before = files(job)
     again = job.translate().to_pylist()
@@ -114,12 +114,12 @@ def test_the_better_picture_is_kept_beside_the_old_one(start: StartJob, finished
             path = Path(job.run.uri) / new["image"]
             assert new["image"] == job.run.retry_name(old["id"], 1)
             assert hashlib.sha256(path.read_bytes()).hexdigest() == new["image_sha256"]
-            with Image.open(path) as picture:
-                assert picture.text["retry"] == "1"  # type: ignore[attr-defined]
-                assert picture.text["seed"] == str(second)  # type: ignore[attr-defined]
+            with Image.open(path) as image:
+                assert image.text["retry"] == "1"  # type: ignore[attr-defined]
+                assert image.text["seed"] == str(second)  # type: ignore[attr-defined]
     assert 0 < len(better) < len(flagged)
     after = files(job)
-    assert {name: after[name] for name in before} == before, "no picture is written over"
+    assert {name: after[name] for name in before} == before, "no image is written over"
     assert set(after) - set(before) == better
 
     write_part(job.run, 0, pa.Table.from_pylist(again, finished.schema))
@@ -193,7 +193,7 @@ class Sick(SeededEngine):
 
     def _end(self, request: Any, losses: Any) -> Translation:
         ended = super()._end(request, losses)
-        return replace(ended, status="failed", picture=None, reason="non_finite", error="NaN")
+        return replace(ended, status="failed", image=None, reason="non_finite", error="NaN")
 
 
 @pytest.mark.parametrize("deaths", [0, 2])
@@ -210,14 +210,14 @@ def test_a_try_that_fails_leaves_its_row_as_it_was(
     assert files(job) == before and seen
 
 
-def test_further_pictures_stay_when_a_row_is_tried_again(start: StartJob) -> None:
+def test_further_images_stay_when_a_row_is_tried_again(start: StartJob) -> None:
     job, _ = start(samples_per_row=3)
     first = job.translate()
     write_part(job.run, 0, first)
     again_job, seen = start(samples_per_row=3, retry="flagged")
     again = again_job.translate().to_pylist()
     rows = first.to_pylist()
-    assert len(seen) == sum(row["flagged"] is not None for row in rows), "picture 0 alone"
+    assert len(seen) == sum(row["flagged"] is not None for row in rows), "image 0 alone"
     assert any(new["seed"] != old["seed"] for new, old in zip(again, rows, strict=True))
     assert repr([row["samples"] for row in again]) == repr([row["samples"] for row in rows])
 

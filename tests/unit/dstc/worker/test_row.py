@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dstc.worker.image_cache import PictureCache
+from dstc.worker.image_cache import ImageCache
 from dstc.worker.row import (
     Failed,
     Rejected,
@@ -98,18 +98,18 @@ def row(**change: Any) -> Row:
     return Row(id="r", content=values.pop("content", "c.png"), seed=1, **values)
 
 
-def test_pictures_are_read_relative_to_the_folder(tmp_path: Path) -> None:
+def test_images_are_read_relative_to_the_folder(tmp_path: Path) -> None:
     Image.new("RGB", (5, 4), "red").save(tmp_path / "c.png")
-    grey = np.zeros((4, 5), np.uint8)
-    grey[:, 3:] = 140
-    Image.fromarray(grey).save(tmp_path / "m.png")
+    gray = np.zeros((4, 5), np.uint8)
+    gray[:, 3:] = 140
+    Image.fromarray(gray).save(tmp_path / "m.png")
     request = load_request(row(style="c.png", mask="m.png"), str(tmp_path))
     assert request.content.shape == (4, 5, 3) and request.style is not None
     assert request.mask is not None
     assert request.mask[0].tolist() == [0, 0, 0, 255, 255]
 
 
-def test_rows_share_pictures_by_column_and_where_they_lie(tmp_path: Path) -> None:
+def test_rows_share_images_by_column_and_where_they_lie(tmp_path: Path) -> None:
     for name in ("a/x.png", "b/x.png"):
         (tmp_path / name).parent.mkdir()
         Image.new("RGB", (5, 4), "red" if name[0] == "a" else "blue").save(tmp_path / name)
@@ -119,7 +119,7 @@ def test_rows_share_pictures_by_column_and_where_they_lie(tmp_path: Path) -> Non
         fetched.append(str(Path(uri).relative_to(tmp_path)))
         return Path(uri).read_bytes()
 
-    caches = {"style": PictureCache(1 << 20)}
+    caches = {"style": ImageCache(1 << 20)}
     for folder in ("a", "b", "a"):
         for _ in range(2):
             found = load_request(
@@ -130,8 +130,8 @@ def test_rows_share_pictures_by_column_and_where_they_lie(tmp_path: Path) -> Non
     assert sorted(fetched) == ["a/x.png"] * 5 + ["b/x.png"] * 3
 
 
-def test_a_picture_that_could_not_be_read_is_read_again(tmp_path: Path) -> None:
-    caches = {"content": PictureCache(1 << 20)}
+def test_a_image_that_could_not_be_read_is_read_again(tmp_path: Path) -> None:
+    caches = {"content": ImageCache(1 << 20)}
     with pytest.raises(Rejected, match="content c.png: there is no such file"):
         load_request(row(), str(tmp_path), caches=caches)
     Image.new("RGB", (5, 4), "red").save(tmp_path / "c.png")
@@ -149,10 +149,10 @@ def test_a_picture_that_could_not_be_read_is_read_again(tmp_path: Path) -> None:
         ({"content": "c.png", "mask": "small.png"}, "bad_request"),
     ],
 )
-def test_faults_of_pictures(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+def test_faults_of_images(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
     Image.new("RGB", (5, 4), "red").save(tmp_path / "c.png")
     Image.new("RGB", (2, 2), "red").save(tmp_path / "small.png")
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     with pytest.raises(Rejected) as rejection:
         load_request(row(**change), str(tmp_path))
     assert rejection.value.reason == reason

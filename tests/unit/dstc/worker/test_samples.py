@@ -1,4 +1,4 @@
-"""Several pictures of a row: files, columns, failures, and shards that run again."""
+"""Several images of a row: files, columns, failures, and shards that run again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dstc_engine.request import Translation
 from tests.unit.dstc.one_actor import Columns, MakeJob, Write
 
 
-def test_samples_are_pictures_of_their_own_beside_the_one_of_the_row(
+def test_samples_are_images_of_their_own_beside_the_one_of_the_row(
     write_manifest: Write, good_rows: Columns, make_job: MakeJob
 ) -> None:
     manifest = write_manifest(good_rows(7))
@@ -33,7 +33,7 @@ def test_samples_are_pictures_of_their_own_beside_the_one_of_the_row(
         assert alone.pop("samples") is None
         for told in (row, alone):
             told.pop("seconds")
-        assert row == alone, "picture 0 is the row's, as without the option"
+        assert row == alone, "image 0 is the row's, as without the option"
         assert [sample["sample"] for sample in samples] == [1, 2]
         for sample in samples:
             seed = derive_sample_seed(row["seed"], sample["sample"])
@@ -41,8 +41,8 @@ def test_samples_are_pictures_of_their_own_beside_the_one_of_the_row(
             assert sample["image"] == job.run.sample_name(row["id"], sample["sample"])
             data = (output / sample["image"]).read_bytes()
             assert hashlib.sha256(data).hexdigest() == sample["image_sha256"]
-            with Image.open(output / sample["image"]) as picture:
-                assert picture.text == {  # type: ignore[attr-defined]
+            with Image.open(output / sample["image"]) as image:
+                assert image.text == {  # type: ignore[attr-defined]
                     "id": row["id"],
                     "seed": str(seed),
                     "preset": "tiny64",
@@ -95,7 +95,7 @@ def test_a_row_is_done_when_all_its_samples_are(
             ended = super()._end(request, losses)
             if request.seed != bad_seed or is_well:
                 return ended
-            told = {"status": "failed", "picture": None, "reason": "non_finite", "error": "NaN"}
+            told = {"status": "failed", "image": None, "reason": "non_finite", "error": "NaN"}
             return dataclasses.replace(ended, **told)  # type: ignore[arg-type]
 
     def make_engine(slots: int) -> Engine:
@@ -112,7 +112,7 @@ def test_a_row_is_done_when_all_its_samples_are(
     assert failed["image"] is failed["image_sha256"] is failed["samples"] is None
     assert failed["seed"] == derive_seed(0, "row/001") and failed["steps"] == 5
     output = Path(job.run.uri)
-    assert not list(output.rglob("001.png")), "no picture of a row that is not done"
+    assert not list(output.rglob("001.png")), "no image of a row that is not done"
     # The row runs again with all its samples, and nothing else does.
     write_part(job.run, 0, first)
     seen.clear()

@@ -1,4 +1,4 @@
-"""Pictures through an actor: those that rows share, and masks, with the real engine."""
+"""Images through an actor: those that rows share, and masks, with the real engine."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import pytest
 from PIL import Image
 
 from dstc.store import storage
-from dstc_engine import image
 from dstc_engine.engine import Engine as GuidedEngine
+from dstc_engine.image import fit as fit_image
+from dstc_engine.image import unpad
 from tests.unit.dstc.one_actor import Columns, MakeJob, Write
 from tests.unit.dstc_engine import tiny
 
 
-def test_shared_pictures_are_fetched_once(
+def test_shared_images_are_fetched_once(
     write_manifest: Write,
     good_rows: Columns,
-    pictures: Path,
+    images: Path,
     make_job: MakeJob,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -34,10 +35,10 @@ def test_shared_pictures_are_fetched_once(
 
     monkeypatch.setattr(storage, "read_bytes", counted)
     columns = good_rows(48)
-    columns["style"] = [str(pictures / f"p{n % 2}.png") for n in range(48)]
+    columns["style"] = [str(images / f"p{n % 2}.png") for n in range(48)]
     results = make_job(write_manifest(columns), samples_per_row=2).translate()
     assert set(results.column("status").to_pylist()) == {"done"}
-    # Six contents, two styles; a picture is kept for each column.
+    # Six contents, two styles; an image is kept for each column.
     assert sorted(fetched) == sorted([f"p{n}.png" for n in range(6)] + ["p0.png", "p1.png"])
 
 
@@ -48,7 +49,7 @@ def test_a_mask_in_a_manifest_keeps_the_content_to_the_pixel(
     # The whole way: files, decoding, the engine with tiny networks, PNG.
     preset = dataclasses.replace(tiny.PRESET, fit=fit, match_colours=True)
     models = tiny.make_models()
-    content = tiny.picture(1, 64, 48)
+    content = tiny.image(1, 64, 48)
     mask = np.zeros((64, 48), np.uint8)
     mask[30:, :25] = 255
     Image.fromarray(content).save(tmp_path / "c.png")
@@ -57,7 +58,7 @@ def test_a_mask_in_a_manifest_keeps_the_content_to_the_pixel(
     Image.fromarray(np.zeros_like(mask)).save(tmp_path / "black.png")
     Image.fromarray(np.full_like(mask, 255)).save(tmp_path / "white.png")
     Image.fromarray(mask[:32]).save(tmp_path / "small.png")
-    Image.fromarray(tiny.picture(2)).save(tmp_path / "s.png")
+    Image.fromarray(tiny.image(2)).save(tmp_path / "s.png")
     masks = [None, "half.png", "half.jpg", "black.png", "white.png", "small.png"]
     columns = {
         "id": [str(mask) for mask in masks],
@@ -79,8 +80,8 @@ def test_a_mask_in_a_manifest_keeps_the_content_to_the_pixel(
         with Image.open(Path(job.run.uri) / row["image"]) as opened:
             made[name] = np.asarray(opened)
     size = tiny.SIZE
-    kept = image.fit(content, size, fit)
-    kept = image.unpad(kept, 64, 48) if fit == "pad" else kept
+    kept = fit_image(content, size, fit)
+    kept = unpad(kept, 64, 48) if fit == "pad" else kept
     assert np.array_equal(made["black.png"], kept) and rows["black.png"]["steps"] == 0
     assert np.array_equal(made["white.png"], made["None"])
     assert np.array_equal(made["half.jpg"], made["half.png"]), "what JPEG blurs is set right"

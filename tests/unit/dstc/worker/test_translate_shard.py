@@ -33,7 +33,7 @@ from dstc_engine.request import Translation
 from tests.unit.dstc.one_actor import Columns, MakeJob, Write
 
 
-def test_rows_come_back_in_order_with_their_pictures(
+def test_rows_come_back_in_order_with_their_images(
     write_manifest: Write, good_rows: Columns, make_job: MakeJob
 ) -> None:
     columns = good_rows(10)
@@ -47,9 +47,9 @@ def test_rows_come_back_in_order_with_their_pictures(
         assert [loss["index"] for loss in row["losses"]] == [4, 3, 2, 1, 0]
         path = Path(job.run.uri) / row["image"]
         assert hashlib.sha256(path.read_bytes()).hexdigest() == row["image_sha256"]
-        with Image.open(path) as picture:
-            assert picture.size == (64, 64)
-            assert picture.text == {  # type: ignore[attr-defined]
+        with Image.open(path) as image:
+            assert image.size == (64, 64)
+            assert image.text == {  # type: ignore[attr-defined]
                 "id": row["id"],
                 "seed": str(row["seed"]),
                 "preset": "tiny64",
@@ -62,10 +62,10 @@ def test_rows_come_back_in_order_with_their_pictures(
 
 
 def test_every_kind_of_bad_row_is_a_result_row(
-    write_manifest: Write, pictures: Path, make_job: MakeJob
+    write_manifest: Write, images: Path, make_job: MakeJob
 ) -> None:
-    good = str(pictures / "p0.png")
-    broken, gone = str(pictures / "broken.png"), str(pictures / "gone.png")
+    good = str(images / "p0.png")
+    broken, gone = str(images / "broken.png"), str(images / "gone.png")
     rows: list[tuple[str | None, str | None, str | None, str | None, int | None, str | None]] = [
         ("ok", good, None, "x", None, None),
         (None, good, None, "x", None, "bad_id"),
@@ -113,7 +113,7 @@ def test_a_broken_step_fails_its_row_only(
     assert (look.rows, look.work.rows, look.work.underway) == (9, 9, 0)
 
 
-def test_a_picture_that_cannot_be_written_fails_its_row(
+def test_a_image_that_cannot_be_written_fails_its_row(
     write_manifest: Write, good_rows: Columns, make_job: MakeJob
 ) -> None:
     job = make_job(write_manifest(good_rows(3)))
@@ -176,7 +176,7 @@ def test_two_calls_share_the_engine(
     assert [r.column("status").to_pylist() for r in results] == [["done"] * 2] * 2
 
 
-def test_a_careful_shard_gives_the_same_pictures(
+def test_a_careful_shard_gives_the_same_images(
     write_manifest: Write, good_rows: Columns, make_job: MakeJob
 ) -> None:
     job = make_job(write_manifest(good_rows(4)))
@@ -191,7 +191,7 @@ def test_a_careful_shard_gives_the_same_pictures(
     assert (look.rows, look.work.rows, look.work.underway) == (4, 8, 0), "each was done twice"
 
 
-def test_pictures_do_not_depend_on_neighbours(
+def test_images_do_not_depend_on_neighbors(
     write_manifest: Write, good_rows: Columns, make_job: MakeJob, tmp_path: Path
 ) -> None:
     columns = good_rows(7)

@@ -88,17 +88,17 @@ def test_ddim_step_is_the_formula(generator: torch.Generator) -> None:
         np.testing.assert_allclose(ours[row].numpy(), expected, rtol=1e-4, atol=1e-3)
 
 
-def test_ddim_with_the_true_noise_stays_on_the_line_to_the_picture(
+def test_ddim_with_the_true_noise_stays_on_the_line_to_the_image(
     generator: torch.Generator,
 ) -> None:
-    picture, noise = normal(generator, 1), normal(generator, 1)
-    x = add_noise(picture, noise, tables([COUNT - 1]))
+    image, noise = normal(generator, 1), normal(generator, 1)
+    x = add_noise(image, noise, tables([COUNT - 1]))
     for t in range(COUNT - 1, -1, -1):
         table = tables([t])
         denoised = read_denoiser(torch.cat([noise, noise], dim=1), x, table)
         x, x0 = ddim_step(x, denoised, torch.zeros_like(x), table)
-        torch.testing.assert_close(x0, picture, atol=1e-2, rtol=0)
-    torch.testing.assert_close(x, picture, atol=1e-2, rtol=0)
+        torch.testing.assert_close(x0, image, atol=1e-2, rtol=0)
+    torch.testing.assert_close(x, image, atol=1e-2, rtol=0)
 
 
 def test_a_push_moves_the_mean_its_own_way_by_the_variance(generator: torch.Generator) -> None:
@@ -121,7 +121,7 @@ def test_the_last_step_adds_no_noise(generator: torch.Generator) -> None:
     assert not torch.isclose(quiet[1], noisy[1]).any()
 
 
-def test_the_posterior_mean_of_a_chain_that_is_the_picture(generator: torch.Generator) -> None:
+def test_the_posterior_mean_of_a_chain_that_is_the_image(generator: torch.Generator) -> None:
     # Where x_t = sqrt(abar_t) x0, without noise, the mean below is sqrt(abar_{t-1}) x0.
     x0 = normal(generator)
     bars = torch.from_numpy(alphas_bar()).float()
@@ -193,7 +193,7 @@ def test_a_prior_that_learned_no_variance_has_a_fixed_one(
     bars = alphas_bar()
     for row, t in enumerate(INDICES):
         if not t:
-            continue  # nothing of its variance reaches the picture
+            continue  # nothing of its variance reaches the image
         xt, g, z, e = (v[row].double().numpy() for v in (x, push, noise, eps))
         bar, before = bars[t], bars[t - 1]
         beta = 1 - bar / before

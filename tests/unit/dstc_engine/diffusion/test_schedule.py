@@ -21,7 +21,7 @@ from dstc_engine.diffusion.schedule import (
 from dstc_engine.errors import PresetError, WeightsError
 
 
-def test_ddpm_noises_a_picture_almost_wholly() -> None:
+def test_ddpm_noises_a_image_almost_wholly() -> None:
     betas = linear_betas()
     assert (betas[0], betas[-1]) == (1e-4, 0.02)
     # exp of the summed logs; the number Ho et al. give as about 4e-5.
@@ -104,7 +104,7 @@ def test_cosine_betas_follow_the_published_curve(steps: int) -> None:
     f = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
     free = betas < 0.999
     np.testing.assert_allclose(np.cumprod(1 - betas)[free], (f[1:] / f[0])[free], rtol=1e-9)
-    # Only the end, where f is zero, is cut: there the whole picture would be gone in one step.
+    # Only the end, where f is zero, is cut: there the whole image would be gone in one step.
     assert not free[-1] and free[: steps - max(1, steps // 100)].all()
 
 
@@ -118,7 +118,7 @@ def test_cosine_noises_later_than_linear() -> None:
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
-def test_more_steps_noise_a_picture_as_far_in_smaller_ones(kind: str) -> None:
+def test_more_steps_noise_a_image_as_far_in_smaller_ones(kind: str) -> None:
     coarse, fine = (NoiseSchedule(kind=kind, steps=steps) for steps in (1000, 4000))
     few, many = (Schedule.respaced("50", noise) for noise in (coarse, fine))
     assert many.times[-1] == 3999 and few.times[-1] == 999

@@ -46,7 +46,7 @@ def test_features_are_those_of_the_paper_computed_by_hand(generator: torch.Gener
         ours = network(portrait)
         theirs = _by_hand(network.state_dict(), portrait)
     assert float((ours - theirs).norm() / theirs.norm()) < 1e-10
-    assert float((ours[0] - ours[1]).norm()) > 1e-3, "the pictures are told apart"
+    assert float((ours[0] - ours[1]).norm()) > 1e-3, "the images are told apart"
 
 
 def _by_hand(state: dict[str, torch.Tensor], portrait: torch.Tensor) -> torch.Tensor:

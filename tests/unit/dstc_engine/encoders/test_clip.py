@@ -1,4 +1,4 @@
-"""CLIP embeddings: unit length, the centre of the picture, the mean of 79 templates."""
+"""CLIP embeddings: unit length, the centre of the image, the mean of 79 templates."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def test_a_text_is_the_mean_over_the_templates() -> None:
         torch.testing.assert_close(clip.embed_text("fox"), mean / mean.norm())
 
 
-def test_only_the_centre_square_of_a_picture_is_seen(generator: torch.Generator) -> None:
+def test_only_the_center_square_of_a_image_is_seen(generator: torch.Generator) -> None:
     clip = tiny.make_clip()
     wide = torch.rand(1, 3, 16, 40, generator=generator)
     with torch.no_grad():
-        embedded = clip.embed_picture(wide)
+        embedded = clip.embed_image(wide)
         torch.testing.assert_close(embedded, clip.embed_crops(wide[..., 12:28]))
         wide[..., :12] = wide[..., 28:] = -1
-        assert torch.equal(clip.embed_picture(wide), embedded)
+        assert torch.equal(clip.embed_image(wide), embedded)
 
 
-def test_pictures_are_normalised_channel_by_channel() -> None:
+def test_images_are_normalized_channel_by_channel() -> None:
     clip = tiny.make_clip()
-    mean_colour = torch.tensor(tiny.MEAN)[:, None, None] * 2 - 1
+    mean_color = torch.tensor(tiny.MEAN)[:, None, None] * 2 - 1
     with torch.no_grad():
-        ours = clip.embed_crops(mean_colour.expand(1, 3, 16, 16))
+        ours = clip.embed_crops(mean_color.expand(1, 3, 16, 16))
         zeros = clip.model.encode_image(torch.zeros(1, 3, 16, 16))
     torch.testing.assert_close(ours, zeros / zeros.norm(), atol=1e-5, rtol=1e-5)

@@ -37,7 +37,7 @@ def test_a_block_that_is_not_there_is_refused(layer: int) -> None:
         Dino(tiny.make_vit(), 16, layer, tiny.MEAN, tiny.STD)
 
 
-def test_pictures_are_resized_by_the_shorter_side_and_normalised(
+def test_images_are_resized_by_the_shorter_side_and_normalized(
     generator: torch.Generator,
 ) -> None:
     dino = Dino(tiny.make_vit(), 16, -1, tiny.MEAN, tiny.STD)

@@ -16,7 +16,7 @@ SMALL: dict[str, Any] = dict(depth=3, embed_dim=24, num_heads=2, num_classes=0)
 
 
 def looked_at(kind: type[Dino], name: str, layer: int, size: int) -> tuple[Any, Any, torch.Tensor]:
-    """Our features; what a hook sees of timm's own forward pass; the prepared picture."""
+    """Our features; what a hook sees of timm's own forward pass; the prepared image."""
     with torch.random.fork_rng():
         torch.manual_seed(4)
         vit: Any = timm.create_model(name, img_size=size, **SMALL)
@@ -54,7 +54,7 @@ def test_dinov2_has_layer_scales(layer: int) -> None:
 
 
 def test_places_reach_dinov3_by_rotation() -> None:
-    """Of a picture of equal patches, keys that come before the rotation are all alike."""
+    """Of an image of equal patches, keys that come before the rotation are all alike."""
     with torch.random.fork_rng():
         torch.manual_seed(4)
         vit: Any = timm.create_model("vit_small_patch16_dinov3", img_size=64, **SMALL)

@@ -33,7 +33,7 @@ def published() -> VGG:
     return network
 
 
-def pictures(side: int) -> Tensor:
+def images(side: int) -> Tensor:
     return 2 * torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(4)) - 1
 
 
@@ -62,7 +62,7 @@ def hooked(network: VGG, prepared: Tensor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("side", [32, 48])
 def test_features_are_those_of_torchvisions_own_network(side: int, published: VGG) -> None:
-    shown = pictures(side)
+    shown = images(side)
     at_32 = (shown + 1) / 2
     if side != 32:
         at_32 = F.interpolate(at_32, (32, 32), mode="bilinear")
@@ -82,7 +82,7 @@ def test_features_are_those_of_torchvisions_own_network(side: int, published: VG
 def test_what_lies_behind_the_deepest_layer_is_neither_built_nor_run() -> None:
     shallow = Vgg(16, ("relu2_1", "relu1_2"))
     assert len(shallow.features) == 7, "two convolutions and a pooling, then one more"
-    assert list(shallow(pictures(16))) == ["relu1_2", "relu2_1"]
+    assert list(shallow(images(16))) == ["relu1_2", "relu2_1"]
 
 
 def test_read_and_unread_names_are_together_the_published_ones(published: VGG) -> None:

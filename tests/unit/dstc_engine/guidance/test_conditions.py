@@ -42,7 +42,7 @@ def test_the_clip_target_is_the_weighted_sum_of_its_parts(models: Models) -> Non
     content = torch.from_numpy(row.content / np.float32(127.5) - 1).permute(2, 0, 1)[None]
     with torch.no_grad():
         away = clip.embed_text("a photo of a cat")
-        wanted = clip.embed_text(str(row.prompt)) + 0.2 * clip.embed_picture(content)[0]
+        wanted = clip.embed_text(str(row.prompt)) + 0.2 * clip.embed_image(content)[0]
         target = encoded.clip_targets[0][0]
         torch.testing.assert_close(
             target, (wanted - 0.4 * away) / (wanted - 0.4 * away).norm(), atol=1e-5, rtol=1e-5
@@ -94,8 +94,8 @@ VGG = dataclasses.replace(
 class Faces(nn.Module):
     """Stands in for ArcFace."""
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        return nn.functional.normalize(pictures.flatten(1), dim=-1)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(images.flatten(1), dim=-1)
 
 
 def all_models(**changes: Any) -> Models:
@@ -135,7 +135,7 @@ def test_conditions_are_the_same_bits_with_and_without_the_cache(precision: str)
     assert len(mindful.features) > 0 == len(forgetful.features)
 
 
-def test_pictures_that_rows_share_are_looked_at_once() -> None:
+def test_images_that_rows_share_are_looked_at_once() -> None:
     models = all_models()
     assert models.dino is not None and models.vgg is not None
     looks = Counter[str]()
@@ -167,7 +167,7 @@ def test_pictures_that_rows_share_are_looked_at_once() -> None:
     assert looks == {"vgg": 1, "clip": 1}, "other layers are another question"
 
 
-def test_a_picture_that_is_fitted_in_another_way_is_another_picture() -> None:
+def test_a_image_that_is_fitted_in_another_way_is_another_image() -> None:
     models = all_models()
     flat = np.full((SIZE, 2 * SIZE, 3), 90, np.uint8)
     row = request("image", 1, content=flat)

@@ -50,8 +50,8 @@ class Faces(nn.Module):
         nn.init.normal_(self.projection.weight, std=0.1, generator=generator)
         nn.init.zeros_(self.projection.bias)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return F.normalize(self.projection(pictures.flatten(1)), dim=-1)
+    def forward(self, images: Tensor) -> Tensor:
+        return F.normalize(self.projection(images.flatten(1)), dim=-1)
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +112,9 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
     return F.cosine_similarity(a[:, None], b[None], dim=-1)
 
 
-def gram(vgg: Vgg | None, name: str, picture: Tensor) -> Tensor:
+def gram(vgg: Vgg | None, name: str, image: Tensor) -> Tensor:
     assert vgg is not None
-    (features,) = vgg(picture)[name]
+    (features,) = vgg(image)[name]
     return torch.einsum("ihw,jhw->ij", features, features) / features[0].numel()
 
 
@@ -165,7 +165,7 @@ def plain_losses(
     if row.prompt is not None:
         shares = []
         for m, clip in enumerate(models.clips):
-            target = clip.embed_text(row.prompt) + 0.2 * clip.embed_picture(content)[0]
+            target = clip.embed_text(row.prompt) + 0.2 * clip.embed_image(content)[0]
             if row.source_prompt is not None:
                 target = target - 0.4 * clip.embed_text(row.source_prompt)
             crops = apply_crops(mix, scene.crops[m, s : s + 1], SIZE)

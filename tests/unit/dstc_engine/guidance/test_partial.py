@@ -147,13 +147,13 @@ def test_a_row_is_the_same_whichever_rows_are_guided_beside_it(models: Models) -
         assert_same(found[f"{kind}-1"], alone[kind])
 
 
-def test_no_guidance_at_the_last_index_changes_no_picture(models: Models) -> None:
-    # The picture is the estimate of x0 that the prior makes there, before any push.
+def test_no_guidance_at_the_last_index_changes_no_image(models: Models) -> None:
+    # The image is the estimate of x0 that the prior makes there, before any push.
     preset = dataclasses.replace(PRESET, guidance_lowest=1)
     for kind in KINDS:
         exact = run(models, [request(kind, 1)], PRESET, slots=1)[f"{kind}-1"]
         short = run(models, [request(kind, 1)], preset, slots=1)[f"{kind}-1"]
-        assert np.array_equal(short.picture, exact.picture)  # type: ignore[arg-type]
+        assert np.array_equal(short.image, exact.image)  # type: ignore[arg-type]
         assert repr(short.losses) == repr(exact.losses[:-1])
 
 
@@ -196,7 +196,7 @@ def test_in_x0_space_the_predicted_noise_is_taken_as_given(models: Models, noise
     torch.testing.assert_close(through.losses, found.losses, equal_nan=True)
 
 
-def test_x0_space_makes_whole_pictures(models: Models) -> None:
+def test_x0_space_makes_whole_images(models: Models) -> None:
     preset = dataclasses.replace(PRESET, guidance_space="x0")
     ended = run(models, [request(kind, 1) for kind in KINDS], preset)
     assert {row.status for row in ended.values()} == {"done"}

@@ -31,7 +31,7 @@ def test_it_is_equation_1_over_half_the_number_of_features() -> None:
         assert float(loss[row]) == pytest.approx(np.mean(shares), rel=1e-12)
 
 
-def test_the_size_of_the_picture_does_not_change_it() -> None:
+def test_the_size_of_the_image_does_not_change_it() -> None:
     ours, source = features(0, 1, 4, 3, 5), features(1, 1, 4, 3, 5)
     larger = [t.repeat_interleave(4, dim=2).repeat_interleave(2, dim=3) for t in (ours, source)]
     torch.testing.assert_close(

@@ -42,7 +42,7 @@ def test_it_is_equations_3_to_5_with_equal_weights_of_layers() -> None:
         assert float(loss[row]) == pytest.approx(total, rel=1e-10)
 
 
-def test_places_and_the_size_of_the_picture_do_not_change_it() -> None:
+def test_places_and_the_size_of_the_image_do_not_change_it() -> None:
     ours = features(0, 1, 4, 3, 5)
     shuffled = ours.flatten(2)[:, :, torch.randperm(15)].reshape(1, 4, 3, 5)
     larger = ours.repeat_interleave(4, dim=2).repeat_interleave(2, dim=3)

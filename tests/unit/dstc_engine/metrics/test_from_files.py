@@ -10,15 +10,15 @@ import torch
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchvision.models import squeezenet1_1
 
-from dstc_engine import image
 from dstc_engine.errors import WeightsError
+from dstc_engine.image import to_tensor
 from dstc_engine.metrics.inception import load_inception
 from dstc_engine.metrics.judges import Judges
 from dstc_engine.metrics.perceptual import load_lpips
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(0)
-PICTURES = RNG.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+IMAGES = RNG.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
 
 
 def file_of(network: torch.nn.Module) -> bytes:
@@ -27,11 +27,11 @@ def file_of(network: torch.nn.Module) -> bytes:
     return file.getvalue()
 
 
-def test_lpips_of_a_picture_and_itself_and_others() -> None:
+def test_lpips_of_a_image_and_itself_and_others() -> None:
     torch.manual_seed(0)
     before = torch.hub.get_dir()
     judges = Judges(lpips=load_lpips("squeeze", file_of(squeezenet1_1(weights=None)), CPU))
-    a, b = PICTURES
+    a, b = IMAGES
     blurred = (a.astype(int) + 4).clip(0, 255).astype(np.uint8)
     assert judges.perceptual_distance(a, a) == 0.0
     near, far = judges.perceptual_distance(a, blurred), judges.perceptual_distance(a, b)
@@ -49,7 +49,7 @@ def test_lpips_takes_no_other_file() -> None:
         load_lpips("alex", b"nothing", CPU)
 
 
-def test_inception_sees_pictures_as_torch_fidelity_shows_them(
+def test_inception_sees_images_as_torch_fidelity_shows_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
@@ -61,8 +61,8 @@ def test_inception_sees_pictures_as_torch_fidelity_shows_them(
         patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *args: None)
         network = FeatureExtractorInceptionV3("random", ["2048"])
     features = load_inception(file_of(network), CPU)
-    batch = torch.stack([image.to_tensor(picture) for picture in PICTURES])
-    (expected,) = network(torch.from_numpy(PICTURES).permute(0, 3, 1, 2))
+    batch = torch.stack([to_tensor(image) for image in IMAGES])
+    (expected,) = network(torch.from_numpy(IMAGES).permute(0, 3, 1, 2))
     torch.testing.assert_close(features(batch), expected)
     assert expected.shape == (2, 2048) and expected.std() > 0
     with pytest.raises(WeightsError, match="weights of Inception"):

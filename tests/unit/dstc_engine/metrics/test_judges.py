@@ -1,4 +1,4 @@
-"""What networks say of a picture: copies of content and style, missing parts, other directions."""
+"""What networks say of an image: copies of content and style, missing parts, other directions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dstc_engine.metrics.judges import Judges
 from dstc_engine.metrics.segmentation import foreground
 from dstc_engine.metrics.style_classifier import StyleClassifier
 from dstc_engine.models import Models
-from dstc_engine.request import Picture
+from dstc_engine.request import ImageArray
 from tests.unit.dstc_engine import tiny
 
-CONTENT, STYLE, RESULT = tiny.picture(1), tiny.picture(2), tiny.picture(3)
+CONTENT, STYLE, RESULT = tiny.image(1), tiny.image(2), tiny.image(3)
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def judges(models: Models) -> Judges:
 
 
 def compare(
-    judges: Judges, result: Picture, content: Picture, style: Picture | None, **texts: Any
+    judges: Judges, result: ImageArray, content: ImageArray, style: ImageArray | None, **texts: Any
 ) -> dict[str, float]:
-    given = [picture for picture in (result, content, style) if picture is not None]
+    given = [image for image in (result, content, style) if image is not None]
     return judges.compare(*judges.look(given), **texts)
 
 
@@ -65,7 +65,7 @@ def test_cosines_are_those_of_the_embeddings(judges: Judges, models: Models) -> 
     clip = models.clips[0]
     with torch.no_grad():
         a, b = (
-            clip.embed_picture(torch.from_numpy(p / 127.5 - 1).permute(2, 0, 1).float()[None])[0]
+            clip.embed_image(torch.from_numpy(p / 127.5 - 1).permute(2, 0, 1).float()[None])[0]
             for p in (RESULT, CONTENT)
         )
         fox, dog = clip.embed_text("a fox"), clip.embed_text("a dog")
@@ -81,7 +81,7 @@ def test_judges_may_be_left_out() -> None:
     assert math.isnan(Judges().perceptual_distance(RESULT, CONTENT))
 
 
-def test_a_picture_is_looked_at_once(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_is_looked_at_once(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     assert models.dino is not None
     seen: list[int] = []
     forward = models.dino.forward
@@ -99,7 +99,7 @@ def test_a_picture_is_looked_at_once(models: Models, monkeypatch: pytest.MonkeyP
     assert torch.equal(first[1]["cls"], again[0]["cls"])
 
 
-def test_sets_are_described_as_their_pictures_are_seen(models: Models) -> None:
+def test_sets_are_described_as_their_images_are_seen(models: Models) -> None:
     judges = Judges(models.dino)
     described = judges.describe([CONTENT, STYLE])
     assert described is not None
@@ -110,18 +110,18 @@ def test_sets_are_described_as_their_pictures_are_seen(models: Models) -> None:
     assert Judges().describe([CONTENT]) is None
 
 
-def test_what_is_seen_does_not_depend_on_its_neighbours(judges: Judges, models: Models) -> None:
+def test_what_is_seen_does_not_depend_on_its_neighbors(judges: Judges, models: Models) -> None:
     alone = Judges(models.dino, models.clips[0]).look([RESULT])[0]
-    beside = judges.look([tiny.picture(n) for n in range(20)] + [RESULT])[-1]
+    beside = judges.look([tiny.image(n) for n in range(20)] + [RESULT])[-1]
     for name, values in alone.items():
         torch.testing.assert_close(beside[name], values, rtol=1e-4, atol=1e-5)
 
 
 def test_shapes_styles_and_faces_have_judges_of_their_own() -> None:
-    def box(level: int, left: int = 4) -> Picture:
-        picture = np.full((16, 16, 3), 255, np.uint8)
-        picture[4:12, left : left + 8] = level
-        return picture
+    def box(level: int, left: int = 4) -> ImageArray:
+        image = np.full((16, 16, 3), 255, np.uint8)
+        image[4:12, left : left + 8] = level
+        return image
 
     def face(batch: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.normalize(batch.mean(dim=(2, 3)) + 1.1, dim=-1)

@@ -47,8 +47,8 @@ def test_a_network_of_torchvision_labels_as_it_does_itself() -> None:
     file = io.BytesIO()
     torch.save(network.state_dict(), file)
     made = torchvision_network("lraspp_mobilenet_v3_large", file.getvalue(), CPU)
-    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    (look,) = Judges(segmentation=made).look([picture])
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    (look,) = Judges(segmentation=made).look([image])
     assert look["labels"].shape == (64, 64) and made.ignored is None
     assert 0 <= int(look["labels"].min()) <= int(look["labels"].max()) < 4
 

@@ -63,4 +63,4 @@ def test_distance_within_classes() -> None:
     few = ["a"] * 15 + ["b"] * 400 + [None] * 785
     assert class_mean_distance(ours, real, few, classes)[0] == pytest.approx(
         np.square((ours[15:415] - WHITE - 10).mean(axis=0)).sum()
-    ), "fifteen pictures of a class are too few"
+    ), "fifteen images of a class are too few"

@@ -24,7 +24,7 @@ from dstc_engine.training.loop import (
 from dstc_engine.training.settings import TrainingSettings
 
 
-def test_every_epoch_shows_every_picture_once_in_a_new_order() -> None:
+def test_every_epoch_shows_every_image_once_in_a_new_order() -> None:
     rows = torch.cat([shuffled_rows(12, 4, step, 0, World()) for step in range(6)])
     first, second = rows[:12].tolist(), rows[12:].tolist()
     assert sorted(first) == sorted(second) == list(range(12))

@@ -62,7 +62,7 @@ def test_the_bound_does_not_train_the_noise() -> None:
     assert output.grad[:, 3:].abs().sum() > 0
 
 
-def test_each_picture_has_its_own_loss() -> None:
+def test_each_image_has_its_own_loss() -> None:
     x0, noise, x = _noised([100, 600])
     output = torch.randn(2, 6, 8, 8, generator=torch.Generator().manual_seed(1)) * 0.1
     both = prior_loss(output, x0, x, noise, TABLES.at(torch.tensor([100, 600])))
@@ -71,10 +71,10 @@ def test_each_picture_has_its_own_loss() -> None:
     assert math.isfinite(float(both.sum()))
 
 
-def test_augmented_pictures_move_and_are_padded_with_white() -> None:
-    picture = -torch.ones(64, 3, 8, 8)
-    moved = augment(picture, 2, torch.Generator().manual_seed(0))
-    assert moved.shape == picture.shape
+def test_augmented_images_move_and_are_padded_with_white() -> None:
+    image = -torch.ones(64, 3, 8, 8)
+    moved = augment(image, 2, torch.Generator().manual_seed(0))
+    assert moved.shape == image.shape
     dark = (moved < 0).flatten(1).sum(1)
     assert set(moved.unique().tolist()) == {-1.0, 1.0}
     assert int(dark.min()) == 3 * 6 * 6 and int(dark.max()) == 3 * 8 * 8

@@ -87,6 +87,6 @@ def test_a_continued_run_equals_an_unbroken_one(
     assert name == "prior" or {"mean", "std"} <= record.keys()
 
 
-def test_missing_pictures_are_the_users_to_mend(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere.parquet: cannot read training pictures"):
+def test_missing_images_are_the_users_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere.parquet: cannot read training images"):
         _vit(tmp_path / "nowhere.parquet", tmp_path / "run", 0, World())

@@ -14,7 +14,7 @@ def test_text_is_read_as_the_settings_type() -> None:
     assert how == PriorTraining(steps=12, peak_rate=3e-4, bf16=False, low_noise=0.5)
 
 
-def test_an_unknown_setting_is_named_with_its_neighbour() -> None:
+def test_an_unknown_setting_is_named_with_its_neighbor() -> None:
     with pytest.raises(UserError, match="unknown training setting 'peakrate'; did you mean peak_r"):
         with_settings(PriorTraining(), {"peakrate": "1"})
 

@@ -9,7 +9,7 @@ from PIL import Image
 from dstc_engine.training.sheet import write_sheet
 
 
-def test_a_sheet_holds_its_pictures_on_grey(tmp_path: Path) -> None:
+def test_a_sheet_holds_its_images_on_gray(tmp_path: Path) -> None:
     rows = [torch.ones(3, 3, 8, 8), -torch.ones(2, 3, 8, 8)]
     write_sheet(tmp_path / "new" / "sheet.png", rows, scale=2, gap=2)
     sheet = np.asarray(Image.open(tmp_path / "new" / "sheet.png"))

@@ -11,7 +11,7 @@ import timm
 import torch
 from torchvision.models import vgg19
 
-from dstc_engine.weights.architectures import PUBLISHED_FLAGS, clip_normalisation, layout
+from dstc_engine.weights.architectures import PUBLISHED_FLAGS, clip_normalization, layout
 from dstc_engine.weights.formats import shapes
 from dstc_engine.weights.registry import REGISTRY, find
 
@@ -48,7 +48,7 @@ def test_clips_are_open_clips(weights: Any) -> None:
     with torch.device("meta"):
         theirs = open_clip.create_model(name, pretrained=None, load_weights=False, device="meta")
     assert layout(weights) == shapes(theirs.state_dict())
-    mean, std = clip_normalisation(weights)
+    mean, std = clip_normalization(weights)
     assert len(mean) == len(std) == 3 and all(0 < value < 1 for value in (*mean, *std))
 
 

@@ -181,14 +181,14 @@ def test_a_described_clip(tmp_path: Path) -> None:
     save_file(clip.model.state_dict(), tmp_path / "clip.safetensors")
     (tmp_path / "clip.json").write_text(json.dumps(ENCODER | {"architecture": CLIP_SIZES}))
     loaded = load.load_clip(str(tmp_path / "clip.json")).eval()
-    picture = torch.rand(1, 3, 16, 16)
+    image = torch.rand(1, 3, 16, 16)
     with torch.no_grad():
-        ours, theirs = loaded.model.encode_image(picture), clip.model.encode_image(picture)
+        ours, theirs = loaded.model.encode_image(image), clip.model.encode_image(image)
     assert torch.equal(ours, theirs)
     assert loaded.mean.flatten().tolist() == [0.5] * 3
 
 
-def test_what_decides_pictures_is_told_with_the_weights(adm: Path) -> None:
+def test_what_decides_images_is_told_with_the_weights(adm: Path) -> None:
     told = {"flags": FLAGS, "licence": "CC BY 4.0", "about": "cats"}
     adm.write_text(yaml.safe_dump(told))
     assert find(str(adm)).settings == {"flags": FLAGS}

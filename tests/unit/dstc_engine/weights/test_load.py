@@ -68,7 +68,7 @@ def test_a_shipped_prior(ship: Ship) -> None:
     ship("some-prior", unet, {"architecture": dataclasses.asdict(tiny.UNET)})
     loaded = load.load_unet("some-prior", 16)
     assert loaded.config == tiny.UNET and equal_states(loaded, unet)
-    with pytest.raises(WeightsError, match="makes pictures of 16 pixels; the preset's image_size"):
+    with pytest.raises(WeightsError, match="makes images of 16 pixels; the preset's image_size"):
         load.load_unet("some-prior", 64)
 
 
@@ -189,11 +189,11 @@ def test_a_dinov3_gets_its_angles() -> None:
         network = build().eval()
     load.load_strictly(network, real.state_dict(), Path("some.safetensors"))
     assert not any(t.is_meta for t in [*network.parameters(), *network.buffers()])
-    for network_ in (network, real):  # another size of pictures takes the same angles
+    for network_ in (network, real):  # another size of images takes the same angles
         network_.set_input_size(img_size=(48, 48))
-    picture = torch.rand(1, 3, 48, 48)
+    image = torch.rand(1, 3, 48, 48)
     with torch.no_grad():
-        assert torch.equal(network.forward_features(picture), real.forward_features(picture))
+        assert torch.equal(network.forward_features(image), real.forward_features(image))
 
 
 # -- published ViTs look at other sizes, too -------------------------------------------------------
@@ -222,13 +222,13 @@ def small_vit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VisionTransfor
 def test_positions_are_resampled_as_timm_does(small_vit: VisionTransformer) -> None:
     dino = load.load_dino("dino-vits16", 112, -1).eval()
     assert dino.size == 112 and dino.vit.pos_embed.shape == (1, 1 + 7 * 7, 24)
-    picture = torch.rand(1, 3, 112, 112)
+    image = torch.rand(1, 3, 112, 112)
     small_vit.set_input_size(img_size=(112, 112))
     seen: list[Tensor] = []
     small_vit.blocks[-1].register_forward_hook(lambda m, i, out: seen.append(out))
     with torch.no_grad():
-        small_vit.forward_features(picture)
-        features = dino.features(picture)
+        small_vit.forward_features(image)
+        features = dino.features(image)
     assert features.keys.shape == (1, 1 + 7 * 7, 24)
     torch.testing.assert_close(features.cls, seen[0][:, 0], rtol=1e-5, atol=1e-5)
 

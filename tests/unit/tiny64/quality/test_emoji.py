@@ -12,11 +12,11 @@ from dstc_engine.image import encode_png
 from dstc_engine.metrics.segmentation import silhouette
 from dstc_engine.metrics.style_classifier import StyleClassifier, features
 from dstc_engine.presets import TINY64, with_fields
-from dstc_engine.request import Picture
+from dstc_engine.request import ImageArray
 from tests.unit.dstc_engine import tiny
 from tiny64.captions import STYLE_PHRASES
-from tiny64.quality.baselines import BASELINES, colours, statistics
-from tiny64.quality.images import picture_path, read_pictures, translate_missing
+from tiny64.quality.baselines import BASELINES, colors, statistics
+from tiny64.quality.images import image_path, read_images, translate_missing
 from tiny64.quality.measures import MEASURES, measure, overlap
 from tiny64.quality.rows import ALIGNED, TASKS, benchmark_rows
 from tiny64.quality.ways import ABLATIONS, WHOLE, is_tried
@@ -24,16 +24,16 @@ from tiny64.quality.ways import ABLATIONS, WHOLE, is_tried
 STYLES = sorted(STYLE_PHRASES)
 
 
-def drawing(seed: int, style: str = "noto", size: int = 64) -> Picture:
+def drawing(seed: int, style: str = "noto", size: int = 64) -> ImageArray:
     """A box on white; each style has a palette and outline of its own."""
     rng = np.random.default_rng([seed, STYLES.index(style)])
-    picture = np.full((size, size, 3), 255, np.uint8)
+    image = np.full((size, size, 3), 255, np.uint8)
     top, left = rng.integers(4, size // 4, 2)
-    box = picture[top : -top or None, left : -left or None]
+    box = image[top : -top or None, left : -left or None]
     box[:] = np.array([30, 60, 90]) + 25 * STYLES.index(style) + rng.integers(0, 12, box.shape)
     if style == "openmoji":
         box[:3] = box[-3:] = box[:, :3] = box[:, -3:] = 0
-    return picture
+    return image
 
 
 def data(split: str = "test", subjects: int = 8) -> list[dict[str, Any]]:
@@ -67,7 +67,7 @@ def test_rows_of_each_task() -> None:
             assert str(row.request.prompt).endswith(STYLE_PHRASES[row.target])
             assert str(row.request.source_prompt).endswith(STYLE_PHRASES[row.own])
         if row.truth is not None:
-            assert not np.array_equal(row.truth, row.style), "the style picture shows the answer"
+            assert not np.array_equal(row.truth, row.style), "the style image shows the answer"
     again = benchmark_rows(data() + data("train"), 8)
     assert [r.request.seed for r in rows] == [r.request.seed for r in again]
     assert all(np.array_equal(a.style, b.style) for a, b in zip(rows, again, strict=True))
@@ -79,14 +79,14 @@ def test_rows_of_each_task() -> None:
 
 
 def test_statistics_transfer_takes_over_mean_and_spread() -> None:
-    content, style = tiny.picture(1, 64, 64), tiny.picture(2, 64, 64) // 2 + 40
+    content, style = tiny.image(1, 64, 64), tiny.image(2, 64, 64) // 2 + 40
     moved = statistics(content, style).astype(float)
     np.testing.assert_allclose(moved.mean(axis=(0, 1)), style.mean(axis=(0, 1)), atol=2)
     np.testing.assert_allclose(moved.std(axis=(0, 1)), style.std(axis=(0, 1)), rtol=0.15)
     # Shapes are the content's: what was brighter than its surroundings still is.
     assert np.corrcoef(moved.ravel(), content.astype(float).ravel())[0, 1] > 0.8
     assert np.abs(statistics(content, content).astype(int) - content).max() <= 1
-    assert np.abs(colours(content, content).astype(int) - content).max() <= 1
+    assert np.abs(colors(content, content).astype(int) - content).max() <= 1
 
 
 # -- judges --------------------------------------------------------------------------------------
@@ -109,16 +109,16 @@ def test_the_classifier_tells_styles_it_has_seen_on_other_subjects() -> None:
     train = [(drawing(n, style), style) for n in range(20) for style in STYLES]
     classifier = StyleClassifier(*zip(*train, strict=True))
     other = [(drawing(n, style), style) for n in range(100, 110) for style in STYLES]
-    predicted = classifier.predict([picture for picture, _ in other])
+    predicted = classifier.predict([image for image, _ in other])
     assert np.mean([a == b for a, (_, b) in zip(predicted, other, strict=True)]) > 0.9
     shares = classifier.probabilities([other[0][0]])
     assert shares.shape == (1, 6) and shares.sum() == pytest.approx(1.0)
 
 
 def test_the_classifier_does_not_see_where_the_drawing_stands() -> None:
-    picture = drawing(1)
-    moved = np.roll(picture, (2, -3), axis=(0, 1))
-    np.testing.assert_allclose(features(moved), features(picture), atol=0.02)
+    image = drawing(1)
+    moved = np.roll(image, (2, -3), axis=(0, 1))
+    np.testing.assert_allclose(features(moved), features(image), atol=0.02)
 
 
 def test_copies_are_measured_as_what_they_are() -> None:
@@ -161,20 +161,20 @@ def test_parts_are_left_out_where_they_do_anything() -> None:
     assert {r.task for r in tried["without clip"]} == {"text, aligned"}
 
 
-def test_pictures_that_are_there_are_not_made_again(tmp_path: Path) -> None:
+def test_images_that_are_there_are_not_made_again(tmp_path: Path) -> None:
     rows = benchmark_rows(data(), 1)
     models = tiny.make_models()
     ways: dict[str, dict[str, str]] = {"ours": {}, "short": {"resample": "1"}}
     preset = tiny.PRESET
     # The tiny networks look at 16 pixels, to which contents are fitted.
     translate_missing(models, preset, ways, rows, tmp_path, slots=2)
-    paths = [picture_path(tmp_path, way, row) for way in ways for row in rows]
+    paths = [image_path(tmp_path, way, row) for way in ways for row in rows]
     before = {path: path.stat().st_mtime_ns for path in paths}
     paths[1].unlink()
     translate_missing(models, preset, ways, rows, tmp_path, slots=2)
     after = {path: path.stat().st_mtime_ns for path in paths}
     assert {path for path in paths if before[path] != after[path]} == {paths[1]}
-    assert len(read_pictures("ours", rows, tmp_path)) == len(rows)
+    assert len(read_images("ours", rows, tmp_path)) == len(rows)
     assert np.array_equal(
-        read_pictures("copy of the content", rows, tmp_path)[0], rows[0].request.content
+        read_images("copy of the content", rows, tmp_path)[0], rows[0].request.content
     )

@@ -16,7 +16,7 @@ from dstc_engine.presets import TINY64
 from tests.unit.tiny64.quality.test_emoji import data
 from tiny64.quality.failure_sheet import Failure, choose, failure_sheet
 from tiny64.quality.gate_limits import MOST_GOOD_FLAGGED, auc, catch, learn
-from tiny64.quality.gates import JUDGED, SHAPE, STYLE, Pictures, failures, state_of, with_other_seed
+from tiny64.quality.gates import JUDGED, SHAPE, STYLE, ImageSet, failures, state_of, with_other_seed
 from tiny64.quality.rows import benchmark_rows
 
 GOOD = np.linspace(0, 1, 20)
@@ -41,14 +41,14 @@ def test_a_limit_parts_what_can_be_parted() -> None:
     assert learn(*more) == found, "what was not computed has no say"
 
 
-def test_few_good_pictures_are_flagged_whatever_it_would_catch() -> None:
+def test_few_good_images_are_flagged_whatever_it_would_catch() -> None:
     # At 0.7 all of the bad ones would be caught, and a third of the good ones.
     losses, bad = labelled([*GOOD], [0.75] * 40 + [0.97] * 5 + [2.0] * 5)
     found = learn(losses, bad)
     assert found.limit is not None
     caught = catch(losses > found.limit, bad)
     assert caught.good <= MOST_GOOD_FLAGGED and caught.bad == 0.2
-    assert (caught.precision, caught.flagged, caught.pictures) == (pytest.approx(10 / 11), 11, 70)
+    assert (caught.precision, caught.flagged, caught.images) == (pytest.approx(10 / 11), 11, 70)
 
 
 @pytest.mark.parametrize(
@@ -65,20 +65,20 @@ def test_no_gate_where_a_loss_tells_too_little(bad: list[float], why: str) -> No
     assert found.limit is None and why in found.why_not
 
 
-def pictures() -> Pictures:
-    """Every second picture misses the style, every third one the shape."""
+def images() -> ImageSet:
+    """Every second image misses the style, every third one the shape."""
     rows = benchmark_rows(data(), 6)
-    return Pictures(
+    return ImageSet(
         rows=rows,
-        pictures=[row.request.content for row in rows],
+        images=[row.request.content for row in rows],
         losses=[{"range": 0.02 * (n % 3 == 0), "clip": math.nan} for n in range(len(rows))],
         styles=[row.target if n % 2 else row.own for n, row in enumerate(rows)],
         overlaps=np.array([0.5 if n % 3 == 0 else 0.9 for n in range(len(rows))]),
     )
 
 
-def test_judges_and_gates_of_pictures() -> None:
-    found, limits = pictures(), {"range": 0.01, "clip": -0.5}
+def test_judges_and_gates_of_images() -> None:
+    found, limits = images(), {"range": 0.01, "clip": -0.5}
     assert found.bad[SHAPE].tolist() == [n % 3 == 0 for n in range(24)]
     assert found.bad[STYLE].tolist() == [n % 2 == 0 for n in range(24)]
     assert found.is_bad.sum() == 16
@@ -90,13 +90,13 @@ def test_judges_and_gates_of_pictures() -> None:
 
 
 def test_the_sheet_shows_some_of_each_task_and_no_openmoji() -> None:
-    shown = choose(failures(pictures(), {"range": 0.01}))
+    shown = choose(failures(images(), {"range": 0.01}))
     assert shown and all("openmoji" not in f.row.own + f.row.target for f in shown)
     assert all(sum(f.row.task == task for f in shown) <= 2 for task in {f.row.task for f in shown})
     for failure in shown:
         assert ("style" in failure.wrong) == (failure.taken_for != failure.row.target)
         assert ("50% of the outline" in failure.wrong) == failure.lost_shape
-    with Image.open(io.BytesIO(failure_sheet(failures(pictures(), {})))) as page:
+    with Image.open(io.BytesIO(failure_sheet(failures(images(), {})))) as page:
         assert page.width > 800 and np.asarray(page.convert("L")).min() < 100
 
 
@@ -108,7 +108,7 @@ def test_a_retried_row_differs_by_its_seed_alone() -> None:
     assert vars(same) == vars(row.request)
 
 
-def test_gates_do_not_make_pictures_again() -> None:
+def test_gates_do_not_make_images_again() -> None:
     state = state_of(TINY64, "bf16")
     assert state_of(dataclasses.replace(TINY64, gate_range=0.25), "bf16") == state
     assert state_of(dataclasses.replace(TINY64, weight_range=13.0), "bf16") != state

@@ -24,7 +24,7 @@ def drawn(subject: str, style: str, split: str = "val") -> dict[str, Any]:
     }
 
 
-PICTURES = [
+IMAGES = [
     *(drawn(subject, style) for subject in "abcde" for style in STYLE_PHRASES),
     *(drawn(subject, style, "train") for subject in "xyz" for style in STYLE_PHRASES),
     drawn("f", "noto"),  # in one style alone
@@ -33,8 +33,8 @@ PICTURES = [
 
 
 def test_rows_name_val_subjects_in_two_styles_each() -> None:
-    rows = val_rows(PICTURES, 60)
-    assert rows == val_rows(PICTURES, 60) != val_rows(PICTURES, 60, seed=1)
+    rows = val_rows(IMAGES, 60)
+    assert rows == val_rows(IMAGES, 60) != val_rows(IMAGES, 60, seed=1)
     assert len({row["id"] for row in rows}) == 60
     for number, row in enumerate(rows):
         kind = KINDS[number % 3]
@@ -45,16 +45,16 @@ def test_rows_name_val_subjects_in_two_styles_each() -> None:
         assert target != own
         if row["style"]:
             assert row["style"].split("/")[0] == target
-            assert row["style"].split("/")[1] != content, "the style picture shows the answer"
+            assert row["style"].split("/")[1] != content, "the style image shows the answer"
         if row["prompt"]:
             assert row["prompt"] == f"name of {content[0]}, {STYLE_PHRASES[target]}"
             assert row["source_prompt"] == f"name of {content[0]}, {STYLE_PHRASES[own]}"
 
 
-def test_the_pictures_lie_beside_the_manifest(tmp_path: Path) -> None:
+def test_the_images_lie_beside_the_manifest(tmp_path: Path) -> None:
     data = tmp_path / "data.parquet"
-    png = encode_png(tiny.picture(1))
-    pq.write_table(pa.Table.from_pylist([p | {"png": png} for p in PICTURES]), data)
+    png = encode_png(tiny.image(1))
+    pq.write_table(pa.Table.from_pylist([p | {"png": png} for p in IMAGES]), data)
     manifest = write_rows(data, tmp_path / "rows", 9)
     rows = pq.read_table(manifest).to_pylist()
     assert len(rows) == 9
