@@ -50,7 +50,8 @@ class MemoryLine:
         """Slots that so many bytes hold; `MOST` where the line does not rise."""
         if self.each <= 0:
             return MOST
-        return int((room - self.fixed) / self.each)
+        # A fit through exact numbers misses them by a last bit, which may not cost a slot.
+        return int((room - self.fixed) / self.each + 1e-6)
 
 
 def choose_slots(peak_of: Callable[[int], int], room: int) -> int:

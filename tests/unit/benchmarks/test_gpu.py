@@ -54,7 +54,7 @@ def models(preset: Preset) -> Models:
 
 def test_it_runs_as_a_script_without_ray_and_the_job(tmp_path: Path) -> None:
     file = tmp_path / "found.json"
-    options = "--device cpu --shrink --presets imagenet256-image --precisions bf16 --slots 1 2"
+    options = "--device cpu --shrink --presets imagenet256-image --precisions fp32 --slots 1 2"
     options += f" --steps 1 --rounds 1 --compile no --json {file}"
     ended = subprocess.run(
         [sys.executable, "-c", _RUN, "benchmarks/gpu.py", *options.split()],
@@ -74,7 +74,7 @@ def test_it_runs_as_a_script_without_ray_and_the_job(tmp_path: Path) -> None:
         assert way["failed_rows"] == 0 and way["memory"] is None and way["weights"] > 1e6
         ratio = official["seconds_per_image"] / way["seconds_per_image"]
         assert way["times_official"] == pytest.approx(ratio)
-        assert way["share"] == pytest.approx(way["tflops"] * 1e12 / found["matrix_flops"]["bf16"])
+        assert way["share"] == pytest.approx(way["tflops"] * 1e12 / found["matrix_flops"]["fp32"])
         assert "times_official_fp16" not in way  # it was not measured
     assert two["seconds_per_image"] == pytest.approx(
         129 * two["step_seconds"] / 2 + two["conditions_seconds"]
@@ -87,7 +87,7 @@ def test_it_runs_as_a_script_without_ray_and_the_job(tmp_path: Path) -> None:
     assert "GiB a slot" not in ended.stdout
 
 
-def test_a_image_costs_its_chain_and_its_conditions(preset: Preset, models: Models) -> None:
+def test_an_image_costs_its_chain_and_its_conditions(preset: Preset, models: Models) -> None:
     way = EngineWay(models, preset, 2, "text")
     way.run(1)
     assert len(way.seconds) == 1
