@@ -99,14 +99,28 @@ def look(vit: VisionTransformer, x: Tensor, corners: Tensor | None = None) -> tu
     tokens = torch.cat([cls, tokens + position], 1)
     for block in network.blocks[:-1]:
         tokens = block(tokens)
-    last = network.blocks[-1]
-    width = tokens.shape[-1]
-    keys = F.linear(
-        last.norm1(tokens),
-        last.attn.qkv.weight[width : 2 * width],
-        last.attn.qkv.bias[width : 2 * width],
+    return _last_block(network.blocks[-1], tokens)
+
+
+def _last_block(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    # Of the last block only its keys and its CLS token are read: the other tokens need no queries,
+    # no projection and no MLP, which are 10 of its 12 D x D products a token.
+    attention = block.attn
+    count, _, width = tokens.shape
+    heads = attention.num_heads
+    normed = block.norm1(tokens)
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    query = F.linear(normed[:, :1], weight[:width], bias[:width])
+    keys, values = F.linear(normed, weight[width:], bias[width:]).chunk(2, -1)
+    q, k, v = (
+        part.reshape(count, -1, heads, width // heads).transpose(1, 2)
+        for part in (query, keys, values)
     )
-    return last(tokens)[:, 0], keys
+    scores = attention.q_norm(q) @ attention.k_norm(k).transpose(-2, -1) * attention.scale
+    mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(count, 1, width)
+    cls = tokens[:, :1] + block.ls1(attention.proj(mixed))
+    cls = cls + block.ls2(block.mlp(block.norm2(cls)))
+    return cls[:, 0], keys
 
 
 @dataclass(frozen=True)
