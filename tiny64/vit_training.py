@@ -28,7 +28,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dstc_engine.training.images import load_images
-from dstc_engine.training.loop import Recipe, World, decayed_groups, fit, shuffled_rows
+from dstc_engine.training.loop import (
+    Recipe,
+    World,
+    decayed_groups,
+    fit,
+    runs_in_bf16,
+    shuffled_rows,
+)
 from tiny64.views import silhouettes
 from tiny64.vit import (
     IMAGENET_MEAN,
@@ -154,7 +161,7 @@ def train_vit(
     torch.manual_seed(how.seed)
     recipe = Recipe(
         kind="vit",
-        network=ViTWithHeads(config, len(set(train.styles))),
+        network=ViTWithHeads(config, len(set(train.styles)), bf16=runs_in_bf16(how, world.device)),
         architecture=asdict(config),
         settings=how,
         warmup=min(100, how.steps // 10),
