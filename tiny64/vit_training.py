@@ -148,9 +148,12 @@ def train_vit(
         forward: Callable[..., tuple[Tensor, ...]], step: int, generator: torch.Generator
     ) -> dict[str, Tensor]:
         rows = shuffled_rows(len(train), how.batch, step, how.seed, world)
-        batch = maker.make(rows, generator)
+        drop = how.token_drop if step < (1 - how.whole) * how.steps else 0.0
+        batch = maker.make(rows, generator, drop)
         batch = Views(*(getattr(batch, field.name).to(world.device) for field in fields(Views)))
-        parts = losses(Seen(*forward(batch.views, batch.windows, batch.corners)), batch, how)
+        kept = batch.kept if drop else None  # all of them need no copy
+        seen = Seen(*forward(batch.views, batch.windows, batch.corners, kept))
+        parts = losses(seen, batch, how)
         loss = torch.stack([getattr(how, name) * part for name, part in parts.items()]).sum()
         return {"loss": loss, **{f"loss_{name}": part for name, part in parts.items()}}
 
