@@ -28,7 +28,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dstc_engine.training.images import load_images
-from dstc_engine.training.loop import Recipe, World, decayed_groups, fit, shuffled_rows
+from dstc_engine.training.loop import (
+    Recipe,
+    World,
+    decayed_groups,
+    fit,
+    runs_in_bf16,
+    shuffled_rows,
+)
 from tiny64.views import silhouettes
 from tiny64.vit import (
     IMAGENET_MEAN,
@@ -141,9 +148,12 @@ def train_vit(
         forward: Callable[..., tuple[Tensor, ...]], step: int, generator: torch.Generator
     ) -> dict[str, Tensor]:
         rows = shuffled_rows(len(train), how.batch, step, how.seed, world)
-        batch = maker.make(rows, generator)
+        drop = how.token_drop if step < (1 - how.whole) * how.steps else 0.0
+        batch = maker.make(rows, generator, drop)
         batch = Views(*(getattr(batch, field.name).to(world.device) for field in fields(Views)))
-        parts = losses(Seen(*forward(batch.views, batch.windows, batch.corners)), batch, how)
+        kept = batch.kept if drop else None  # all of them need no copy
+        seen = Seen(*forward(batch.views, batch.windows, batch.corners, kept))
+        parts = losses(seen, batch, how)
         loss = torch.stack([getattr(how, name) * part for name, part in parts.items()]).sum()
         return {"loss": loss, **{f"loss_{name}": part for name, part in parts.items()}}
 
@@ -154,7 +164,7 @@ def train_vit(
     torch.manual_seed(how.seed)
     recipe = Recipe(
         kind="vit",
-        network=ViTWithHeads(config, len(set(train.styles))),
+        network=ViTWithHeads(config, len(set(train.styles)), bf16=runs_in_bf16(how, world.device)),
         architecture=asdict(config),
         settings=how,
         warmup=min(100, how.steps // 10),

@@ -1,6 +1,6 @@
 """Batches that the small ViT is trained on: two views of each image, and windows of other crops.
 
-B images, T patch tokens, P sampled positions.
+B images, T patch tokens, K of them kept, P sampled positions.
 """
 
 from __future__ import annotations
@@ -60,13 +60,17 @@ class Views:
 
     Attributes:
         views: (2B, 3, S, S) normalised. windows: (2B, 3, W, W). corners: (2B, 2) in tokens.
-        positions, targets: (B, P) int64, where in view 1, and where that lies in view 2 or -1.
-        cover: (2B, T), the drawn share of each patch. palette: (2B, LEVELS^3). style: (2B,) int64.
+        kept: (2B, K) int64, the tokens that are shown, in order.
+        positions, targets: (B, P) int64, where in view 1, and where that lies in view 2 or -1;
+            counted among the tokens kept.
+        cover: (2B, K), the drawn share of each patch that is kept.
+        palette: (2B, LEVELS^3). style: (2B,) int64.
     """
 
     views: Tensor
     windows: Tensor
     corners: Tensor
+    kept: Tensor
     positions: Tensor
     targets: Tensor
     cover: Tensor
@@ -84,8 +88,8 @@ class ViewMaker:
         known = sorted(set(images.styles))
         self.styles = torch.tensor([known.index(style) for style in images.styles])
 
-    def make(self, rows: Tensor, generator: torch.Generator) -> Views:
-        """The views of (B,) rows."""
+    def make(self, rows: Tensor, generator: torch.Generator, token_drop: float = 0.0) -> Views:
+        """The views of (B,) rows; a share of their tokens is dropped."""
         how, count = self.how, len(rows)
         twin = torch.rand(count, generator=generator) < how.twin_share
         others = torch.where(twin, self.twins[rows], rows)
@@ -105,6 +109,8 @@ class ViewMaker:
         both = torch.cat([one, two])
         cover = F.avg_pool2d(both[:, 3:], self.config.patch_size).flatten(1)
         positions = self._positions(cover[:count], place, generator)
+        targets = place.gather(1, positions)
+        kept, number = self._keep(positions, targets, token_drop, generator)
         crops = _warp_both(
             torch.cat([first, second]),
             random_geometry(2 * count, generator, degrees=30, scale=(0.8, 1.7)),
@@ -114,12 +120,32 @@ class ViewMaker:
             views=self._finish(both[:, :3], generator),
             windows=self._finish(windows, generator),
             corners=corners,
-            positions=positions,
-            targets=place.gather(1, positions),
-            cover=cover,
+            kept=kept,
+            positions=number[:count].gather(1, positions),
+            targets=number[count:].gather(1, targets.clamp(min=0)).where(targets >= 0, -1),
+            cover=cover.gather(1, kept),
             palette=palettes(both[:, :3], both[:, 3]),
             style=torch.cat([self.styles[rows], self.styles[others]]),
         )
+
+    def _keep(
+        self, positions: Tensor, targets: Tensor, token_drop: float, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        # The tokens (2B, K) that are shown, and each token's number (2B, T) among them, or -1.
+        # What the dense contrast asks for is always there: positions of view 1, their targets in
+        # view 2. The rest is drawn.
+        count, tokens = len(positions), self.config.side**2
+        if not token_drop:
+            every = torch.arange(tokens).expand(2 * count, -1)
+            return every, every
+        most = max(round((1 - token_drop) * tokens), positions.shape[1])
+        asked = torch.zeros(2 * count, tokens + 1)  # the last is for targets that are outside
+        asked[:count].scatter_(1, positions, 2.0)
+        asked[count:].scatter_(1, targets.where(targets >= 0, tokens), 2.0)
+        order = asked[:, :-1] + torch.rand(2 * count, tokens, generator=generator)
+        kept = order.topk(most).indices.sort().values
+        number = torch.full((2 * count, tokens), -1)
+        return kept, number.scatter(1, kept, torch.arange(most).expand(2 * count, -1))
 
     def _finish(self, images: Tensor, generator: torch.Generator) -> Tensor:
         return normalize(degrade(images, 0.4, generator), IMAGENET_MEAN, IMAGENET_STD)

@@ -20,7 +20,8 @@ class TrainingSettings:
         steps, batch: length, and images per step over all workers. peak_rate: of AdamW.
         ema: decay of the averaged weights, which are what is shipped.
         seed: of the random weights, the order of the images and every other draw.
-        bf16: run the network in bfloat16 (1.4 to 1.6 times as fast on an AVX512-BF16 core).
+        bf16: run the network in bfloat16 (1.4 to 1.6 times as fast on an AVX512-BF16 core), except
+            on CPUs that would emulate it: see `runs_in_bf16`.
     """
 
     steps: int

@@ -35,3 +35,18 @@ def test_a_window_is_placed_where_its_corner_says() -> None:
     here, elsewhere = (look(vit, window, torch.tensor([corner]))[1] for corner in ([1, 2], [0, 0]))
     assert here.shape == (1, 1 + 4, VIT.embed_dim)
     assert not torch.allclose(here, elsewhere)
+
+
+def test_a_token_that_is_kept_lies_where_it_lay() -> None:
+    vit = VIT.build().eval()
+    images = torch.randn(2, 3, SIZE, SIZE, generator=_seeded())
+    kept = torch.tensor([[1, 5, 8], [0, 2, 15]])
+    cls, keys = look(vit, images, kept=kept)
+    assert keys.shape == (2, 1 + 3, VIT.embed_dim)
+    gray = images.clone()
+    gray[0, :, :4, :4] = 0.0  # token 0
+    gray[1, :, 8:, :8] = 0.0  # tokens 8, 9, 12 and 13
+    assert torch.equal(look(vit, gray, kept=kept)[0], cls)
+    every = torch.arange(VIT.side**2).expand(2, -1)
+    for here, there in zip(look(vit, images, kept=every), look(vit, images), strict=True):
+        assert torch.allclose(here, there, atol=1e-6)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -9,8 +11,8 @@ from dstc_engine.training.images import load_images
 from tests.drawings import write_drawings
 from tests.tiny_training import SIZE, VIT, VIT_TRAINING
 from tiny64.vit import Seen, ViTWithHeads
-from tiny64.vit_training import crop_contrast, dense_contrast, losses
-from tiny64.vit_views import ViewMaker
+from tiny64.vit_training import crop_contrast, dense_contrast, losses, train_vit
+from tiny64.vit_views import ViewMaker, Views
 
 
 def _seeded() -> torch.Generator:
@@ -45,14 +47,32 @@ def test_crop_contrast_does_not_tell_alikes_apart() -> None:
     assert (excused < 1e-3).all()
 
 
-def test_every_loss_reaches_the_transformer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("token_drop", [0.0, 0.5])
+def test_every_loss_reaches_the_transformer(tmp_path: Path, token_drop: float) -> None:
     data = write_drawings(tmp_path / "emoji.parquet", size=SIZE)
     maker = ViewMaker(load_images(data, "train"), VIT, VIT_TRAINING)
     torch.manual_seed(0)
     network = ViTWithHeads(VIT, 6)
-    batch = maker.make(torch.arange(4), _seeded())
+    batch = maker.make(torch.arange(4), _seeded(), token_drop)
     for name in ("keys", "crops", "style", "palette", "silhouette"):
         network.zero_grad()
-        seen = Seen(*network(batch.views, batch.windows, batch.corners))
+        seen = Seen(*network(batch.views, batch.windows, batch.corners, batch.kept))
         losses(seen, batch, VIT_TRAINING)[name].backward()
         assert network.vit.patch_embed.proj.weight.grad.abs().sum() > 0, name
+
+
+def test_tokens_are_dropped_until_the_last_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_drawings(tmp_path / "emoji.parquet", size=SIZE)
+    make, dropped = ViewMaker.make, []
+
+    def spy(maker: ViewMaker, rows: torch.Tensor, generator: torch.Generator, drop: float) -> Views:
+        views = make(maker, rows, generator, drop)
+        dropped.append(1 - views.kept.shape[1] / VIT.side**2)
+        return views
+
+    monkeypatch.setattr(ViewMaker, "make", spy)
+    how = replace(VIT_TRAINING, token_drop=0.5, whole=0.5)
+    assert train_vit(data, tmp_path / "run", VIT, how).exists()
+    assert dropped == [0.5, 0.5, 0.0, 0.0]

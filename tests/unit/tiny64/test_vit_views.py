@@ -66,3 +66,17 @@ def test_views_have_the_shapes_they_promise_and_depend_on_the_seed(maker: ViewMa
     assert batch.cover.shape == (8, VIT.side**2)
     assert 0 <= float(batch.cover.min()) and float(batch.cover.max()) <= 1
     assert torch.equal(batch.views, again.views) and torch.equal(batch.targets, again.targets)
+
+
+def test_dropped_tokens_are_none_that_the_contrast_asks_for(maker: ViewMaker) -> None:
+    rows = torch.arange(4)
+    whole, part = maker.make(rows, _seeded()), maker.make(rows, _seeded(), 0.5)
+    assert torch.equal(whole.kept, torch.arange(VIT.side**2).expand(8, -1))
+    assert part.kept.shape == part.cover.shape == (8, VIT.side**2 // 2)
+    # The draws before are the same, and so is what is asked for.
+    assert torch.equal(part.kept[:4].gather(1, part.positions), whole.positions)
+    there = whole.targets >= 0
+    assert there.any() and torch.equal(there, part.targets >= 0)
+    found = part.kept[4:].gather(1, part.targets.clamp(min=0))
+    assert torch.equal(found[there], whole.targets[there])
+    assert torch.equal(part.cover, whole.cover.gather(1, part.kept))

@@ -18,6 +18,7 @@ from dstc_engine.training.loop import (
     decayed_groups,
     fit,
     learning_rate,
+    runs_in_bf16,
     shuffled_rows,
     update_ema,
 )
@@ -109,9 +110,29 @@ def test_matrices_alone_decay() -> None:
     assert [p.shape for p in others["params"]] == [(2,)]
 
 
+def _settings(**changes: Any) -> TrainingSettings:
+    return TrainingSettings(
+        **{"steps": 4, "batch": 8, "peak_rate": 1e-2, "ema": 0.9, "bf16": False, **changes}
+    )
+
+
+def _native_bf16(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_left_out_where_a_cpu_would_emulate_it(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    _native_bf16(monkeypatch, native)
+    assert runs_in_bf16(_settings(bf16=True), "cpu") is native
+    assert runs_in_bf16(_settings(bf16=True), "cuda:0")
+    assert not runs_in_bf16(_settings(), "cpu") and not runs_in_bf16(_settings(), "cuda:0")
+
+
 def _recipe(losses_seen: list[float] | None = None, **settings: Any) -> Recipe[nn.Sequential]:
     """Learns a sum through dropout (which draws from the global generator), ships one layer."""
-    how = {"steps": 4, "batch": 8, "peak_rate": 1e-2, "ema": 0.9, "bf16": False, **settings}
+    how = _settings(**settings)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5), nn.Linear(2, 1))
     steps_taken = iter(range(1, 100))
@@ -121,7 +142,7 @@ def _recipe(losses_seen: list[float] | None = None, **settings: Any) -> Recipe[n
     ) -> dict[str, Tensor]:
         x = torch.randn(8, 3, generator=generator)
         output = forward(x)
-        assert output.dtype == (torch.bfloat16 if how["bf16"] else torch.float32)
+        assert output.dtype == (torch.bfloat16 if runs_in_bf16(how, "cpu") else torch.float32)
         loss = (output.float() - x.sum(1, keepdim=True)).pow(2).mean()
         if losses_seen is not None:
             losses_seen.append(float(loss.detach()))
@@ -137,7 +158,7 @@ def _recipe(losses_seen: list[float] | None = None, **settings: Any) -> Recipe[n
         kind="sum",
         network=network,
         architecture={"width": 2},
-        settings=TrainingSettings(**how),
+        settings=how,
         warmup=1,
         gradient_norm=1.0,
         optimizer=lambda network: torch.optim.AdamW(network.parameters()),
@@ -176,7 +197,7 @@ def test_a_run_of_an_older_version_is_continued(tmp_path: Path) -> None:
     path = tmp_path / "broken" / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
     assert state.keys() == {
-        "step", "seconds", "net", "ema", "optimizer", "training", "config", "initial"
+        "step", "seconds", "bf16_steps", "net", "ema", "optimizer", "training", "config", "initial"
     }  # fmt: skip
     kept = ("step", "net", "ema", "optimizer")
     torch.save({key: state[key] for key in kept}, path)
@@ -218,5 +239,30 @@ def test_the_first_worker_alone_writes_and_all_report(tmp_path: Path) -> None:
     assert reports == [4] and not (tmp_path / "run").exists()
 
 
-def test_the_network_runs_in_bfloat16_where_asked(tmp_path: Path) -> None:
-    assert fit(_recipe(steps=1, bf16=True), tmp_path).exists()
+def test_a_run_says_how_many_of_its_steps_were_in_bfloat16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def trained(steps: int) -> dict[str, Any]:
+        weights = fit(_recipe(steps=steps, bf16=True), tmp_path)
+        record: dict[str, Any] = json.loads(weights.with_suffix(".json").read_text())
+        return record
+
+    _native_bf16(monkeypatch, True)
+    assert trained(2)["bf16_steps"] == 2 and not caplog.text
+    _native_bf16(monkeypatch, False)  # as on another machine
+    record = trained(5)
+    assert (record["steps"], record["bf16_steps"], record["training"]["bf16"]) == (5, 2, True)
+    assert "sum trains in float32, not in bfloat16 as set" in caplog.text
+
+
+def test_steps_of_an_older_version_count_as_its_settings_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _native_bf16(monkeypatch, True)
+    fit(_recipe(steps=2, bf16=True), tmp_path)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del state["bf16_steps"]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    _native_bf16(monkeypatch, False)
+    weights = fit(_recipe(steps=3, bf16=True), tmp_path)
+    assert json.loads(weights.with_suffix(".json").read_text())["bf16_steps"] == 2
