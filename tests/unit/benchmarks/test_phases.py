@@ -133,7 +133,7 @@ def test_a_profile_is_of_a_step_and_of_a_row(models: Models) -> None:
 def test_it_ends_in_three_tables(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = "--preset imagenet256-image --shrink --slots 1 --steps 1 --precision bf16"
+    options = "--preset imagenet256-image --shrink --slots 1 --steps 1 --precision fp32"
     monkeypatch.setattr("sys.argv", ["profile_step", *options.split()])
     main()
     printed = capsys.readouterr().out
