@@ -120,8 +120,8 @@ def job_error(error: BaseException, what: str) -> DstcError:
     if own is not None:
         return own
     lines = str(error).strip().splitlines() or ["no message"]
-    told = redact(f"{type(error).__name__}: {lines[-1].strip()}")
-    return JobError(f"{what} broke: {told}. What is done is kept; the same command continues")
+    reason = redact(f"{type(error).__name__}: {lines[-1].strip()}")
+    return JobError(f"{what} broke: {reason}. What is done is kept; the same command continues")
 
 
 def cluster_gpus() -> int:

@@ -130,10 +130,10 @@ def estimate(
         assumed = ASSUMED_TFLOPS[device, precision]
         rate = assumed if tflops is None else tflops
         seconds = flops / (rate * 1e12)
-        told = "assumed" if tflops is None else "given"
+        origin = "assumed" if tflops is None else "given"
         name = "GPU" if device == "cuda" else "CPU core"
         basis = (
-            f"{flops / 1e12:,.3g} TFLOP a row ({samples * cost.steps} guided steps), {told} "
+            f"{flops / 1e12:,.3g} TFLOP a row ({samples * cost.steps} guided steps), {origin} "
             f"{rate:g} TFLOP/s a {name}"
         )
     return Estimate(rows, flops, rate, seconds, rows * seconds / 3600, basis)

@@ -140,8 +140,8 @@ def _count_part(run: RunFolder, shard: int) -> _Part | str:
     try:
         return retries.with_retries(count)
     except Exception as error:  # one broken part may not take the page down
-        told = describe(error)
-        return f"{run.part(shard).rpartition('/')[2]}: {told}"
+        reason = describe(error)
+        return f"{run.part(shard).rpartition('/')[2]}: {reason}"
 
 
 def _count_batch(part: _Part, batch: pa.RecordBatch, shard: int, first: int) -> None:

@@ -152,10 +152,10 @@ def _samples(outcome: Outcome) -> list[dict[str, object]] | None:
 
 def read_outcome(row: Mapping[str, Any]) -> Outcome:
     """What `result_table` made a row of."""
-    told = {column.name: row[column.name] for column in _FIELDS}
+    values = {column.name: row[column.name] for column in _FIELDS}
     samples = row["samples"]
     return Outcome(
-        **told,
+        **values,
         losses=_read_losses(row["losses"]),
         samples=samples
         and [Sample(**{**sample, "losses": _read_losses(sample["losses"])}) for sample in samples],

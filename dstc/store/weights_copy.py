@@ -62,8 +62,8 @@ def answering(uri: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        told = describe(error)
-        raise JobError(f"weights cannot be read from {uri}: {told}") from error
+        reason = describe(error)
+        raise JobError(f"weights cannot be read from {uri}: {reason}") from error
 
 
 def _read(uri: str, source: IO[bytes]) -> bytes:

@@ -180,12 +180,12 @@ class TranslateShard:
 
     def _pulse(self) -> None:
         """Says that this actor is there, and keeps what would be lost with it."""
-        told = Occupancy()
+        before = Occupancy()
         while True:
             now = self._engine.occupancy
-            busy, slots = now.busy - told.busy, now.slots - told.slots
+            busy, slots = now.busy - before.busy, now.slots - before.slots
             tell(self._row_count, "beat", self._process, busy, slots, self._work())
-            told = now
+            before = now
             for shard in list(self._at_work):
                 try:
                     shard.save(self._task.run)

@@ -71,8 +71,8 @@ class ResBlock(nn.Module):
         self.in_layers = nn.Sequential(
             GroupNorm32(c_in), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, padding=1)
         )
-        told = 2 * c_out if scale_shift else c_out
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, told))
+        width = 2 * c_out if scale_shift else c_out
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, width))
         self.out_layers = nn.Sequential(
             GroupNorm32(c_out),
             nn.SiLU(),
@@ -87,12 +87,12 @@ class ResBlock(nn.Module):
         h = self.in_layers[1](self.in_layers[0](x))
         h, x = self._resized(h), self._resized(x)
         h = self.in_layers[2](h)
-        told = self.emb_layers(embedding).to(h.dtype)[:, :, None, None]
+        embedded = self.emb_layers(embedding).to(h.dtype)[:, :, None, None]
         if self.scale_shift:
-            scale, shift = told.chunk(2, dim=1)
+            scale, shift = embedded.chunk(2, dim=1)
             h = self.out_layers[0](h) * (1 + scale) + shift
         else:
-            h = self.out_layers[0](h + told)
+            h = self.out_layers[0](h + embedded)
         return self.skip_connection(x) + self.out_layers[3](
             self.out_layers[2](self.out_layers[1](h))
         )

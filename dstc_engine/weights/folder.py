@@ -63,8 +63,8 @@ def writing(folder: Path) -> Iterator[None]:
         reason, advice = _ADVICE.get(
             error.errno or 0, (f"{type(error).__name__}: {error}", "mend that, {other}")
         )
-        told = advice.format(other=_OTHER_FOLDER)
-        raise WeightsError(f"weights folder {folder}: {reason}; {told}") from error
+        hint = advice.format(other=_OTHER_FOLDER)
+        raise WeightsError(f"weights folder {folder}: {reason}; {hint}") from error
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:

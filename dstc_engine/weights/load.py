@@ -141,8 +141,8 @@ def build_dino(
         vit.set_input_size(img_size=(size, size))
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     if not weights.is_published:
-        told = weights.description()
-        mean, std = tuple(told["mean"]), tuple(told["std"])
+        description = weights.description()
+        mean, std = tuple(description["mean"]), tuple(description["std"])
     return (DinoV3 if is_rotary else Dino)(vit, size, layer, mean, std)
 
 

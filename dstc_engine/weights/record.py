@@ -91,15 +91,15 @@ def open_described(name: str) -> Weights:
         WeightsError: it is missing, or not a description.
     """
     path = description_path(name)
-    told = read_description(path)
+    description = read_description(path)
     return Weights(
         name=name,
-        kind=kind_of(told),
-        file=file_of(path, told),
-        source=str(told.get("about", "the user's own")),
-        about=str(told.get("about", "")),
-        sha256=told.get("sha256"),
-        licence=str(told.get("licence", "not told")),
+        kind=kind_of(description),
+        file=file_of(path, description),
+        source=str(description.get("about", "the user's own")),
+        about=str(description.get("about", "")),
+        sha256=description.get("sha256"),
+        licence=str(description.get("licence", "not told")),
         described=str(path),
-        settings=settings_of(told),
+        settings=settings_of(description),
     )
