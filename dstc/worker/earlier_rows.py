@@ -22,7 +22,7 @@ from dstc.store.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
-class RowsBefore:
+class EarlierRows:
     """Result rows of earlier.
 
     Attributes:
@@ -37,9 +37,9 @@ class RowsBefore:
     has_saved: bool
 
 
-def rows_before(
+def find_earlier_rows(
     run: RunFolder, shard: int, rows: pa.Table, is_rerun: bool, retry: str | None
-) -> RowsBefore:
+) -> EarlierRows:
     """Finds what stands of a shard.
 
     Args:
@@ -81,7 +81,7 @@ def rows_before(
         if retry == "flagged" and row < from_part and status[row] == DONE and flagged[row]
     }
     kept = [place for place in best if place not in again]
-    return RowsBefore(
+    return EarlierRows(
         kept=found.take(pa.array([best[place] for place in kept], pa.int64())),
         places=kept,
         flagged={

@@ -18,7 +18,7 @@ from dstc.store.results import (
 )
 from dstc.store.run_folder import RunFolder
 from dstc.worker.attempts import Attempt
-from dstc.worker.earlier_rows import RowsBefore
+from dstc.worker.earlier_rows import EarlierRows
 from dstc.worker.prometheus import ActorMetrics
 
 # One small file for each shard at work; more often would cost more requests than it saves rows.
@@ -53,7 +53,7 @@ class ShardRun:
     _saved_at: float = field(default_factory=time.monotonic)
     _may_save: bool = False
 
-    def start(self, rows: pa.Table, before: RowsBefore) -> None:
+    def start(self, rows: pa.Table, before: EarlierRows) -> None:
         """The shard's manifest rows, and the result rows that stand already."""
         with self.lock:
             self._rows, self._kept, self._kept_places = rows, before.kept, before.places

@@ -41,7 +41,7 @@ from dstc.store.results import (
 from dstc.text import describe
 from dstc.worker import gates
 from dstc.worker.attempts import Attempt
-from dstc.worker.earlier_rows import rows_before
+from dstc.worker.earlier_rows import find_earlier_rows
 from dstc.worker.engine_thread import EngineThread, Occupancy
 from dstc.worker.image_cache import ImageCache
 from dstc.worker.image_writer import ImageWriter
@@ -196,7 +196,7 @@ class TranslateShard:
 
     def _translate(self, shard: ShardRun, rows: pa.Table) -> pa.Table:
         run, retry = self._task.run, self._task.settings.retry
-        before = rows_before(run, shard.number, rows, shard.attempt.is_rerun, retry)
+        before = find_earlier_rows(run, shard.number, rows, shard.attempt.is_rerun, retry)
         kept, places = before.kept, before.places
         if shard.attempt.is_rerun:
             shard.attempt.keep(len(places))
