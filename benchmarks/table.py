@@ -1,4 +1,4 @@
-"""How every benchmark ends: what it ran on, and a Markdown table."""
+"""Output of every benchmark: the machine it ran on, and a Markdown table."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class EvaluateOptions:
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
-    """Measures what is not measured yet, and tells about the whole.
+    """Measures the shards that are not measured yet, and summarizes the whole run.
 
     Returns:
         What metrics.json holds.

@@ -1,4 +1,4 @@
-"""The Ray that a command works with, a cluster's or its own, and errors that come out of it."""
+"""Ray for a command: joins a cluster or starts one here, and reads errors that come out of it."""
 
 from __future__ import annotations
 

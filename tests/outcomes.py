@@ -1,4 +1,4 @@
-"""What a run left behind, in a form in which two runs can be compared."""
+"""Results and images of a run, in a form in which two runs can be compared."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Monitor:
 
     @property
     def actors_needed(self) -> int:
-        """Of those: Ray lets actors go when each shard that is left has found its actor."""
+        """Actors that the shards left still need; Ray lets actors without a shard go."""
         shards_left = self._plan.manifest.shards - len(self._ledger)
         held = self._plan.settings.shards_at_once + 1  # by an actor, one of them in line
         return min(self._workers.fewest, math.ceil(shards_left / held))
@@ -122,7 +122,7 @@ class Monitor:
 
     @property
     def pace(self) -> Pace:
-        """At this moment."""
+        """Progress and rate of the run at this moment."""
         return self._meter.pace
 
     # -- the two threads -------------------------------------------------------------------------

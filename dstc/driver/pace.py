@@ -1,4 +1,4 @@
-"""How far a run is and how fast it goes, from what its actors say."""
+"""Progress, rate and time left of a run, from the reports of its actors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RATE_WINDOW_S = 300.0
 
 @dataclass(frozen=True)
 class Pace:
-    """How far a run is, and how fast it goes.
+    """Progress, rate and time left of a run.
 
     Attributes:
         rows_ended: of the whole run, those of earlier invocations included.

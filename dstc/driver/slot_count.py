@@ -72,7 +72,7 @@ def _answers(asked: list[Any]) -> list[int | Exception]:
 
 
 def kinds_of_cards(nodes: list[dict[str, Any]]) -> list[str]:
-    """The resource that names each kind of GPU among living nodes; of unnamed kinds none."""
+    """Ray resources that name the kinds of GPU among living nodes; unnamed kinds have none."""
     kinds = set()
     for node in nodes:
         if node["Alive"] and node["Resources"].get("GPU"):

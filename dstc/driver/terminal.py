@@ -1,4 +1,4 @@
-"""What a run says on the terminal: the plan, its progress, how it ended."""
+"""Terminal output of a run: the plan, the progress line, how it ended."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def print_plan(plan: Plan, expected: Estimate | None, device: str) -> None:
 
 
 def print_waiting(holder: str) -> None:
-    """Another driver may be at work on the folder."""
+    """Prints that another driver may be at work on the folder."""
     print(
         f"another driver ({holder}) has the output folder; waiting up to "
         f"{EXPIRES_AFTER_S:.0f} s to see whether it is alive",
@@ -84,7 +84,7 @@ def print_waiting(holder: str) -> None:
 
 
 def print_closing(summary: Summary, run: RunFolder) -> None:
-    """How the run ended, and where its results are."""
+    """Prints how the run ended, and where its results are."""
     table = facts_table("Run " + summary.run_id)
     table.add_row("done", f"{summary.done:,}")
     if summary.flagged:
@@ -187,7 +187,7 @@ class ProgressLine:
 def progress_text(
     rows: int, pace: Pace, snapshot: Snapshot | None, actors_wanted: int, actors_needed: int
 ) -> str:
-    """What the progress line says.
+    """Text of the progress line.
 
     Args:
         rows: of the run. pace: of it. snapshot: the latest, or None before the first.

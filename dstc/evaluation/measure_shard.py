@@ -1,4 +1,4 @@
-"""The actor that measures: the results of one shard in, one part of metrics out.
+"""Actor of an evaluation: the results of one shard in, one Parquet part of metrics out.
 
 A row whose images cannot be read is a row of nulls with `metrics_error`, never an exception. What
 goes wrong in the measuring itself is no fault of a row, and ends the job.
@@ -65,7 +65,7 @@ _LEAST_SIDE = 11
 
 @dataclass(frozen=True)
 class MeasureTask:
-    """What every actor of an evaluation is made with.
+    """Arguments of every actor of an evaluation.
 
     Attributes:
         output: the run folder. config: of the evaluation. device: "cuda" or "cpu".
@@ -101,7 +101,7 @@ class RowImages:
 
 
 class MeasureShard:
-    """Ray Data calls it with one number at a time: of a shard, or of a chunk of the reference.
+    """Measures shards and chunks of the reference; Ray Data calls it with one number at a time.
 
     Args:
         task: of the evaluation.
@@ -122,7 +122,7 @@ class MeasureShard:
 
     @property
     def models(self) -> EvaluationModels:
-        """Loaded when first asked: what an actor's constructor raises, Ray takes for its death."""
+        """Loaded at first use: Ray takes an error in an actor's constructor for its death."""
         if self._models is None:
             import torch
 
@@ -292,7 +292,7 @@ def measure(
     images: RowImages,
     features: Sequence[ImageFeatures],
 ) -> dict[str, float]:
-    """Those of COLUMNS that a row has the parts for; NaN where no model measures it.
+    """Metrics of a row, by the names of COLUMNS; NaN where no model measures it.
 
     Args:
         features: of result, content and, where there is one, style.

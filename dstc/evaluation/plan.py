@@ -1,4 +1,4 @@
-"""What an evaluation is, and which of a run's shards it has still to measure."""
+"""Configuration of an evaluation, and the shards of a run that it has still to measure."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def read_table(uri: str) -> pa.Table | None:
 
 
 def write_table(uri: str, table: pa.Table, identity: dict[str, Any]) -> None:
-    """Writes a Parquet file that says what it was made by."""
+    """Writes a Parquet file with the identity of its evaluation as metadata."""
     sink = pa.BufferOutputStream()
     labeled = table.replace_schema_metadata({IDENTITY: json.dumps(identity).encode()})
     pq.write_table(labeled, sink, compression="zstd")
@@ -142,14 +142,14 @@ def write_table(uri: str, table: pa.Table, identity: dict[str, Any]) -> None:
 
 
 def identity_of(table: pa.Table | None) -> Any:
-    """What a file was made by; None where there is none."""
+    """Identity in a file's metadata; None where there is none."""
     if table is None:
         return None
     return json.loads((table.schema.metadata or {}).get(IDENTITY, b"null"))
 
 
 def shard_identity(config: EvaluationConfig, images: str) -> dict[str, Any]:
-    """Of the measures of a shard whose images have this sum."""
+    """Identity of a shard's measures: the configuration, and the sum over its images."""
     return {"judging": config.record, "pictures": images}
 
 
@@ -173,12 +173,12 @@ def unmeasured(run: RunFolder, config: EvaluationConfig, shards: Sequence[int]) 
 
 
 def images_sum(run: RunFolder, shard: int) -> str:
-    """Over ids and image sums of a shard's results: changes when any of its rows does."""
+    """Checksum of ids and images of a shard's results; changes when any of its rows does."""
     table = read_part(run, shard, ["id", "image_sha256"])
     text = json.dumps(table.to_pylist(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def record_of(run: RunFolder) -> Record:
-    """job.json, or what is wrong with it."""
+    """Reads job.json; what is wrong with it is part of the record."""
     return read_record(run.job, "job.json")

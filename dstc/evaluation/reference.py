@@ -110,7 +110,7 @@ def _read_reference(uri: str, where: tuple[tuple[str, str], ...]) -> Reference:
 
 
 def fit_classifier(reference: Reference, size: int, fit: str) -> tuple[StyleClassifier, float]:
-    """The classifier of styles, and how often it is right on images it was not fitted on.
+    """Fits a style classifier; also its accuracy on images that it was not fitted on.
 
     Raises:
         SettingsError: fewer than two styles, or an image that cannot be read.

@@ -1,4 +1,4 @@
-"""Means over a run: metrics.json, and the table on the terminal."""
+"""Summary of an evaluation: means over a run, in metrics.json and as a table."""
 
 from __future__ import annotations
 

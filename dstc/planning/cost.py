@@ -67,12 +67,12 @@ class Cost:
 
     @property
     def chain(self) -> int:
-        """Of all steps of one image."""
+        """Operations of all steps of one image."""
         return self.steps * self.step + self.plain_steps * self.plain_step
 
     @property
     def row(self) -> int:
-        """Of one row from its slot's beginning to its end."""
+        """Operations of one row, from the start of its slot to its end."""
         return self.chain + self.conditions
 
     def hours(self, rows: int, actors: int, tflops: float) -> float:
@@ -82,7 +82,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is to be expected of a run.
+    """Expected operations and hours of a run.
 
     Attributes:
         rows: to do.
@@ -114,7 +114,7 @@ def estimate(
     measured_seconds_per_row: float | None = None,
     samples: int = 1,
 ) -> Estimate:
-    """What so many rows will cost.
+    """Estimates the cost of so many rows.
 
     Args:
         cost: of a row. rows: to do. device: "cuda" or "cpu". precision: of the networks.

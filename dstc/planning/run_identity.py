@@ -70,7 +70,7 @@ class Job:
 
 
 def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()) -> Job:
-    """What this run is, before anything is read or written in its folder.
+    """The job of these settings, before anything is read or written in its folder.
 
     Args:
         settings: of the run.

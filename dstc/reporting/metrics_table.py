@@ -46,7 +46,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class MetricsTable:
-    """What metrics.json tells.
+    """Contents of metrics.json, as the report shows them.
 
     Attributes:
         metrics: the lines. sets: what sets were compared with, and by what, (name, text).

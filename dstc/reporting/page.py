@@ -1,4 +1,4 @@
-"""What the page of a report shows, as the template reads it."""
+"""Data of a report's page, as the template reads it."""
 
 from __future__ import annotations
 

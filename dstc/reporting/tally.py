@@ -1,4 +1,4 @@
-"""What the results of a run hold, counted part by part; rows are never all in memory."""
+"""Row counts of a run by status and reason, part by part; rows are never all in memory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Reason:
 
 @dataclass
 class Tally:
-    """What was counted.
+    """Row counts of a run.
 
     Attributes:
         rows: in all parts. counts: by status.

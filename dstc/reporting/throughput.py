@@ -45,7 +45,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Throughput:
-    """What the shards' timings add up to.
+    """Rows per second and seconds by phase, summed over shards.
 
     Attributes:
         found, read: stats files, and those that were read. running: shards begun and not finished.

@@ -43,7 +43,7 @@ _READERS = 32
 
 
 def count_rows(rows: pa.Table) -> dict[str, dict[str | None, int]]:
-    """Rows by status and reason; parts of before there were gates flag nothing."""
+    """Counts rows by status and reason; parts from before there were gates flag nothing."""
     reasons = rows.column("reason")
     if "flagged" in rows.schema.names:
         reasons = pc.coalesce(reasons, rows.column("flagged"))

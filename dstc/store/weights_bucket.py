@@ -44,7 +44,7 @@ def use(driver_bucket: str | None) -> None:
 
 
 def description_of(name: str, patience: retries.Patience = retries.PROMPT) -> dict[str, Any] | None:
-    """What the bucket says of weights, or None when it has none of this name.
+    """The bucket's description of weights, or None when it has none of this name.
 
     Raises:
         WeightsError: what it says is of another kind than expected.

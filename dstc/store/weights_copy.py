@@ -1,4 +1,4 @@
-"""Gigabytes from storage to this node, a piece at a time."""
+"""Copies large files from storage to this node, a piece at a time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def copy_in(uri: str, path: Path, sha256: str | None = None) -> None:
 
 @contextlib.contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """Around calls of storage alone: what it raises, but for a missing file, ends the job.
+    """Makes a `JobError` of what storage raises inside, but for a missing file.
 
     Raises:
         JobError: in place of an OSError.

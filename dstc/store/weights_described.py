@@ -31,7 +31,7 @@ def folder_of(url: str) -> Path:
 
 
 def bring_description(url: str, patience: retries.Patience = retries.STEADY) -> dict[str, Any]:
-    """Copies a description to this node, anew if it has changed; what it says.
+    """Copies a description to this node, anew if it has changed; returns its fields.
 
     Raises:
         WeightsError: there is none, it is of another form, or the copy cannot be written.

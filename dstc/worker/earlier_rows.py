@@ -1,4 +1,4 @@
-"""What stands already of a shard that is run again: its part, and rows of an attempt that died."""
+"""Result rows kept from earlier attempts at a shard: its part, and rows of one that died."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dstc.store.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class EarlierRows:
-    """Result rows of earlier.
+    """Result rows kept from earlier attempts at a shard.
 
     Attributes:
         kept: rows that stay as they are. places: of each, in the shard.
@@ -40,7 +40,7 @@ class EarlierRows:
 def find_earlier_rows(
     run: RunFolder, shard: int, rows: pa.Table, is_rerun: bool, retry: str | None
 ) -> EarlierRows:
-    """Finds what stands of a shard.
+    """Finds the result rows that earlier attempts at a shard left.
 
     Args:
         rows: of the manifest. is_rerun: an attempt before this one did not end.

@@ -1,4 +1,4 @@
-"""One shard at work: what it brings, how far it is, what is measured on the way."""
+"""State of a shard at work: its rows, its progress, its timings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PHASES = ("fetch", "queue", "translate", "write")
 
 @dataclass(eq=False)
 class ShardRun:
-    """One call: what the shard brings, and what is measured on the way."""
+    """State of one call of an actor: the shard's rows, progress and timings."""
 
     number: int
     order: int

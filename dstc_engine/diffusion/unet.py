@@ -50,7 +50,7 @@ class GroupNorm32(nn.GroupNorm):
 
 
 class ResBlock(nn.Module):
-    """A residual block told the time by `embedding`; may halve ("down") or double ("up") the side.
+    """Residual block with the time as `embedding`; may halve ("down") or double ("up") the side.
 
     (B, C_in, H, W), (B, E) -> (B, C_out, H', W'). With `scale_shift` time scales and shifts the
     second norm; without, it is added to what that norm sees.
@@ -254,7 +254,7 @@ class UNet(nn.Module):
         )
 
     def forward(self, x: Tensor, times: Tensor, classes: Tensor | None = None) -> Tensor:
-        """One denoising look.
+        """Predicts the noise of a batch of noisy images.
 
         Args:
             x: (B, 3, H, W) noisy images, H and W the configured size.

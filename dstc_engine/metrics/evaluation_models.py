@@ -82,7 +82,7 @@ class EvaluationModels:
 
     @torch.no_grad()
     def describe(self, images: Sequence[ImageArray]) -> Tensor | None:
-        """The features by which sets are compared, (B, F), and nothing else; None without any."""
+        """Features that sets are compared by, (B, F), and no others; None without their network."""
         batch = _tensor(images).to(self.device)
         if self.set_features is not None:
             return self.set_features(batch)

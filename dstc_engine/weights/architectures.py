@@ -1,4 +1,4 @@
-"""Weights to the networks they fill: sizes by flags, timm, open_clip, or a description.
+"""Architectures of weights: sizes by flags, timm, open_clip, or a description.
 
 Networks are built on the device of the surrounding `torch.device`, with whatever values their
 classes give; on "meta" that takes no memory and tells every tensor's name and shape.
@@ -65,7 +65,7 @@ def unet_config(weights: Weights) -> UNetConfig:
 
 
 def noise_schedule(weights: Weights) -> NoiseSchedule:
-    """What a prior was trained with.
+    """Noise schedule that a prior was trained with.
 
     Raises:
         WeightsError: its description names another than there are.

@@ -1,4 +1,4 @@
-"""A published file to the one that networks are loaded from: tensors, their names, nothing else."""
+"""Converts published weights to safetensors: tensors, their names, nothing else."""
 
 from __future__ import annotations
 

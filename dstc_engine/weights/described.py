@@ -99,7 +99,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def kind_of(description: Mapping[str, Any]) -> str:
-    """What is described, "prior", "vit" or "clip": only their sizes bear these names."""
+    """Kind of the weights, "prior", "vit" or "clip": only their sizes bear these names."""
     sizes = description.get("architecture", {})
     if "vision_cfg" in sizes or "text_cfg" in sizes:
         return "clip"
@@ -133,7 +133,7 @@ def _check_encoder(path: Path, description: Mapping[str, Any]) -> None:
 
 
 def settings_of(description: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a description decides images, besides the file it names."""
+    """Fields of a description that decide images, besides the file it names."""
     decisive = ("flags", "architecture", "schedule", "mean", "std")
     return {field: description[field] for field in decisive if field in description}
 
@@ -174,7 +174,7 @@ def unet_config_of(description: Mapping[str, Any], place: str) -> UNetConfig:
 
 
 def noise_schedule_of(description: Mapping[str, Any], place: str) -> NoiseSchedule:
-    """What a described prior was trained with; linear over 1000 steps unless it says so.
+    """Noise schedule of a described prior; linear over 1000 steps unless it says so.
 
     Raises:
         WeightsError: a setting is unknown.

@@ -1,4 +1,4 @@
-"""A folder of weights that several processes fill at once: locks, and faults of the disk told."""
+"""Weights folder that several processes fill at once: file locks, and errors of the disk."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[N
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Says which folder could not be written inside, why, and what to do.
+    """Makes errors of the disk inside name the folder, the reason, and what to do.
 
     Raises:
         WeightsError: in place of an OSError.

@@ -1,4 +1,4 @@
-"""What is known of one file of weights."""
+"""Records of weights files: kind, source, terms and sums."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Weights:
         return converted if converted.is_file() else places.weights_folder() / self.file
 
     def description(self) -> Mapping[str, Any]:
-        """What is told of weights that are not published: architecture, mean, std, schedule.
+        """Description of weights that are not published: architecture, mean, std, schedule.
 
         Raises:
             WeightsError: the description cannot be read.

@@ -1,4 +1,4 @@
-"""Which weights there are, and whether the file at hand is the right one.
+"""Registry of weights by name, and verification of their files.
 
 Published weights lie in the folder of DSTC_WEIGHTS (`places.weights_folder`), in one of two forms:
 
@@ -119,7 +119,7 @@ def names_of(preset: Preset) -> list[str]:
 
 
 def verify(name: str) -> Path:
-    """The path of a file that is there and is what the registry says.
+    """Verifies that a file is there and is what the registry says; returns its path.
 
     Raises:
         WeightsError: the file is missing or another; the message says where to get it.

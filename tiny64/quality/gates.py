@@ -63,18 +63,18 @@ class ImageSet:
     overlaps: Array
 
     def loss(self, name: str) -> Array:
-        """NaN where it was not computed."""
+        """Values of a loss, one a row; NaN where it was not computed."""
         return np.array([losses[name] for losses in self.losses])
 
     @property
     def bad(self) -> dict[str, Flags]:
-        """By judge."""
+        """Which images are bad, by judge."""
         wrong = [style != row.target for style, row in zip(self.styles, self.rows, strict=True)]
         return {SHAPE: self.overlaps < KEPT, STYLE: np.array(wrong, bool)}
 
     @property
     def is_bad(self) -> Flags:
-        """By either judge."""
+        """Which images are bad by either judge."""
         return np.any([*self.bad.values()], axis=0)
 
     def verdicts(self, limits: Mapping[str, float]) -> list[gates.Verdict]:

@@ -1,4 +1,4 @@
-"""What a run says of its progress."""
+"""Text of the progress line."""
 
 from __future__ import annotations
 

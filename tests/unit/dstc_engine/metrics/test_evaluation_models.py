@@ -1,4 +1,4 @@
-"""What networks say of an image: copies of content and style, missing parts, other directions."""
+"""Evaluation models: copies of content and style, missing parts, other directions."""
 
 from __future__ import annotations
 

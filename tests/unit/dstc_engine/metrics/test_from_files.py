@@ -1,4 +1,4 @@
-"""Networks that judge, from files: LPIPS and Inception. Their weights here are random."""
+"""Evaluation models from files: LPIPS and Inception. Their weights here are random."""
 
 from __future__ import annotations
 

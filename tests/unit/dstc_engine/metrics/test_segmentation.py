@@ -1,4 +1,4 @@
-"""What is where: silhouettes, overlap, and a network of torchvision from a file."""
+"""Segmentation: silhouettes, overlap, and a network of torchvision from a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of gates: how they are chosen, what they do, and what is told of them."""
+"""Limits of gates: how they are chosen, and what they catch."""
 
 from __future__ import annotations
 
