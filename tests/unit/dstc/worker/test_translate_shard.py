@@ -21,7 +21,7 @@ from dstc.planning.settings import make_settings
 from dstc.store import storage, weights_bucket
 from dstc.store.results import read_part, read_rows_so_far, write_part
 from dstc.store.run_folder import RunFolder
-from dstc.worker import translate_shard
+from dstc.worker import shard_run, translate_shard
 from dstc.worker.attempts import Attempt
 from dstc.worker.engine_thread import Engine
 from dstc.worker.row import derive_seed
@@ -218,7 +218,7 @@ def test_rows_that_ended_before_a_process_died_do_not_run_again(
     make_job: MakeJob,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(translate_shard, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(shard_run, "SAVE_EVERY_S", 0.0)
     monkeypatch.setattr(translate_shard, "BEAT_EVERY_S", 0.01)
     gate = threading.Event()
     held: list[Any] = []
