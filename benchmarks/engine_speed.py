@@ -27,11 +27,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from benchmarks.kernel_counts import counting
 from benchmarks.real_occupancy import print_occupancy
 from benchmarks.table import print_table
 from benchmarks.ways import Way, mixed_rows
 from benchmarks.whole_machine import print_whole_machine
+from dstc_engine.kernel_counts import counting
 from dstc_engine.metrics.pixels import psnr
 from dstc_engine.request import ImageArray, TranslationRequest
 

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from benchmarks.device_rates import synchronize
-from benchmarks.kernel_counts import counting
 from benchmarks.official_pattern import OfficialPattern
 from benchmarks.random_networks import random_rows
 from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.engine import Engine
 from dstc_engine.feature_cache import FeatureCache
 from dstc_engine.guidance.conditions import encode_conditions
+from dstc_engine.kernel_counts import counting
 from dstc_engine.models import Models
 from dstc_engine.noise import RowNoise
 from dstc_engine.presets import Preset

@@ -6,7 +6,7 @@
 
 Guided steps of the real engine, all slots busy, some rows guided by text and some by an image
 (full-size presets: the rows they are made for). `benchmarks/phases.py` says what belongs to a
-phase, `benchmarks/kernel_counts.py` how operations and bytes are counted. Three tables:
+phase, `dstc_engine/kernel_counts.py` how operations and bytes are counted. Three tables:
 
 - the time of a step by phase, with the rate reached and its share of the matrix rate that the same
   device and precision reach in this run;
@@ -37,13 +37,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from benchmarks.device_rates import bandwidth, matrix_rate, synchronize
-from benchmarks.kernel_counts import Counted, counting
 from benchmarks.phases import ONCE_PER_ROW, Phases, watched_noise, watching
 from benchmarks.random_networks import kind_of, prepared, random_models, random_rows
 from benchmarks.table import print_table
 from dstc_engine.engine import Engine, finish_image
 from dstc_engine.feature_cache import FeatureCache
 from dstc_engine.image import decode, encode_png, fit, to_tensor
+from dstc_engine.kernel_counts import Counted, counting
 from dstc_engine.models import Models, load_models
 from dstc_engine.presets import PRESETS, Preset, get_preset
 from dstc_engine.request import TranslationRequest

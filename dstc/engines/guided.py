@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from dstc.engines.spec import Engine, EngineSpec
-from dstc.planning.cost import Cost, cost_of
 from dstc.planning.settings import Settings
 from dstc.ray_session import cluster_address
 from dstc.store import weights_bucket
 from dstc.worker.shard_task import ShardTask
+from dstc_engine.operations import Cost, cost_of
 
 if TYPE_CHECKING:
     from dstc_engine.models import Models

@@ -10,7 +10,7 @@ from dstc.planning.settings import Settings
 from dstc.worker.shard_task import ShardTask
 
 if TYPE_CHECKING:
-    from dstc.planning.cost import Cost
+    from dstc_engine.operations import Cost
     from dstc_engine.request import Translation, TranslationRequest
     from dstc_engine.weights.record import Weights
 

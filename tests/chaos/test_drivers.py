@@ -12,17 +12,21 @@ import pytest
 
 from dstc.cli import TERMINATED, UNUSABLE
 from dstc.status import read_status
-from dstc.translate import OK
+from dstc.translate import OK, run
 from tests.chaos.runs import (
     ROWS,
     Columns,
     Driver,
     assert_whole,
     parts,
+    settings_of,
     wait_for,
     write_rows,
 )
 from tests.outcomes import outcome
+from tests.ray_session import RAY_WARNINGS
+
+pytestmark = [RAY_WARNINGS, pytest.mark.usefixtures("ray_session")]
 
 SLOW = ("--fake-step-seconds", "0.2")
 
@@ -54,7 +58,7 @@ def test_a_driver_told_to_end_gives_back_quickly_and_is_continued(
     assert code == OK, said
     assert_whole(output, good_rows(ROWS)["id"])
     assert all(part.stat().st_mtime_ns == at for part, at in kept.items()), "done stays done"
-    assert Driver(manifest, calm).end()[0] == OK
+    assert run(settings_of(manifest, calm, fake_step_seconds=0.0)) == OK
     assert outcome(output)[1] == outcome(calm)[1]
 
 

@@ -138,7 +138,7 @@ def test_it_translates_two_rows_of_the_demo_and_says_nothing_of_ray(installed: I
         rows = rows.set_column(place, column, pa.array(paths, pa.string()))
     pq.write_table(rows, installed.folder / "two.parquet")
 
-    short = ("--set", "respacing=20", "--set", "skip=8", "--slots", "2")
+    short = ("--set", "respacing=20", "--set", "skip=8", "--slots", "2", "--actors", "1")
     done = installed.run("dstc", "translate", "two.parquet", "run", *short)
     assert done.returncode == 0, done.stdout + done.stderr
     results = result_rows(installed.folder / "run")

@@ -10,10 +10,10 @@ import torch
 
 import dstc_engine.engine
 import dstc_engine.guidance.guide
-from benchmarks.kernel_counts import counting
 from benchmarks.phases import Phases, networks_of, watched_noise, watching
 from benchmarks.profile_step import main, profile
 from dstc_engine.engine import Engine
+from dstc_engine.kernel_counts import counting
 from dstc_engine.models import Models
 from tests.unit.dstc_engine import tiny
 from tests.unit.dstc_engine.tiny import PRESET, request, run

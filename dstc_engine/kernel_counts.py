@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,9 +37,9 @@ class Counted:
     all_bytes: int = 0
 
 
-class _Counting(TorchDispatchMode):
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, phase: Callable[[], str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.phase = phase
         self.counted: dict[str, Counted] = defaultdict(Counted)
 
@@ -89,3 +89,8 @@ def counting(phase: Callable[[], str] = lambda: "all") -> Iterator[dict[str, Cou
     mode = _Counting(phase)
     with torch.no_grad(), mode:
         yield mode.counted
+
+
+def total_flops(counted: Mapping[str, Counted]) -> int:
+    """The operations of all phases."""
+    return sum(phase.flops for phase in counted.values())

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from benchmarks.gpu_ways import flops_of_step
-from benchmarks.kernel_counts import counting
 from benchmarks.random_networks import prepared, random_models
-from dstc.planning.cost import cost_of
+from dstc_engine.kernel_counts import counting
 from dstc_engine.models import load_models
+from dstc_engine.operations import cost_of
 from dstc_engine.presets import IMAGENET256_IMAGE, TINY64
 
 
