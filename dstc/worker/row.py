@@ -163,7 +163,7 @@ def load_request(
         caches: for the columns content, style and mask; a column without one is always fetched.
 
     Raises:
-        Rejected: with reason missing_image, unreadable_image, bad_uri or bad_request.
+        Rejected: with reason missing_picture, unreadable_picture, bad_uri or bad_request.
         Failed: with reason fetch_error, when storage did not answer.
     """
 

@@ -204,7 +204,7 @@ def test_a_finished_run(make_run: MakeRun) -> None:
     assert "not finished" not in page.text and not page.all("ul", "notes")
     for text in ("tiny64", "f00df00df00df00d", "cafecafecafe", "no sha256", "fox & hound"):
         assert text in page.text
-    assert "missing_image rejected 1 three content in/gone.png: <none>" in page.text
+    assert "missing_picture rejected 1 three content in/gone.png: <none>" in page.text
     assert "label cat <b>" in page.text, "columns of the manifest travel along"
     assert "weight_clip 7" in page.text
 
