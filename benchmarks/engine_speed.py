@@ -79,8 +79,8 @@ def print_speed(arguments: argparse.Namespace) -> None:
         way.warm_up(rows)
     for number in range(arguments.rounds):
         take_turns(measured, rows)
-        told = ", ".join(f"{one.wall[-1] / len(rows):.2f}" for one in measured)
-        print(f"round {number}: seconds per image {told}", file=sys.stderr, flush=True)
+        speeds = ", ".join(f"{one.wall[-1] / len(rows):.2f}" for one in measured)
+        print(f"round {number}: seconds per image {speeds}", file=sys.stderr, flush=True)
     official = measured[0]
     table = []
     for one in measured:

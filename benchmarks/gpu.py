@@ -162,7 +162,7 @@ def compare(records: Sequence[dict[str, Any]]) -> None:
 def print_speed(records: Sequence[dict[str, Any]], device: str) -> None:
     """One line for each way."""
 
-    def told(record: dict[str, Any], key: str, form: str, scale: float = 1.0) -> str:
+    def cell(record: dict[str, Any], key: str, form: str, scale: float = 1.0) -> str:
         value = record.get(key)
         return "" if value is None else format(value * scale, form)
 
@@ -172,14 +172,14 @@ def print_speed(records: Sequence[dict[str, Any]], device: str) -> None:
             record["precision"],
             record["way"],
             record["slots"],
-            record.get("error") or told(record, "images_per_second", ".4f"),
-            told(record, "seconds_per_image", ".2f"),
-            told(record, "times_official", ".2f"),
-            told(record, "times_official_fp16", ".2f"),
-            told(record, "tflops", ".2f"),
-            told(record, "share", ".1%"),
-            told(record, "memory", ".1f", 1 / _GIB),
-            told(record, "failed_rows", "d", 1),
+            record.get("error") or cell(record, "images_per_second", ".4f"),
+            cell(record, "seconds_per_image", ".2f"),
+            cell(record, "times_official", ".2f"),
+            cell(record, "times_official_fp16", ".2f"),
+            cell(record, "tflops", ".2f"),
+            cell(record, "share", ".1%"),
+            cell(record, "memory", ".1f", 1 / _GIB),
+            cell(record, "failed_rows", "d", 1),
         ]
         for record in records
     ]

@@ -132,7 +132,7 @@ def _endless(kind: str, size: int) -> Iterator[TranslationRequest]:
 
 
 def flops_of_step(models: Models, preset: Preset, kind: str) -> int:
-    """Of one row in one guided step of the engine, counted while it runs."""
+    """Operations of one row in one guided step of the engine, counted while it runs."""
     engine = Engine(models, preset, 1)
     engine.add(next(_endless(kind, preset.image_size)))
     engine.step()
@@ -167,7 +167,7 @@ def peak_memory(models: Models, work: Callable[[], Any]) -> int | None:
 
 
 def weight_bytes(models: Models) -> int:
-    """Of all networks, as they lie in memory."""
+    """Bytes of all networks, as they lie in memory."""
     networks = [models.unet, models.dino, *models.clips, models.arcface, models.vgg]
     tensors = {
         id(tensor): tensor.nbytes

@@ -103,8 +103,8 @@ def measure_bare(manifest: Path, arguments: argparse.Namespace) -> dict[str, flo
         worker.stdin.write("go\n")
         worker.stdin.flush()
     for worker in workers:
-        told, _ = worker.communicate()
-        ends.append(json.loads(told)["ends"])
+        output, _ = worker.communicate()
+        ends.append(json.loads(output)["ends"])
     seconds = time.time() - started
     first_idle = min(of_worker[-1] for of_worker in ends)
     rate = sum(rate_of(of_worker, 0.0, first_idle, arguments.slots) for of_worker in ends)
@@ -184,8 +184,8 @@ def main() -> None:
         ("  writing a row, beside the engine", f"{of_job['write'] * 1e3:.0f} ms"),
         ("slots busy", f"{of_job['occupancy']:.1%}"),
     ]
-    told: Any = f"{arguments.rows} rows, {arguments.actors} actors of {arguments.slots} slots"
-    print_table([told, "median"], rows)
+    heading: Any = f"{arguments.rows} rows, {arguments.actors} actors of {arguments.slots} slots"
+    print_table([heading, "median"], rows)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ from dstc_engine.request import TranslationRequest
 
 @dataclasses.dataclass
 class Profile:
-    """What was measured.
+    """Seconds and operations of a guided step, by phase.
 
     Attributes:
         phases: of one step, seconds by phase, the median of the steps.

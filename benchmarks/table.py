@@ -1,4 +1,4 @@
-"""How every benchmark ends: what it ran on, and a Markdown table."""
+"""Output of every benchmark: the machine it ran on, and a Markdown table."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def _gpu(device: str) -> str:
         return ""
     import torch  # not for the benchmarks of planning, which need none
 
-    told = torch.cuda.get_device_properties(torch.device(device))
-    return f"{told.name}, {told.total_memory / 2**30:.0f} GiB; "
+    properties = torch.cuda.get_device_properties(torch.device(device))
+    return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB; "
 
 
 def _versions() -> dict[str, str]:

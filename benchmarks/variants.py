@@ -163,8 +163,8 @@ def main() -> None:
         for variant in [exact, *variants]:
             models = loaded[variant.networks]
             variant.run(models, rows[start : start + _PIECE], arguments.slots)
-    judge = loaded[exact.networks]
-    own = measure(judge, preset, rows, exact.images)
+    exact_models = loaded[exact.networks]
+    own = measure(exact_models, preset, rows, exact.images)
     table: list[list[object]] = [["exact", "1.00", "", "", *_means(own, own)]]
     for variant in variants:
         ratios = [a / b for a, b in zip(exact.seconds, variant.seconds, strict=True)]
@@ -175,7 +175,7 @@ def main() -> None:
                 f"{statistics.median(ratios):.2f}",
                 f"{statistics.median(values):.1f}",
                 f"{min(values):.1f}",
-                *_means(measure(judge, preset, rows, variant.images), own),
+                *_means(measure(exact_models, preset, rows, variant.images), own),
             ]
         )
     print_table(["variant", "speed", "PSNR", "lowest", "structure", "style", "text"], table)

@@ -89,8 +89,8 @@ def print_whole_machine(rows: int, slots: int, rounds: int) -> None:
     for number in range(rounds):
         for case, found in zip(cases, rates, strict=True):
             found.append(measure(*case))
-        told = ", ".join(f"{found[-1]:.3f}" for found in rates)
-        print(f"whole machine, round {number}: images/s {told}", file=sys.stderr, flush=True)
+        speeds = ", ".join(f"{found[-1]:.3f}" for found in rates)
+        print(f"whole machine, round {number}: images/s {speeds}", file=sys.stderr, flush=True)
     table = []
     for (precision, of_each, processes, threads, _), found in zip(cases, rates, strict=True):
         times = [mine / official for mine, official in zip(found, rates[0], strict=True)]

@@ -19,10 +19,10 @@ import ray
 import ray.data
 
 from dstc.errors import JobError, SettingsError
-from dstc.evaluation.load_judges import foreground_level
+from dstc.evaluation.load_models import foreground_level
 from dstc.evaluation.measure_shard import MeasureShard, MeasureTask
 from dstc.evaluation.plan import (
-    Judging,
+    EvaluationConfig,
     identity_of,
     preset_of,
     read_table,
@@ -52,7 +52,7 @@ class EvaluateOptions:
     """The arguments of `dstc evaluate`.
 
     Attributes:
-        output: the run folder. dino, clip: names of the networks that judge; None: the preset's
+        output: the run folder. dino, clip: names of the networks that measure; None: the preset's
             own, "none": measure nothing with one.
         identity: name of the face network; None: the preset's, where it guides; or "none".
         lpips: "alex=FILE", "vgg=FILE" or "squeeze=FILE" with torchvision's weights.
@@ -89,7 +89,7 @@ class EvaluateOptions:
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
-    """Measures what is not measured yet, and tells about the whole.
+    """Measures the shards that are not measured yet, and summarizes the whole run.
 
     Returns:
         What metrics.json holds.
@@ -104,9 +104,10 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     try:
         return _evaluate(run, options)
     except OSError as error:
-        told = describe(error)
+        reason = describe(error)
         raise JobError(
-            f"storage does not answer: {told}. What is measured is kept; the same command continues"
+            f"storage does not answer: {reason}. What is measured is kept; the same command "
+            "continues"
         ) from error
 
 
@@ -114,18 +115,18 @@ def _evaluate(run: RunFolder, options: EvaluateOptions) -> dict[str, Any]:
     job = record_of(run)
     preset = preset_of(job, run)
     shards = run.parts()
-    judging = judging_of(options, preset, _columns(options, run, shards))
-    chunks = _chunks(judging)
+    config = evaluation_config(options, preset, _columns(options, run, shards))
+    chunks = _chunks(config)
     pending = [
-        *({"of_reference": True, "number": n} for n in _unseen(run, judging, chunks)),
-        *({"of_reference": False, "number": n} for n in unmeasured(run, judging, shards)),
+        *({"of_reference": True, "number": n} for n in _unseen(run, config, chunks)),
+        *({"of_reference": False, "number": n} for n in unmeasured(run, config, shards)),
     ]
     # Fitting takes half a minute, and nobody looks where everything is measured.
-    classifier, right = _classifier(judging) if pending else (None, _right_before(run, judging))
+    classifier, right = _classifier(config) if pending else (None, _right_before(run, config))
     if pending:
         task = MeasureTask(
             output=run.uri,
-            judging=judging,
+            config=config,
             device="cpu",
             threads=int(os.environ.get("OMP_NUM_THREADS") or 1),
             classifier=classifier,
@@ -133,13 +134,15 @@ def _evaluate(run: RunFolder, options: EvaluateOptions) -> dict[str, Any]:
             weights=weights_bucket.bucket(),
         )
         _run_job(task, pending, options)
-    summary = summarize_metrics(run, judging, shards, _expected(job), chunks, right)
+    summary = summarize_metrics(run, config, shards, _expected(job), chunks, right)
     print_summary(summary)
     return summary
 
 
-def judging_of(options: EvaluateOptions, preset: Preset, columns: Mapping[str, str]) -> Judging:
-    """What measures: the preset's own networks unless others are named.
+def evaluation_config(
+    options: EvaluateOptions, preset: Preset, columns: Mapping[str, str]
+) -> EvaluationConfig:
+    """The configuration of an evaluation: the preset's own networks unless others are named.
 
     Args:
         columns: of the results: truth, masks, style_column, those that are used.
@@ -175,7 +178,7 @@ def judging_of(options: EvaluateOptions, preset: Preset, columns: Mapping[str, s
         return f"{name}={places[option]}" if mark else name
 
     networks = [str(name) for name in (dino, clip, face) if name]
-    return Judging(
+    return EvaluationConfig(
         dino=str(dino),
         dino_size=preset.dino_size,
         dino_layer=preset.dino_layer if dino == preset.dino else -1,
@@ -205,8 +208,9 @@ def _sum_of_network(name: str, options: EvaluateOptions) -> str:
 
     weights = registry.find(name)
     if weights.is_published and weights_bucket.bucket() is not None:
-        told = weights_bucket.told_of(name)
-        return str(told["upstream_sha256"]) if told else "unknown"  # actors say what is missing
+        description = weights_bucket.description_of(name)
+        # Where it is missing, actors say so.
+        return str(description["upstream_sha256"]) if description else "unknown"
     if options.cluster is None or weights.sha256 is None:
         return fetch.upstream_sum(weights)
     return weights.sha256
@@ -239,31 +243,31 @@ def _columns(options: EvaluateOptions, run: RunFolder, shards: Sequence[int]) ->
     return found if "truth" in found or "truth" not in columns else {**found, "truth": "truth"}
 
 
-def _chunks(judging: Judging) -> int:
+def _chunks(config: EvaluationConfig) -> int:
     """Of the reference's images, those that something describes."""
-    if not judging.reference or not (judging.dino or judging.inception):
+    if not config.reference or not (config.dino or config.inception):
         return 0
-    return math.ceil(len(read_reference(judging.reference, judging.where).images) / CHUNK)
+    return math.ceil(len(read_reference(config.reference, config.where).images) / CHUNK)
 
 
-def _classifier(judging: Judging) -> tuple[StyleClassifier | None, float | None]:
+def _classifier(config: EvaluationConfig) -> tuple[StyleClassifier | None, float | None]:
     """What tells the styles of the reference, and how often it is right; None where not asked."""
-    if not judging.reference or judging.style_column is None:
+    if not config.reference or config.style_column is None:
         return None, None
-    reference = read_reference(judging.reference, judging.where)
-    return fit_classifier(reference, judging.image_size, judging.fit)
+    reference = read_reference(config.reference, config.where)
+    return fit_classifier(reference, config.image_size, config.fit)
 
 
-def _right_before(run: RunFolder, judging: Judging) -> float | None:
+def _right_before(run: RunFolder, config: EvaluationConfig) -> float | None:
     """How often the classifier was right that measured what there is."""
-    told = read_record(urls.join(run.uri, "metrics.json"), "metrics.json").values
-    is_same = told.get("judging") == judging.told
-    return finite(told.get("classifier_right")) if is_same else None
+    before = read_record(urls.join(run.uri, "metrics.json"), "metrics.json").values
+    is_same = before.get("judging") == config.record
+    return finite(before.get("classifier_right")) if is_same else None
 
 
-def _unseen(run: RunFolder, judging: Judging, chunks: int) -> list[int]:
+def _unseen(run: RunFolder, config: EvaluationConfig, chunks: int) -> list[int]:
     """Chunks of the reference whose features are not there."""
-    expected = {"judging": judging.told}
+    expected = {"judging": config.record}
     return [
         number
         for number in range(chunks)

@@ -1,4 +1,4 @@
-"""`--set KEY=VALUE` and its like, as several commands take them."""
+"""Parses options of the form KEY=VALUE, such as `--set`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Ray that a command works with, a cluster's or its own, and errors that come out of it."""
+"""Ray for a command: joins a cluster or starts one here, and reads errors that come out of it."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ def job_error(error: BaseException, what: str) -> DstcError:
     if own is not None:
         return own
     lines = str(error).strip().splitlines() or ["no message"]
-    told = redact(f"{type(error).__name__}: {lines[-1].strip()}")
-    return JobError(f"{what} broke: {told}. What is done is kept; the same command continues")
+    reason = redact(f"{type(error).__name__}: {lines[-1].strip()}")
+    return JobError(f"{what} broke: {reason}. What is done is kept; the same command continues")
 
 
 def cluster_gpus() -> int:

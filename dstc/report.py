@@ -77,7 +77,7 @@ def write_report(output: str) -> str:
 
 
 def make_report(output: str) -> bytes:
-    """The page as a file, which is written nowhere.
+    """The page as bytes; no file is written.
 
     Args:
         output: the run folder; a local path or any fsspec URL.

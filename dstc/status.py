@@ -89,21 +89,21 @@ def read_status(output: str, now: float | None = None) -> Status:
         raise RunFolderError(
             f"output {redact(run.uri)}: no job.json found; expected the folder of a run"
         )
-    told = _read(run.progress) or {}
-    since = (time.time() if now is None else now) - told["updated"] if told else None
-    state = str(told.get("state", "new"))
+    progress = _read(run.progress) or {}
+    since = (time.time() if now is None else now) - progress["updated"] if progress else None
+    state = str(progress.get("state", "new"))
     if state == "running" and since is not None and since > _SILENT_AFTER_S:
         state = "silent"
-    driver = told.get("driver")
+    driver = progress.get("driver")
     is_running = state == "running"
-    counts = told if is_running else _counts(run)
+    counts = progress if is_running else _counts(run)
     return Status(
         output=redact(run.uri),
         run_id=str(job["run_id"]),
         state=state,
         seconds_since=since,
         driver=f"host {driver['host']}, process {driver['pid']}" if driver else None,
-        rows=int(told.get("rows", job["manifest"]["rows"])),
+        rows=int(progress.get("rows", job["manifest"]["rows"])),
         rows_ended=int(counts["rows_ended"]),
         done=int(counts["done"]),
         rejected=int(counts["rejected"]),
@@ -113,14 +113,14 @@ def read_status(output: str, now: float | None = None) -> Status:
         # A driver of before there were gates tells of none.
         flagged=int(counts.get("flagged", 0)),
         flagged_reasons=_most_frequent_first(counts.get("flagged_reasons", {})),
-        shards=int(told.get("shards", 0)),
+        shards=int(progress.get("shards", 0)),
         shards_done=int(counts["shards_done"]),
-        rate=told["rate"] if is_running else None,
-        seconds_left=told["seconds_left"] if is_running else None,
-        actors_running=told["actors_running"] if is_running else None,
-        actors_wanted=told["actors_wanted"] if is_running else None,
-        actors_seen=told["actors_seen"] if is_running else None,
-        occupancy=told["occupancy"] if is_running else None,
+        rate=progress["rate"] if is_running else None,
+        seconds_left=progress["seconds_left"] if is_running else None,
+        actors_running=progress["actors_running"] if is_running else None,
+        actors_wanted=progress["actors_wanted"] if is_running else None,
+        actors_seen=progress["actors_seen"] if is_running else None,
+        occupancy=progress["occupancy"] if is_running else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""How durations and errors are told to people, and what is taken out of texts before they are."""
+"""Formats durations and errors for people, and redacts secrets from texts."""
 
 from __future__ import annotations
 

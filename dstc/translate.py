@@ -17,7 +17,7 @@ import ray
 import ray.data
 
 from dstc.driver.lease import Lease
-from dstc.driver.monitor import Watch
+from dstc.driver.monitor import Monitor
 from dstc.driver.signals import end_on_signals, interrupter, listen_for_end
 from dstc.driver.slot_count import with_measured_slots, with_recorded_slots
 from dstc.driver.summary import summarize_run
@@ -185,25 +185,25 @@ def _take(lease: Lease) -> None:
 
 
 def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None]) -> None:
-    watch: Watch | None = None
+    monitor: Monitor | None = None
     try:
         with running_ray(cluster_address(plan.settings.address), on_start=listen_for_end):
             workers = choose_workers(plan.settings, len(plan.pending))
             row_count = start_row_count()
             results, sink = build_pipeline(plan, workers, row_count)
-            watch = Watch(plan, workers, row_count, lease, interrupt)
-            # In this order, so that the last line knows of the last look.
-            with ProgressLine(plan.manifest.rows, watch), watch:
+            monitor = Monitor(plan, workers, row_count, lease, interrupt)
+            # In this order, so that the last line knows of the last snapshot.
+            with ProgressLine(plan.manifest.rows, monitor), monitor:
                 results.write_datasink(sink, ray_remote_args={"num_cpus": _IO_CPUS})
     except KeyboardInterrupt:
-        if watch is not None and watch.fault:
-            raise _ending(watch.fault) from None
+        if monitor is not None and monitor.fault:
+            raise _ending(monitor.fault) from None
         raise
     except DstcError:
         raise
     except Exception as error:
-        if watch is not None and watch.fault:
-            raise _ending(watch.fault) from error
+        if monitor is not None and monitor.fault:
+            raise _ending(monitor.fault) from error
         raise job_error(error, "the job") from error
 
 

@@ -206,7 +206,7 @@ def _bring(weights: Weights, keep_original: bool) -> None:
     name = weights.name
     source = None if weights.shipped else weights_bucket.bucket()
     try:
-        if source is not None and weights_bucket.told_of(name):
+        if source is not None and weights_bucket.description_of(name):
             _say(f"{name}: is in {source}")
             return
         if fetch.state_of(weights) in (fetch.State.SHIPPED, fetch.State.PRESENT):
@@ -235,9 +235,9 @@ def _bring(weights: Weights, keep_original: bool) -> None:
 def _about_sum(name: str) -> str:
     from dstc_engine.weights import fetch
 
-    told = json.loads(fetch.sidecar(name).read_text())
-    sha256 = told["upstream_sha256"]
-    if told["upstream_published"]:
+    description = json.loads(fetch.sidecar(name).read_text())
+    sha256 = description["upstream_sha256"]
+    if description["upstream_published"]:
         return f"sha256 {sha256}, as published"
     return f"sha256 {sha256}, which nobody publishes: taken on trust now, and held to from here on"
 

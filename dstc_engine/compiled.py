@@ -82,9 +82,9 @@ def _try_out(device: torch.device, mode: str, backend: str) -> None:
             torch.ones(8, device=device)
         )
     except Exception as error:  # compilers fail in a dozen unrelated types
-        told = " ".join(str(error).split("\n")[:2])
+        reason = " ".join(str(error).split("\n")[:2])
         needs = "Triton" if device.type == "cuda" else "a C++ compiler"
         raise PresetError(
             f"compile is {mode!r}, and nothing can be compiled here ({type(error).__name__}: "
-            f"{told}); expected {needs}, or 'no'"
+            f"{reason}); expected {needs}, or 'no'"
         ) from error

@@ -143,9 +143,9 @@ class Engine:
         self._previous_cls = guidance.cls
         finite = torch.isfinite(x).flatten(1).all(dim=1)
         # The one transfer of the step: the losses and one flag of each row.
-        told = torch.cat([guidance.losses, finite[:, None].to(guidance.losses)], dim=1).tolist()
+        values = torch.cat([guidance.losses, finite[:, None].to(guidance.losses)], dim=1).tolist()
         self._x = x
-        return untouched + self._move_on(told, x0, table)
+        return untouched + self._move_on(values, x0, table)
 
     # -- one step, in its parts ------------------------------------------------------------------
 
@@ -233,13 +233,15 @@ class Engine:
         drawn = [draw(n) if n is not None else torch.zeros(self._x.shape[1:]) for n in self._noises]
         return upload(torch.stack(drawn), self._x.device)
 
-    def _move_on(self, told: list[list[float]], x0: Tensor, table: StepTable) -> list[Translation]:
+    def _move_on(
+        self, values: list[list[float]], x0: Tensor, table: StepTable
+    ) -> list[Translation]:
         ended = []
         for s, slot in enumerate(self._slots):
             if slot is None:
                 continue
-            losses = dict(zip(LOSS_NAMES, told[s][:-1], strict=True))
-            is_guided, is_finite = self._is_guided(slot), bool(told[s][-1])
+            losses = dict(zip(LOSS_NAMES, values[s][:-1], strict=True))
+            is_guided, is_finite = self._is_guided(slot), bool(values[s][-1])
             move = slot.advance(losses if is_guided else None, self.preset, is_finite)
             if move in (Move.FINISH, Move.FAIL):
                 ended.append(self._leave(s, slot, x0[s], failed=move is Move.FAIL))

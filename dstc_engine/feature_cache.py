@@ -1,4 +1,4 @@
-"""Remembers what networks said of an image or a text, for rows that share it.
+"""Cache of network features of images and texts, for rows that share them.
 
 A thousand rows in ten styles look at ten style images; the samples of one row at one content.
 """
@@ -36,7 +36,7 @@ class FeatureCache:
         return key in self._kept
 
     def get(self, key: Hashable, look: Callable[[], Features]) -> Features:
-        """What is remembered under the key, else what `look` says now; its errors are not kept."""
+        """The cached value of the key, else what `look` computes now; its errors are not kept."""
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]

@@ -52,9 +52,9 @@ def decode(data: bytes, place: str = "image") -> ImageArray:
     except Exception as error:  # Pillow's decoders raise a dozen unrelated types on bad bytes
         shown = data[:8].hex(" ")
         # Pillow names its file object, whose address is another in each process.
-        told = re.sub(r"\s*<_io\.BytesIO[^>]*>", "", str(error))
+        reason = re.sub(r"\s*<_io\.BytesIO[^>]*>", "", str(error))
         raise ImageError(
-            f"{place}: not a readable image ({type(error).__name__}: {told}); "
+            f"{place}: not a readable image ({type(error).__name__}: {reason}); "
             f"{len(data)} bytes starting {shown or 'with nothing'}"
         ) from error
 

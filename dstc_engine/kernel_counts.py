@@ -23,7 +23,7 @@ from torch.utils.flop_counter import flop_registry
 
 @dataclass
 class Counted:
-    """What one phase did.
+    """Operations and bytes of one phase.
 
     Attributes:
         flops: of its products; a multiplication with its addition counts as two.

@@ -33,7 +33,7 @@ _TEXT_BYTES = 64 << 20
 
 @dataclass(eq=False)
 class Models:
-    """What an engine looks through. Parameters need no gradient; only images do.
+    """The networks of an engine. Parameters need no gradient; only images do.
 
     Attributes:
         unet: the prior. dino: structure and appearance, or None. clips: text, may be empty.

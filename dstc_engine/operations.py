@@ -43,12 +43,12 @@ class Cost:
 
     @property
     def chain(self) -> int:
-        """Of all steps of one image."""
+        """Operations of all steps of one image."""
         return self.steps * self.step + self.plain_steps * self.plain_step
 
     @property
     def row(self) -> int:
-        """Of one row from its slot's beginning to its end."""
+        """Operations of one row, from the start of its slot to its end."""
         return self.chain + self.conditions
 
     def hours(self, rows: int, actors: int, tflops: float) -> float:

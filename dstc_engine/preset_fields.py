@@ -68,7 +68,7 @@ def weight(default: float, loss: str) -> float:
 
 
 def gate(meaning: str, least: float = 0.0) -> float:
-    """`least`: of the loss; a limit there would flag every image."""
+    """A limit on a loss; `least`: of the loss, where a limit would flag every image."""
     return described(
         -1.0,
         f"flag images whose {meaning} ends above; -1: none",
@@ -150,7 +150,7 @@ def layers(default: tuple[str, ...], meaning: str) -> tuple[str, ...]:
 
 
 def known(name: str, names: Iterable[str]) -> str:
-    """For an error about a name that is not known: the nearest one, and all there are."""
+    """Text for an error about an unknown name: the nearest one, and all there are."""
     names = list(names)
     near = difflib.get_close_matches(name, names, 1)
     return (f"did you mean {near[0]}? " if near else "") + f"expected one of {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""A Ray of our own for tests, and what tests ask of a run folder."""
+"""A local Ray for tests, and helpers that read a run folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the small CLIP finds among val images: numbers for the log, a sheet of what it retrieves.
+"""Validation of the small CLIP: metrics for the log, and a sheet of what it retrieves.
 
 N images or texts, E width of the shared embedding.
 """

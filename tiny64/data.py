@@ -192,7 +192,7 @@ def fetch_package(package: Package, cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".pack-") as temporary:
         # Run inside the empty folder, so that no package.json nearby has a say.
-        told = subprocess.run(
+        result = subprocess.run(
             [npm, "pack", "--ignore-scripts", "--pack-destination", ".", package.spec],
             cwd=temporary,
             capture_output=True,
@@ -200,10 +200,10 @@ def fetch_package(package: Package, cache: Path) -> Path:
             check=False,
         )
         packed = sorted(Path(temporary).glob("*.tgz"))
-        if told.returncode != 0 or len(packed) != 1:
+        if result.returncode != 0 or len(packed) != 1:
             raise EmojiDataError(
-                f"npm pack {package.spec} failed with exit code {told.returncode}; npm said: "
-                f"{_last_lines(told.stderr) or 'nothing'}"
+                f"npm pack {package.spec} failed with exit code {result.returncode}; npm said: "
+                f"{_last_lines(result.stderr) or 'nothing'}"
             )
         if not _is_package(packed[0], package):
             raise EmojiDataError(

@@ -1,4 +1,4 @@
-"""What the small ViT sees in val images: numbers for the log, and a sheet of its keys.
+"""Validation of the small ViT: metrics for the log, and a sheet of its keys.
 
 B, N images, T patch tokens, D width.
 """

@@ -1,4 +1,4 @@
-"""The lease: of several drivers started on one OUTPUT, one works and the others say who does.
+"""Lease of a run folder: of several drivers started on one OUTPUT, only one works.
 
 Two drivers would lose no row, since parts and images have fixed names, but they would pay for
 each row twice. The driver at work renews `lease.json` every few seconds. One that finds a lease

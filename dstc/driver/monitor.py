@@ -1,4 +1,4 @@
-"""What the driver does beside the run: it keeps the ledger and `progress.json`, and looks on.
+"""Progress monitor of the driver: polls the run, keeps the ledger and `progress.json`.
 
 One thread asks the `RowCount` actor, another writes to storage, so that a storage that stalls does
 not stop the bar. Nothing that fails here fails the run, but for one thing: actors that die again
@@ -28,7 +28,7 @@ from dstc.store import storage
 from dstc.store.ledger import flagged_reasons
 from dstc.text import redact
 from dstc.worker.prometheus import DriverMetrics
-from dstc.worker.row_count import Look
+from dstc.worker.row_count import Snapshot
 from dstc_engine.errors import DstcError, UserError
 
 if TYPE_CHECKING:
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 1.0  # at half of that, the driver took 4 % of a core
+_POLL_EVERY_S = 1.0  # at half of that, the driver took 4 % of a core
 # Of processes in a row while they load, with no actor at work: more do not end otherwise.
 _DEATHS_WHILE_LOADING = 3
 _PROGRESS_EVERY_S = 15.0
 _LEDGER_EVERY_S = 60.0
 
 
-class Watch:
-    """Runs beside the pipeline, inside its `with` block.
+class Monitor:
+    """Monitors a run in threads beside the pipeline, inside its `with` block.
 
     Args:
         plan: of the run. workers: its actors.
@@ -72,18 +72,18 @@ class Watch:
         self._lease = lease
         self._interrupt = interrupt
         self._started = time.time()
-        self._look: Look | None = None
+        self._snapshot: Snapshot | None = None
         self._commits = 0
         self._meter = PaceMeter(plan.manifest.rows, plan.rows_done)
         self._stop = threading.Event()
         self._metrics = DriverMetrics(plan.job.run_id)
         self._threads = [
-            threading.Thread(target=self._look_on, name="look", daemon=True),
+            threading.Thread(target=self._poll, name="poll", daemon=True),
             threading.Thread(target=self._keep, name="keep", daemon=True),
         ]
         self.fault: DstcError | None = None
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Monitor:
         self._show()
         for thread in self._threads:
             thread.start()
@@ -93,7 +93,7 @@ class Watch:
         self._stop.set()
         for thread in self._threads:
             thread.join(10)  # a storage that stalls may not hold a driver that was told to end
-        self._look_once()
+        self._pollce()
         if kind is None:
             with contextlib.suppress(OSError):
                 # The last parts' words may still be on their way; the parts are there.
@@ -110,31 +110,31 @@ class Watch:
 
     @property
     def actors_needed(self) -> int:
-        """Of those: Ray lets actors go when each shard that is left has found its actor."""
+        """Actors that the shards left still need; Ray lets actors without a shard go."""
         shards_left = self._plan.manifest.shards - len(self._ledger)
         held = self._plan.settings.shards_at_once + 1  # by an actor, one of them in line
         return min(self._workers.fewest, math.ceil(shards_left / held))
 
     @property
-    def look(self) -> Look | None:
-        """The latest, or None before the first."""
-        return self._look
+    def snapshot(self) -> Snapshot | None:
+        """The latest state of the run, or None before the first."""
+        return self._snapshot
 
     @property
     def pace(self) -> Pace:
-        """At this moment."""
+        """Progress and rate of the run at this moment."""
         return self._meter.pace
 
     # -- the two threads -------------------------------------------------------------------------
 
-    def _look_on(self) -> None:
-        while not self._stop.wait(_LOOK_EVERY_S):
-            self._look_once()
+    def _poll(self) -> None:
+        while not self._stop.wait(_POLL_EVERY_S):
+            self._pollce()
             self._show()
-            is_hopeless = self._look is not None and self._are_actors_hopeless(self._look)
-            if self._look is not None and is_hopeless:
+            is_hopeless = self._snapshot is not None and self._are_actors_hopeless(self._snapshot)
+            if self._snapshot is not None and is_hopeless:
                 self.fault = JobError(
-                    f"{self._look.starts} processes in a row ended while they loaded their "
+                    f"{self._snapshot.starts} processes in a row ended while they loaded their "
                     "networks, without an exception: look for memory that is too small, and into "
                     "Ray's worker logs"
                 )
@@ -143,20 +143,20 @@ class Watch:
                 self._interrupt()
                 return
 
-    def _look_once(self) -> None:
+    def _pollce(self) -> None:
         try:
-            look = ray.get(self._row_count.look.remote(self._commits), timeout=5)
+            snapshot = ray.get(self._row_count.snapshot.remote(self._commits), timeout=5)
         except Exception:  # of Ray, in many types; a count that does not answer is no harm
             return
-        self.fault = self.fault or look.fault
-        for shard, counts in look.commits:
+        self.fault = self.fault or snapshot.fault
+        for shard, counts in snapshot.commits:
             self._ledger.record(shard, counts)
-        self._commits = look.commits_before + len(look.commits)
-        self._meter.take(look, time.monotonic())
-        self._look = look
+        self._commits = snapshot.commits_before + len(snapshot.commits)
+        self._meter.take(snapshot, time.monotonic())
+        self._snapshot = snapshot
 
     def _show(self) -> None:
-        look, plan = self._look, self._plan
+        snapshot, plan = self._snapshot, self._plan
         self._metrics.show(
             rows=plan.manifest.rows,
             rows_ended=self.pace.rows_ended,
@@ -164,8 +164,8 @@ class Watch:
             shards_done=len(self._ledger),
             actors_wanted=self._workers.fewest,
             actors_at_most=self._workers.actors,
-            actors_running=look.workers if look else 0,
-            actor_starts=look.workers_seen if look else 0,
+            actors_running=snapshot.workers if snapshot else 0,
+            actor_starts=snapshot.workers_seen if snapshot else 0,
         )
 
     def _keep(self) -> None:
@@ -180,10 +180,12 @@ class Watch:
                 saved = now
                 self._save_ledger()
 
-    def _are_actors_hopeless(self, look: Look) -> bool:
+    def _are_actors_hopeless(self, snapshot: Snapshot) -> bool:
         # Ray starts a dead actor again for ever, and Ray Data's own limit counts only the deaths
         # that Ray does not mend. As many as there are actors may be loading at this moment.
-        return not look.workers and look.starts > self._workers.actors + _DEATHS_WHILE_LOADING
+        return (
+            not snapshot.workers and snapshot.starts > self._workers.actors + _DEATHS_WHILE_LOADING
+        )
 
     # -- what is written -------------------------------------------------------------------------
 
@@ -207,12 +209,12 @@ class Watch:
             log.warning("progress not written: %s", redact(str(error)))
 
     def _record(self, state: str) -> dict[str, Any]:
-        look, pace, plan = self._look, self.pace, self._plan
+        snapshot, pace, plan = self._snapshot, self.pace, self._plan
         totals = self._ledger.totals()
         rejected = totals.get("rejected", Counter())
         failed = totals.get("failed", Counter())
         flagged = flagged_reasons(totals)
-        occupancy = look.occupancy if look else None
+        occupancy = snapshot.occupancy if snapshot else None
         return {
             "run_id": plan.job.run_id,
             "state": state,
@@ -234,7 +236,7 @@ class Watch:
             "seconds_left": round(pace.seconds_left, 1) if pace.seconds_left is not None else None,
             "actors_wanted": self._workers.fewest,
             "actors_at_most": self._workers.actors,
-            "actors_running": look.workers if look else 0,
-            "actors_seen": look.workers_seen if look else 0,
+            "actors_running": snapshot.workers if snapshot else 0,
+            "actors_seen": snapshot.workers_seen if snapshot else 0,
             "occupancy": round(occupancy, 4) if occupancy is not None else None,
         }

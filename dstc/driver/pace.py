@@ -1,11 +1,11 @@
-"""How far a run is and how fast it goes, from what its actors say."""
+"""Progress, rate and time left of a run, from the reports of its actors."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
 
-from dstc.worker.row_count import Look
+from dstc.worker.row_count import Snapshot
 
 # What "now" means in a rate: long enough to hold many shards' ends, short enough to follow changes.
 _RATE_WINDOW_S = 300.0
@@ -13,7 +13,7 @@ _RATE_WINDOW_S = 300.0
 
 @dataclass(frozen=True)
 class Pace:
-    """How far a run is, and how fast it goes.
+    """Progress, rate and time left of a run.
 
     Attributes:
         rows_ended: of the whole run, those of earlier invocations included.
@@ -29,7 +29,7 @@ class Pace:
 
 
 class PaceMeter:
-    """Reads the pace from one look after another.
+    """Reads the pace from one snapshot after another.
 
     The rate is what an actor does in a second of its own, times the actors at work. So it is right
     from the first row on, whether actors begin together or not, and loading is not in it.
@@ -45,31 +45,31 @@ class PaceMeter:
         self._window: deque[tuple[float, float, float]] = deque()
         self.pace = Pace(rows_before, rows_before, None, None)
 
-    def take(self, look: Look, now: float) -> None:
-        """Takes in the latest look, taken at `now` (seconds of any steady clock)."""
-        ended = min(self._rows, self._rows_before + look.rows)
+    def take(self, snapshot: Snapshot, now: float) -> None:
+        """Takes in the latest snapshot, taken at `now` (seconds of any steady clock)."""
+        ended = min(self._rows, self._rows_before + snapshot.rows)
         # A bar does not go back where a row starts again, or a process dies.
-        done = max(self.pace.rows_done, self._rows_before + look.rows + look.work.underway)
+        done = max(self.pace.rows_done, self._rows_before + snapshot.rows + snapshot.work.underway)
         done = min(self._rows, done)
-        rate = self._rate(look, now)
+        rate = self._rate(snapshot, now)
         left = (self._rows - done) / rate if rate else None
         self.pace = Pace(ended, done, rate, left)
 
-    def _rate(self, look: Look, now: float) -> float | None:
-        if not look.actors_at_work:
+    def _rate(self, snapshot: Snapshot, now: float) -> float | None:
+        if not snapshot.actors_at_work:
             return None
         # Rows that ended without the engine: rejected, or failed on the way to it.
-        others = look.rows - look.rows_kept - look.work.rows
-        rows = look.work.done + others
+        others = snapshot.rows - snapshot.rows_kept - snapshot.work.rows
+        rows = snapshot.work.done + others
         window = self._window
         if not window:
             # Rows are looked at well ahead of the engine: those rejected so far took no time of it.
             window.append((now, 0.0, others))
         if rows != window[-1][2]:
-            window.append((now, look.work.seconds, rows))
+            window.append((now, snapshot.work.seconds, rows))
         while len(window) > 2 and now - window[0][0] > _RATE_WINDOW_S:
             window.popleft()
         _, seconds, earlier = window[0]
-        if not look.work.rows or rows <= earlier or look.work.seconds <= seconds:
+        if not snapshot.work.rows or rows <= earlier or snapshot.work.seconds <= seconds:
             return None
-        return (rows - earlier) / (look.work.seconds - seconds) * look.actors_at_work
+        return (rows - earlier) / (snapshot.work.seconds - seconds) * snapshot.actors_at_work

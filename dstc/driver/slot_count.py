@@ -63,16 +63,16 @@ def _answers(asked: list[Any]) -> list[int | Exception]:
     try:
         answers: list[int | Exception] = ray.get(asked)
     except ray.exceptions.RayError as error:  # the process died, or raised what is not ours
-        told = str(error).strip().splitlines() or ["no message"]
+        lines = str(error).strip().splitlines() or ["no message"]
         raise JobError(
-            f"--slots auto: measuring a GPU broke ({type(error).__name__}: {told[-1]}); --slots N "
+            f"--slots auto: measuring a GPU broke ({type(error).__name__}: {lines[-1]}); --slots N "
             "measures nothing"
         ) from error
     return answers
 
 
 def kinds_of_cards(nodes: list[dict[str, Any]]) -> list[str]:
-    """The resource that names each kind of GPU among living nodes; of unnamed kinds none."""
+    """Ray resources that name the kinds of GPU among living nodes; unnamed kinds have none."""
     kinds = set()
     for node in nodes:
         if node["Alive"] and node["Resources"].get("GPU"):

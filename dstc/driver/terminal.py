@@ -1,4 +1,4 @@
-"""What a run says on the terminal: the plan, its progress, how it ended."""
+"""Terminal output of a run: the plan, the progress line, how it ended."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from dstc.store.run_folder import RunFolder
 from dstc.text import duration, row_rate
 
 if TYPE_CHECKING:
-    from dstc.driver.monitor import Watch
+    from dstc.driver.monitor import Monitor
     from dstc.driver.pace import Pace
     from dstc.planning.cost import Estimate
     from dstc.planning.plan import Plan
-    from dstc.worker.row_count import Look
+    from dstc.worker.row_count import Snapshot
 
 _BAR_EVERY_S = 0.5
 _BAR_WIDTH = 20  # beside the longest text, on a terminal of 80 columns or a little more
@@ -74,7 +74,7 @@ def print_plan(plan: Plan, expected: Estimate | None, device: str) -> None:
 
 
 def print_waiting(holder: str) -> None:
-    """Another driver may be at work on the folder."""
+    """Prints that another driver may be at work on the folder."""
     print(
         f"another driver ({holder}) has the output folder; waiting up to "
         f"{EXPIRES_AFTER_S:.0f} s to see whether it is alive",
@@ -84,7 +84,7 @@ def print_waiting(holder: str) -> None:
 
 
 def print_closing(summary: Summary, run: RunFolder) -> None:
-    """How the run ended, and where its results are."""
+    """Prints how the run ended, and where its results are."""
     table = facts_table("Run " + summary.run_id)
     table.add_row("done", f"{summary.done:,}")
     if summary.flagged:
@@ -121,8 +121,8 @@ def facts_table(title: str) -> Table:
 
 
 def by_reason(reasons: dict[str, int]) -> str:
-    told = ", ".join(f"{reason} {number:,}" for reason, number in reasons.items())
-    return f" ({told})" if told else ""
+    counts = ", ".join(f"{reason} {number:,}" for reason, number in reasons.items())
+    return f" ({counts})" if counts else ""
 
 
 class ProgressLine:
@@ -132,12 +132,12 @@ class ProgressLine:
 
     Args:
         rows: of the whole run.
-        watch: knows how many have ended.
+        monitor: knows how many have ended.
     """
 
-    def __init__(self, rows: int, watch: Watch) -> None:
+    def __init__(self, rows: int, monitor: Monitor) -> None:
         self._rows = rows
-        self._watch = watch
+        self._monitor = monitor
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._show, name="progress", daemon=True)
 
@@ -164,33 +164,33 @@ class ProgressLine:
     def _show_bar(self, console: Console) -> None:
         columns = (BarColumn(_BAR_WIDTH), TextColumn("{task.description}"))
         with Progress(*columns, console=console) as bar:
-            done = int(self._watch.pace.rows_done)
-            task = bar.add_task(self._told(), total=self._rows, completed=done)
+            done = int(self._monitor.pace.rows_done)
+            task = bar.add_task(self._text(), total=self._rows, completed=done)
             stopped = False
             while not stopped:
                 stopped = self._stop.wait(_BAR_EVERY_S)
-                bar.update(task, completed=self._watch.pace.rows_done, description=self._told())
+                bar.update(task, completed=self._monitor.pace.rows_done, description=self._text())
 
     def _show_lines(self) -> None:
         stopped = False
         while not stopped:
             stopped = self._stop.wait(_LINE_EVERY_S)
-            print(self._told(), file=sys.stderr, flush=True)
+            print(self._text(), file=sys.stderr, flush=True)
 
-    def _told(self) -> str:
-        watch = self._watch
+    def _text(self) -> str:
+        monitor = self._monitor
         return progress_text(
-            self._rows, watch.pace, watch.look, watch.actors_wanted, watch.actors_needed
+            self._rows, monitor.pace, monitor.snapshot, monitor.actors_wanted, monitor.actors_needed
         )
 
 
 def progress_text(
-    rows: int, pace: Pace, look: Look | None, actors_wanted: int, actors_needed: int
+    rows: int, pace: Pace, snapshot: Snapshot | None, actors_wanted: int, actors_needed: int
 ) -> str:
-    """What the progress line says.
+    """Text of the progress line.
 
     Args:
-        rows: of the run. pace: of it. look: the latest, or None before the first.
+        rows: of the run. pace: of it. snapshot: the latest, or None before the first.
         actors_wanted: that the run starts with. actors_needed: of them, for the shards left.
 
     Returns:
@@ -198,18 +198,18 @@ def progress_text(
     """
     # Rounded down: 100 % is for the end. Rows half done are in the percentage alone.
     percent = math.floor(1000 * pace.rows_done / rows) / 10
-    told = f"{pace.rows_ended:,}/{rows:,} rows ({percent:.1f}%)"
+    text = f"{pace.rows_ended:,}/{rows:,} rows ({percent:.1f}%)"
     is_over = pace.rows_ended == rows
-    if not is_over and (look is None or not look.workers):
-        if look is not None and look.workers_seen and not look.starts:
-            return f"{told}, no word from the actors for some seconds"
-        return f"{told}, starting {actors_wanted} {'actor' if actors_wanted == 1 else 'actors'}"
+    if not is_over and (snapshot is None or not snapshot.workers):
+        if snapshot is not None and snapshot.workers_seen and not snapshot.starts:
+            return f"{text}, no word from the actors for some seconds"
+        return f"{text}, starting {actors_wanted} {'actor' if actors_wanted == 1 else 'actors'}"
     if pace.rate is not None:
-        told += f", {row_rate(pace.rate)}"
+        text += f", {row_rate(pace.rate)}"
     elif not is_over:
-        told += ", first rows under way" if look and look.actors_at_work else ", started"
+        text += ", first rows under way" if snapshot and snapshot.actors_at_work else ", started"
     if pace.seconds_left is not None and not is_over:
-        told += f", {duration(pace.seconds_left)} left"
-    if look is not None and look.workers < actors_needed:
-        told += f", {look.workers} of {actors_wanted} actors"
-    return told
+        text += f", {duration(pace.seconds_left)} left"
+    if snapshot is not None and snapshot.workers < actors_needed:
+        text += f", {snapshot.workers} of {actors_wanted} actors"
+    return text

@@ -1,4 +1,4 @@
-"""The double: the job without networks, for tests and benchmarks of the job."""
+"""Fake engine: the job without networks, for tests and benchmarks of the job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the job asks of an engine: the verbs of a running one, and the record that plugs one in."""
+"""Engine interface: the methods that the job calls, and the record that plugs an engine in."""
 
 from __future__ import annotations
 

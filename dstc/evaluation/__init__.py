@@ -1,1 +1,1 @@
-"""`dstc evaluate`, in its parts."""
+"""Evaluation of a run (`dstc evaluate`): configuration, measurement, summary."""

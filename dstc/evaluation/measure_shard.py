@@ -1,4 +1,4 @@
-"""The actor that measures: the results of one shard in, one part of metrics out.
+"""Actor of an evaluation: the results of one shard in, one Parquet part of metrics out.
 
 A row whose images cannot be read is a row of nulls with `metrics_error`, never an exception. What
 goes wrong in the measuring itself is no fault of a row, and ends the job.
@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from dstc.errors import JobError
-from dstc.evaluation.load_judges import load_judges
+from dstc.evaluation.load_models import load_evaluation_models
 from dstc.evaluation.plan import (
-    Judging,
+    EvaluationConfig,
     features_part,
     images_sum,
     metrics_part,
@@ -40,7 +40,7 @@ from dstc_engine.request import ImageArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dstc_engine.metrics.judges import Judges, Look
+    from dstc_engine.metrics.evaluation_models import EvaluationModels, ImageFeatures
     from dstc_engine.metrics.style_classifier import StyleClassifier
 
 # What every table has beside the results: the content and the style handed in as if they were.
@@ -65,17 +65,17 @@ _LEAST_SIDE = 11
 
 @dataclass(frozen=True)
 class MeasureTask:
-    """What every actor of an evaluation is made with.
+    """Arguments of every actor of an evaluation.
 
     Attributes:
-        output: the run folder. judging: what measures. device: "cuda" or "cpu".
+        output: the run folder. config: of the evaluation. device: "cuda" or "cpu".
         threads: of the CPU. classifier: of styles, fitted, or None.
         features_per_shard: rows of a shard whose features are kept, for sets.
         weights: the driver's bucket of weights.
     """
 
     output: str
-    judging: Judging
+    config: EvaluationConfig
     device: str
     threads: int
     classifier: StyleClassifier | None
@@ -101,7 +101,7 @@ class RowImages:
 
 
 class MeasureShard:
-    """Ray Data calls it with one number at a time: of a shard, or of a chunk of the reference.
+    """Measures shards and chunks of the reference; Ray Data calls it with one number at a time.
 
     Args:
         task: of the evaluation.
@@ -110,32 +110,32 @@ class MeasureShard:
     def __init__(self, task: MeasureTask) -> None:
         self._task = task
         self._run = RunFolder(task.output)
-        self._judges: Judges | None = None
+        self._models: EvaluationModels | None = None
         self._folder_of = manifest_folders(record_of(self._run))
         # Ten million rows in ten styles would ask storage ten million times for ten files.
         self._images = ImageCache(_SHARED_BYTES)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         for of_reference, number in zip(*batch.to_pydict().values(), strict=True):
-            (self._look_at_reference if of_reference else self._measure)(number)
+            (self._measure_reference if of_reference else self._measure)(number)
         return batch
 
     @property
-    def judges(self) -> Judges:
-        """Loaded when first asked: what an actor's constructor raises, Ray takes for its death."""
-        if self._judges is None:
+    def models(self) -> EvaluationModels:
+        """Loaded at first use: Ray takes an error in an actor's constructor for its death."""
+        if self._models is None:
             import torch
 
             task = self._task
             if task.device == "cpu":
                 torch.set_num_threads(task.threads)
             weights_bucket.use(task.weights)
-            self._judges = load_judges(task.judging, task.device, task.classifier)
-        return self._judges
+            self._models = load_evaluation_models(task.config, task.device, task.classifier)
+        return self._models
 
     def _measure(self, shard: int) -> None:
-        judging = self._task.judging
-        identity = shard_identity(judging, images_sum(self._run, shard))
+        config = self._task.config
+        identity = shard_identity(config, images_sum(self._run, shard))
         folder = self._folder_of(shard)
         rows: list[dict[str, Any]] = []
         features = _Features()
@@ -158,7 +158,7 @@ class MeasureShard:
             if row["status"] != DONE:
                 return None
             try:
-                return read_images(self._run, self._task.judging, row, folder, self._images)
+                return read_images(self._run, self._task.config, row, folder, self._images)
             except Exception as error:  # drivers of storage raise their own types
                 return describe(error)
 
@@ -172,37 +172,37 @@ class MeasureShard:
             for image in (read_row.result, read_row.content, read_row.style)
             if image is not None
         ]
-        looks = iter(self.judges.look(images))
+        extracted = iter(self.models.features(images))
         for row, read_row in zip(rows, found, strict=True):
-            told: dict[str, Any] = {"id": row["id"], "status": row["status"]}
+            record: dict[str, Any] = {"id": row["id"], "status": row["status"]}
             if isinstance(read_row, str):
-                told["metrics_error"] = read_row
+                record["metrics_error"] = read_row
             elif read_row is not None:
-                seen = [next(looks), next(looks)]
-                seen += [next(looks)] if read_row.style is not None else []
-                style = row.get(self._task.judging.style_column or "")
+                seen = [next(extracted), next(extracted)]
+                seen += [next(extracted)] if read_row.style is not None else []
+                style = row.get(self._task.config.style_column or "")
                 features.add(seen, None if style is None else str(style))
-                told |= _without_nan(measure(self.judges, self._task.judging, row, read_row, seen))
-            yield told
+                record |= _without_nan(measure(self.models, self._task.config, row, read_row, seen))
+            yield record
 
-    def _look_at_reference(self, number: int) -> None:
-        judging = self._task.judging
-        reference = read_reference(judging.reference, judging.where)
+    def _measure_reference(self, number: int) -> None:
+        config = self._task.config
+        reference = read_reference(config.reference, config.where)
         chunk = range(number * CHUNK, min((number + 1) * CHUNK, len(reference.images)))
         features = _Features()
         for start in range(0, len(chunk), _ROWS_AT_ONCE):
             some = chunk[start : start + _ROWS_AT_ONCE]
             try:
-                images = [reference.decode(n, judging.image_size, judging.fit) for n in some]
+                images = [reference.decode(n, config.image_size, config.fit) for n in some]
             except Exception as error:  # no set without all of its images
-                told = describe(error)
-                raise JobError(f"--reference: {told}") from error
-            described = self.judges.describe(images)
+                reason = describe(error)
+                raise JobError(f"--reference: {reason}") from error
+            described = self.models.describe(images)
             assert described is not None, "chunks are asked for where something describes them"
             for n, values in zip(some, described, strict=True):
                 style = reference.styles[n]
                 features.add_to("reference", values, None if style is None else str(style))
-        write_table(reference_part(self._run, number), features.table(), {"judging": judging.told})
+        write_table(reference_part(self._run, number), features.table(), {"judging": config.record})
 
 
 class _Features:
@@ -215,11 +215,11 @@ class _Features:
         self._styles: list[str | None] = []
         self._values: list[np.ndarray[Any, Any]] = []
 
-    def add(self, looks: Sequence[Look], style: str | None) -> None:
+    def add(self, images: Sequence[ImageFeatures], style: str | None) -> None:
         """Those of a row: of result, content and, where there is one, style."""
-        for name, look in zip(self.SETS, looks, strict=False):
-            if "set" in look:
-                self.add_to(name, look["set"], style)
+        for name, features in zip(self.SETS, images, strict=False):
+            if "set" in features:
+                self.add_to(name, features["set"], style)
 
     def add_to(self, name: str, values: Tensor, style: str | None) -> None:
         self._sets.append(name)
@@ -244,7 +244,7 @@ class _Features:
 
 def read_images(
     run: RunFolder,
-    judging: Judging,
+    config: EvaluationConfig,
     row: Mapping[str, Any],
     folder: str | None,
     cache: ImageCache,
@@ -260,7 +260,7 @@ def read_images(
     from dstc_engine.image import fit as fit_image
     from dstc_engine.image import fit_labels
 
-    size, fit = judging.image_size, judging.fit
+    size, fit = config.image_size, config.fit
 
     def place(column: str | None) -> str | None:
         uri = row.get(column) if column else None
@@ -270,7 +270,7 @@ def read_images(
         uri = place(column)
         return cache.get(uri, lambda: fit_image(_read(uri), size, fit)) if uri else None
 
-    content, mask = given("content"), place(judging.masks)
+    content, mask = given("content"), place(config.masks)
     assert content is not None, "a row without content is not done"
     result = _read(urls.join(run.uri, row["image"]))
     whole = np.ones(result.shape[:2], np.uint8)
@@ -279,43 +279,43 @@ def read_images(
         result=fit_image(result, size, fit),
         content=content,
         style=given("style"),
-        truth=given(judging.truth),
+        truth=given(config.truth),
         labels=fit_labels(_read(mask)[..., 0], size, fit) if mask else None,
         region=(_span(inside.any(axis=1)), _span(inside.any(axis=0))),
     )
 
 
 def measure(
-    judges: Judges,
-    judging: Judging,
+    models: EvaluationModels,
+    config: EvaluationConfig,
     row: Mapping[str, Any],
     images: RowImages,
-    looks: Sequence[Look],
+    features: Sequence[ImageFeatures],
 ) -> dict[str, float]:
-    """Those of COLUMNS that a row has the parts for; NaN where nobody looks.
+    """Metrics of a row, by the names of COLUMNS; NaN where no model measures it.
 
     Args:
-        looks: at result, content and, where there is one, style.
+        features: of result, content and, where there is one, style.
     """
     import torch
 
     labels = None
     if images.labels is not None:
         labels = torch.from_numpy(images.labels.astype(np.int64))
-        if judging.segmentation.startswith("foreground"):
+        if config.segmentation.startswith("foreground"):
             labels = (labels >= 128).to(labels.dtype)  # masks are white where it counts
-        labels = labels.to(judges.device)
-    content, style = looks[1], looks[2] if len(looks) > 2 else None
-    wanted = row.get(judging.style_column or "")
+        labels = labels.to(models.device)
+    content, style = features[1], features[2] if len(features) > 2 else None
+    wanted = row.get(config.style_column or "")
     found: dict[str, float] = {}
     shown = (images.result, images.content, images.style)
-    for prefix, image, look in zip(
-        ("", *(f"{name}_" for name in BASELINES)), shown, (*looks, None), strict=False
+    for prefix, image, seen in zip(
+        ("", *(f"{name}_" for name in BASELINES)), shown, (*features, None), strict=False
     ):
-        if image is None or look is None:
+        if image is None or seen is None:
             continue
-        told = judges.compare(
-            look,
+        values = models.compare(
+            seen,
             content,
             style,
             prompt=row.get("prompt") or None,
@@ -323,11 +323,11 @@ def measure(
             target_style=None if wanted is None else str(wanted),
             labels=labels,
         )
-        told["lpips"] = judges.perceptual_distance(image, images.content)
+        values["lpips"] = models.perceptual_distance(image, images.content)
         if images.truth is not None:
-            told["truth_lpips"] = judges.perceptual_distance(image, images.truth)
-            told |= _by_pixels(image[images.region], images.truth[images.region])
-        found |= {f"{prefix}{name}": value for name, value in told.items()}
+            values["truth_lpips"] = models.perceptual_distance(image, images.truth)
+            values |= _by_pixels(image[images.region], images.truth[images.region])
+        found |= {f"{prefix}{name}": value for name, value in values.items()}
     return found
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation is, and which of a run's shards it has still to measure."""
+"""Configuration of an evaluation, and the shards of a run that it has still to measure."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ THREADS = 16
 
 
 @dataclass(frozen=True)
-class Judging:
-    """What measures, and how; a part measured by another is measured again.
+class EvaluationConfig:
+    """Models, columns and image size of an evaluation; a part of another one is measured again.
 
     Attributes:
         dino, dino_size, dino_layer: the ViT and how it is read; "" measures nothing with one.
@@ -63,10 +63,10 @@ class Judging:
     sums: dict[str, str] = field(default_factory=dict)
 
     @property
-    def told(self) -> dict[str, Any]:
-        """As parts keep it: what JSON makes of it."""
-        told: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return told
+    def record(self) -> dict[str, Any]:
+        """Its values as JSON makes them, for the identity of parts and for metrics.json."""
+        record: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return record
 
     @property
     def set_network(self) -> str:
@@ -134,27 +134,27 @@ def read_table(uri: str) -> pa.Table | None:
 
 
 def write_table(uri: str, table: pa.Table, identity: dict[str, Any]) -> None:
-    """Writes a Parquet file that says what it was made by."""
+    """Writes a Parquet file with the identity of its evaluation as metadata."""
     sink = pa.BufferOutputStream()
-    told = table.replace_schema_metadata({IDENTITY: json.dumps(identity).encode()})
-    pq.write_table(told, sink, compression="zstd")
+    labeled = table.replace_schema_metadata({IDENTITY: json.dumps(identity).encode()})
+    pq.write_table(labeled, sink, compression="zstd")
     storage.write_bytes(uri, sink.getvalue().to_pybytes(), retries.STEADY)
 
 
 def identity_of(table: pa.Table | None) -> Any:
-    """What a file was made by; None where there is none."""
+    """Identity in a file's metadata; None where there is none."""
     if table is None:
         return None
     return json.loads((table.schema.metadata or {}).get(IDENTITY, b"null"))
 
 
-def shard_identity(judging: Judging, images: str) -> dict[str, Any]:
-    """Of the measures of a shard whose images have this sum."""
-    return {"judging": judging.told, "pictures": images}
+def shard_identity(config: EvaluationConfig, images: str) -> dict[str, Any]:
+    """Identity of a shard's measures: the configuration, and the sum over its images."""
+    return {"judging": config.record, "pictures": images}
 
 
-def unmeasured(run: RunFolder, judging: Judging, shards: Sequence[int]) -> list[int]:
-    """Shards without measures by this very judging.
+def unmeasured(run: RunFolder, config: EvaluationConfig, shards: Sequence[int]) -> list[int]:
+    """Shards without measures by this very evaluation.
 
     A shard's part of results changes when its rows are tried again; what it had measured says so
     itself, by the sum over the images it saw.
@@ -164,8 +164,8 @@ def unmeasured(run: RunFolder, judging: Judging, shards: Sequence[int]) -> list[
     def is_measured(shard: int) -> bool:
         if f"part-{shard:05d}.parquet" not in names:
             return False
-        told = identity_of(read_metrics(run, shard))
-        return bool(told == shard_identity(judging, images_sum(run, shard)))
+        identity = identity_of(read_metrics(run, shard))
+        return bool(identity == shard_identity(config, images_sum(run, shard)))
 
     with ThreadPoolExecutor(THREADS) as pool:  # storage answers each in tens of milliseconds
         measured = pool.map(is_measured, shards)
@@ -173,12 +173,12 @@ def unmeasured(run: RunFolder, judging: Judging, shards: Sequence[int]) -> list[
 
 
 def images_sum(run: RunFolder, shard: int) -> str:
-    """Over ids and image sums of a shard's results: changes when any of its rows does."""
+    """Checksum of ids and images of a shard's results; changes when any of its rows does."""
     table = read_part(run, shard, ["id", "image_sha256"])
     text = json.dumps(table.to_pylist(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def record_of(run: RunFolder) -> Record:
-    """job.json, or what is wrong with it."""
+    """Reads job.json; what is wrong with it is part of the record."""
     return read_record(run.job, "job.json")

@@ -110,7 +110,7 @@ def _read_reference(uri: str, where: tuple[tuple[str, str], ...]) -> Reference:
 
 
 def fit_classifier(reference: Reference, size: int, fit: str) -> tuple[StyleClassifier, float]:
-    """The classifier of styles, and how often it is right on images it was not fitted on.
+    """Fits a style classifier; also its accuracy on images that it was not fitted on.
 
     Raises:
         SettingsError: fewer than two styles, or an image that cannot be read.
@@ -136,6 +136,6 @@ def fit_classifier(reference: Reference, size: int, fit: str) -> tuple[StyleClas
     fitted = [n for n in range(len(known)) if n not in held_out]
     classifier = StyleClassifier([images[n] for n in fitted], [styles[n] for n in fitted])
     asked = sorted(held_out)
-    told = classifier.predict([images[n] for n in asked])
-    right = float(np.mean([a == styles[n] for a, n in zip(told, asked, strict=True)]))
+    predicted = classifier.predict([images[n] for n in asked])
+    right = float(np.mean([a == styles[n] for a, n in zip(predicted, asked, strict=True)]))
     return classifier, right

@@ -1,4 +1,4 @@
-"""Means over a run: metrics.json, and the table on the terminal."""
+"""Summary of an evaluation: means over a run, in metrics.json and as a table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.table import Table
 from dstc.evaluation.measure_shard import BASELINES, COLUMNS
 from dstc.evaluation.plan import (
     THREADS,
-    Judging,
+    EvaluationConfig,
     features_part,
     read_metrics,
     read_table,
@@ -37,7 +37,7 @@ _SETS = ("results", *BASELINES)
 
 def summarize_metrics(
     run: RunFolder,
-    judging: Judging,
+    config: EvaluationConfig,
     shards: Sequence[int],
     expected: int | None,
     reference_parts: int = 0,
@@ -68,7 +68,7 @@ def summarize_metrics(
             values = table[name].to_numpy(zero_copy_only=False)
             columns[name].append(np.asarray(values, dtype=np.float64))
 
-    def told(name: str) -> dict[str, Any] | None:
+    def estimate(name: str) -> dict[str, Any] | None:
         values: Array = np.concatenate(columns[name]) if columns[name] else np.empty(0)
         known = values[~np.isnan(values)]
         if not len(known):
@@ -78,11 +78,11 @@ def summarize_metrics(
         return {**numbers, "count": len(known)}
 
     def all_of(prefix: str) -> dict[str, Any]:
-        found = {name: told(prefix + name) for name in METRICS}
+        found = {name: estimate(prefix + name) for name in METRICS}
         return {name: value for name, value in found.items() if value is not None}
 
     summary = {
-        "judging": judging.told,
+        "judging": config.record,
         "rows": sum(statuses.values()),
         "expected_rows": expected,
         "statuses": statuses,
@@ -91,7 +91,7 @@ def summarize_metrics(
         "classifier_right": classifier_right,
         "metrics": all_of(""),
         "baselines": {baseline: all_of(f"{baseline}_") for baseline in BASELINES},
-        "sets": _compare_sets(run, judging, shards, reference_parts),
+        "sets": _compare_sets(run, config, shards, reference_parts),
     }
     text = json.dumps(summary, indent=2) + "\n"
     storage.write_bytes(urls.join(run.uri, "metrics.json"), text.encode(), retries.STEADY)
@@ -106,7 +106,7 @@ def _read_all(
 
 
 def _compare_sets(
-    run: RunFolder, judging: Judging, shards: Sequence[int], reference_parts: int
+    run: RunFolder, config: EvaluationConfig, shards: Sequence[int], reference_parts: int
 ) -> dict[str, Any] | None:
     """The distances of the results, and of both copies, from the reference; None without one."""
     from dstc_engine.metrics.sets import LEAST, WITHOUT_CLASSES, class_mean_distance
@@ -130,14 +130,14 @@ def _compare_sets(
         if name not in sets or len(sets[name][0]) < LEAST:
             continue
         features, styles = sets[name]
-        told = {metric: way(features, real) for metric, way in WITHOUT_CLASSES.items()}
-        told["class_mean_distance"] = class_mean_distance(features, real, styles, real_styles)
-        found[name] = {metric: _numbers(estimate) for metric, estimate in told.items()} | {
+        distances = {metric: way(features, real) for metric, way in WITHOUT_CLASSES.items()}
+        distances["class_mean_distance"] = class_mean_distance(features, real, styles, real_styles)
+        found[name] = {metric: _numbers(estimate) for metric, estimate in distances.items()} | {
             "pictures": len(features)
         }
     return {
-        "network": judging.set_network,
-        "reference": judging.reference or "the run's style images",
+        "network": config.set_network,
+        "reference": config.reference or "the run's style images",
         "reference_pictures": len(real),
         **found,
     }
@@ -169,15 +169,15 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
     for column in ("better", "results", "copy of the content", "copy of the style", "rows"):
         table.add_column(column, overflow="fold")
     for name, values in summary["metrics"].items():
-        copies = [_told(summary["baselines"][baseline].get(name)) for baseline in BASELINES]
+        copies = [_mean_cell(summary["baselines"][baseline].get(name)) for baseline in BASELINES]
         better = "higher" if METRICS[name] else "lower"
-        table.add_row(name, better, _told(values), *copies, f"{values['count']:,}")
+        table.add_row(name, better, _mean_cell(values), *copies, f"{values['count']:,}")
     sets = summary["sets"]
     for name, label in SET_METRICS.items() if sets else ():
-        told = [_told_value(sets[which][name]) if which in sets else "" for which in _SETS]
-        if any(told):
+        cells = [_distance_cell(sets[which][name]) if which in sets else "" for which in _SETS]
+        if any(cells):
             shown = label if summary["judging"]["inception"] else name
-            table.add_row(shown, "lower", *told, f"{sets['results']['pictures']:,}")
+            table.add_row(shown, "lower", *cells, f"{sets['results']['pictures']:,}")
     console = console or Console()
     console.print(table)
     rows, expected = summary["rows"], summary["expected_rows"]
@@ -202,16 +202,16 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
         )
 
 
-def _told(values: Mapping[str, float] | None) -> str:
+def _mean_cell(values: Mapping[str, float] | None) -> str:
     if values is None:
         return ""
     return f"{values['mean']:.4g} ({values['low']:.4g} to {values['high']:.4g})"
 
 
-def _told_value(values: Mapping[str, float | None]) -> str:
+def _distance_cell(values: Mapping[str, float | None]) -> str:
     if values["value"] is None:
         return ""
-    told = f"{values['value']:.4g}"
+    value = f"{values['value']:.4g}"
     if values["low"] is None or values["high"] is None:
-        return told
-    return f"{told} ({values['low']:.4g} to {values['high']:.4g})"
+        return value
+    return f"{value} ({values['low']:.4g} to {values['high']:.4g})"

@@ -35,7 +35,7 @@ _MEASURED_SHARDS = 128
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is to be expected of a run.
+    """Expected operations and hours of a run.
 
     Attributes:
         rows: to do.
@@ -67,7 +67,7 @@ def estimate(
     measured_seconds_per_row: float | None = None,
     samples: int = 1,
 ) -> Estimate:
-    """What so many rows will cost.
+    """Estimates the cost of so many rows.
 
     Args:
         cost: of a row. rows: to do. device: "cuda" or "cpu". precision: of the networks.
@@ -83,10 +83,10 @@ def estimate(
         assumed = ASSUMED_TFLOPS[device, precision]
         rate = assumed if tflops is None else tflops
         seconds = flops / (rate * 1e12)
-        told = "assumed" if tflops is None else "given"
+        origin = "assumed" if tflops is None else "given"
         name = "GPU" if device == "cuda" else "CPU core"
         basis = (
-            f"{flops / 1e12:,.3g} TFLOP a row ({samples * cost.steps} guided steps), {told} "
+            f"{flops / 1e12:,.3g} TFLOP a row ({samples * cost.steps} guided steps), {origin} "
             f"{rate:g} TFLOP/s a {name}"
         )
     return Estimate(rows, flops, rate, seconds, rows * seconds / 3600, basis)

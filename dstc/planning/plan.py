@@ -1,4 +1,4 @@
-"""What a run will do, from the manifest's footers and what the run folder holds."""
+"""Plan of a run, from the manifest's footers and what the run folder holds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do.
+    """The plan of a run: its settings, its manifest, and the shards to run.
 
     Attributes:
         settings: of the run. manifest: checked. job: what the run is, new or continued.
@@ -74,7 +74,7 @@ def make_plan(settings: Settings) -> Plan:
 
 
 def what_is_left(plan: Plan) -> Plan:
-    """The plan, with what the run folder holds at this moment.
+    """The plan, brought up to date with what the run folder holds at this moment.
 
     Raises:
         RunFolderError: the folder belongs to another run, or cannot be read.

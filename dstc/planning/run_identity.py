@@ -70,7 +70,7 @@ class Job:
 
 
 def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()) -> Job:
-    """What this run is, before anything is read or written in its folder.
+    """The job of these settings, before anything is read or written in its folder.
 
     Args:
         settings: of the run.
@@ -213,8 +213,8 @@ def _save(job: Job) -> None:
 
 
 def _unusable(run: RunFolder, verb: str, error: OSError) -> RunFolderError:
-    told = describe(error)
-    return RunFolderError(f"output {redact(run.uri)} cannot be {verb}: {told}")
+    reason = describe(error)
+    return RunFolderError(f"output {redact(run.uri)} cannot be {verb}: {reason}")
 
 
 def _differences(there: object, here: object, path: str = "") -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""What a run is made with: checked when made, saved as part of job.json."""
+"""Settings of a run: checked when made, saved as part of job.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many actors a run has, and on what."""
+"""Number of actors of a run, and the devices they work on."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Workers:
     cpus: float
 
     def task(self, plan: Plan) -> ShardTask:
-        """What each actor is made with."""
+        """Arguments of each actor."""
         return ShardTask(
             settings=plan.settings,
             run=plan.job.run,
@@ -56,7 +56,7 @@ class Workers:
 
 
 def choose_workers(settings: Settings, shards: int) -> Workers:
-    """How many actors, and on what, for so many pending shards.
+    """Chooses the number of actors and their device for so many pending shards.
 
     Raises:
         SettingsError: more actors than this machine has GPUs.
@@ -93,7 +93,7 @@ def _cores() -> int:
 
 
 def likely_device(settings: Settings) -> str:
-    """Where networks would live, for a dry run: it starts no Ray that could tell."""
+    """The device that a dry run assumes: it starts no Ray that could tell."""
     if not find_engine(settings.engine).uses_gpu:
         return "cpu"
     if settings.device != "auto":

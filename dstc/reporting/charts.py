@@ -69,8 +69,8 @@ def line_plot(
     parts += [_run(place, run, filled) for run in _runs(values)]
     end = max(step for step, value in enumerate(values) if math.isfinite(value))
     parts += _labels(place, (bottom, top), (first, last), (end, values[end]))
-    told = f"{title}: {_span(bottom, top)}, ends at {number(values[end])}"
-    return _svg(width, HEIGHT, told, parts)
+    label = f"{title}: {_span(bottom, top)}, ends at {number(values[end])}"
+    return _svg(width, HEIGHT, label, parts)
 
 
 def band_plot(
@@ -106,11 +106,11 @@ def band_plot(
         parts += [Markup('<path class="fill" d="M{}Z"/>').format(points), _run(place, run, False)]
     end = known[-1]
     parts += _labels(place, (bottom, top), ("1", str(len(middle))), (end, middle[end]))
-    told = (
+    label = (
         f"{title}: median ends at {number(middle[end])}, "
         f"80 % of the rows at {number(low[end])} to {number(high[end])}"
     )
-    return _svg(WIDTH, HEIGHT, told, parts)
+    return _svg(WIDTH, HEIGHT, label, parts)
 
 
 def interval_plot(
@@ -151,9 +151,9 @@ def interval_plot(
     return _svg(width, height, title, parts)
 
 
-def _svg(width: int, height: int, told: str, parts: Sequence[Markup]) -> Markup:
+def _svg(width: int, height: int, label: str, parts: Sequence[Markup]) -> Markup:
     svg = Markup('<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
-    return svg.format(width, height, told, Markup("").join(parts))
+    return svg.format(width, height, label, Markup("").join(parts))
 
 
 def _labels(

@@ -1,4 +1,4 @@
-"""Which rows the gallery shows of a run that has more than find room.
+"""Chooses the rows that the gallery shows of a run too large to show whole.
 
 Three kinds: examples of each reason and flag, so that every filter finds something; the worst and
 the best by each number; and, for the rest, rows that are evenly spread over all others.

@@ -81,10 +81,10 @@ def contact_sheet(title: str, cards: Sequence[Card]) -> bytes:
         width = 3 * layout.side + 2 * _GAP
         below = top + layout.side + _GAP // 2
         _write(draw, (left, below), card.id, layout.text, width, _INK)
-        told = card.prompt or ("after the style image" if card.style else "")
+        caption = card.prompt or ("after the style image" if card.style else "")
         if card.status != "done":
-            told = f"{card.status}: {card.reason}"
-        _write(draw, (left, below + layout.text + 4), told, layout.text, width, _PALE)
+            caption = f"{card.status}: {card.reason}"
+        _write(draw, (left, below + layout.text + 4), caption, layout.text, width, _PALE)
     file = io.BytesIO()
     page.save(file, "PNG", dpi=(DPI, DPI), optimize=True)
     return file.getvalue()

@@ -31,7 +31,7 @@ class Extremes:
 
     @property
     def names(self) -> list[str]:
-        """Of the numbers, as they came."""
+        """Names of the numbers, in the order they came."""
         return list(self._lows)
 
     def lowest(self, name: str) -> list[Place]:

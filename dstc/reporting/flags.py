@@ -1,4 +1,4 @@
-"""Rows that are done and doubtful: the column `flagged` of results, where a run has one.
+"""Flagged rows: the column `flagged` of results, where a run has one.
 
 It holds a short text, "structure" or "range, structure": the flags of the row, null for none.
 """

@@ -1,4 +1,4 @@
-"""How the losses of a run go from step to step: medians and bands over a sample of its rows."""
+"""Loss curves of a run: medians and bands over steps, from a sample of its rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `dstc evaluate` measured of each row: the parts in `metrics/`, whatever they hold.
+"""Metrics of each row, read from the parts that `dstc evaluate` leaves in `metrics/`.
 
 Names come from the parts themselves: every column of numbers that is no baseline's is a metric.
 """
@@ -36,7 +36,7 @@ class Measures:
     numbers: Mapping[str, npt.NDArray[np.float64]]
 
     def of(self, row: Mapping[str, Any]) -> dict[str, float]:
-        """The finite ones of a result row; none where results and measures are not of one run."""
+        """Finite metrics of a result row; none where results and measures are not of one run."""
         offset = row["offset"]
         if self.ids is not None and self.ids[offset].as_py() != row.get("id"):
             return {}
@@ -45,7 +45,7 @@ class Measures:
 
 
 def find_extremes(run: RunFolder, parts: Sequence[tuple[int, int]]) -> Extremes:
-    """Of each metric, over all parts; they are read one by one.
+    """Lowest and highest rows of each metric, over all parts; they are read one by one.
 
     Args:
         parts: (shard, rows) of the parts of results.

@@ -46,18 +46,18 @@ class Metric:
 
 @dataclass(frozen=True)
 class MetricsTable:
-    """What metrics.json tells.
+    """Contents of metrics.json, as the report shows them.
 
     Attributes:
         metrics: the lines. sets: what sets were compared with, and by what, (name, text).
-        judges: (what, name) of the networks that judged. judges_guided: they are those that guided.
+        models: (what, name) of the networks that judged. models_guided: they are those that guided.
         notes: what a reader has to know. problem: why there is nothing, or None.
     """
 
     metrics: Sequence[Metric] = ()
     sets: Sequence[tuple[str, str]] = ()
-    judges: Sequence[tuple[str, str]] = ()
-    judges_guided: bool = False
+    models: Sequence[tuple[str, str]] = ()
+    models_guided: bool = False
     notes: Sequence[str] = ()
     problem: str | None = None
 
@@ -88,14 +88,14 @@ def make_table(record: Record, job: Record, rows: int) -> MetricsTable:
     judging, sets = record.part("judging"), record.part("sets")
     of_sets = {name: _distances(sets, name, bool(judging.get("inception"))) for name in _SETS}
     metrics += _metrics(of_sets["results"], of_sets)
-    judges = [(what, str(judging[what])) for what in ("dino", "clip") if judging.get(what)]
+    models = [(what, str(judging[what])) for what in ("dino", "clip") if judging.get(what)]
     preset = job.part("preset")
     guides = {preset.get("dino"), *_list(preset.get("clips"))}
     return MetricsTable(
         metrics=metrics,
-        sets=rows_of({key: told for key, told in sets.items() if key not in _SETS}),
-        judges=judges,
-        judges_guided=any(name in guides for _, name in judges),
+        sets=rows_of({key: distances for key, distances in sets.items() if key not in _SETS}),
+        models=models,
+        models_guided=any(name in guides for _, name in models),
         notes=list(_notes(record, rows)),
         problem=None if metrics else "tells of no metric",
     )
@@ -103,22 +103,22 @@ def make_table(record: Record, job: Record, rows: int) -> MetricsTable:
 
 def _distances(sets: Mapping[str, Any], name: str, by_inception: bool) -> dict[str, Any]:
     """The distances of one set from the reference, in the form of metrics."""
-    told = _object(sets.get(name))
+    distances = _object(sets.get(name))
     return {
         SET_METRICS.get(metric, metric) if by_inception else metric: {
             **numbers,
             "mean": numbers.get("value"),
-            "count": told.get("pictures"),
+            "count": distances.get("pictures"),
         }
-        for metric, numbers in told.items()
+        for metric, numbers in distances.items()
         if isinstance(numbers, dict)
     }
 
 
 def _metrics(found: Mapping[str, Any], baselines: Mapping[str, Any]) -> Iterable[Metric]:
     content, style = (_object(baselines.get(key)) for key in ("source_copy", "style_copy"))
-    for name, told in found.items():
-        numbers = _object(told)
+    for name, values in found.items():
+        numbers = _object(values)
         mean = finite(numbers.get("mean"))
         if mean is None:
             continue

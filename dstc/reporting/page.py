@@ -1,4 +1,4 @@
-"""What the page of a report shows, as the template reads it."""
+"""Data of a report's page, as the template reads it."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ class Page:
     @property
     def manifest(self) -> list[tuple[str, str]]:
         """What was translated."""
-        told = dict(self.job.part("manifest"))
-        columns = told.pop("columns", None)
-        files = told.pop("files", None)
-        rows = rows_of(told)
+        values = dict(self.job.part("manifest"))
+        columns = values.pop("columns", None)
+        files = values.pop("files", None)
+        rows = rows_of(values)
         if isinstance(columns, dict):
             rows += [("columns", ", ".join(f"{n} ({shown(t)})" for n, t in columns.items()))]
         if isinstance(files, dict):
@@ -185,13 +185,13 @@ class Page:
             return "no rows yet"
         if chosen.rows <= shown:
             return f"all {shown:,} rows that ended"
-        told = f"{shown:,} of {chosen.rows:,} rows: {chosen.spread:,} evenly spread"
+        text = f"{shown:,} of {chosen.rows:,} rows: {chosen.spread:,} evenly spread"
         others = ["examples of each reason"] if self.tally.reasons else []
         others += ["examples of each flag"] if self.tally.flags else []
         if chosen.ranked:
             by = "each metric" if len(chosen.ranked) > 1 else chosen.ranked[0]
             others.append(f"the worst and the best by {by}")
-        return ", ".join([told, *others[:-1]]) + (f" and {others[-1]}" if others else "")
+        return ", ".join([text, *others[:-1]]) + (f" and {others[-1]}" if others else "")
 
 
 def _named(keys: Sequence[str], prefix: str) -> list[tuple[str, str]]:

@@ -35,11 +35,11 @@ class Numbering:
         self.rows = self._ends[-1] if parts else 0
 
     def number(self, place: Place) -> int:
-        """Of the row at a place."""
+        """Number of the row at a place."""
         return self._firsts[place[0]] + place[1]
 
     def place(self, number: int) -> Place:
-        """Of the row with a number."""
+        """Place of the row with a number."""
         shard = self._shards[bisect_right(self._ends, number)]
         return shard, number - self._firsts[shard]
 
@@ -51,7 +51,7 @@ class Numbering:
 
 @contextmanager
 def open_part(run: RunFolder, shard: int) -> Iterator[pq.ParquetFile]:
-    """Opened where it lies: of large parts only the columns asked for are fetched."""
+    """Opens a part where it lies: of large ones only the columns asked for are fetched."""
     filesystem, path = storage.open_filesystem(run.part(shard))
     with filesystem.open(path, "rb") as raw, pq.ParquetFile(raw, pre_buffer=False) as parquet:
         yield parquet

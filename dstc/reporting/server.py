@@ -46,12 +46,12 @@ class ReportServer(ThreadingHTTPServer):
 
     @property
     def port(self) -> int:
-        """The one it listens on."""
+        """Port that it listens on."""
         return int(self.server_address[1])
 
     @property
     def url(self) -> str:
-        """Of the page."""
+        """URL of the page."""
         return f"http://{HOST}:{self.port}/"
 
     def page(self) -> tuple[HTTPStatus, bytes]:
@@ -65,7 +65,7 @@ class ReportServer(ThreadingHTTPServer):
             return HTTPStatus.INTERNAL_SERVER_ERROR, _sorry(describe(error))
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Says nothing of browsers that hang up."""
+        """Ignores browsers that hang up."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""What the results of a run hold, counted part by part; rows are never all in memory."""
+"""Row counts of a run by status and reason, part by part; rows are never all in memory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Reason:
 
 @dataclass
 class Tally:
-    """What was counted.
+    """Row counts of a run.
 
     Attributes:
         rows: in all parts. counts: by status.
@@ -140,8 +140,8 @@ def _count_part(run: RunFolder, shard: int) -> _Part | str:
     try:
         return retries.with_retries(count)
     except Exception as error:  # one broken part may not take the page down
-        told = describe(error)
-        return f"{run.part(shard).rpartition('/')[2]}: {told}"
+        reason = describe(error)
+        return f"{run.part(shard).rpartition('/')[2]}: {reason}"
 
 
 def _count_batch(part: _Part, batch: pa.RecordBatch, shard: int, first: int) -> None:

@@ -45,7 +45,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Throughput:
-    """What the shards' timings add up to.
+    """Rows per second and seconds by phase, summed over shards.
 
     Attributes:
         found, read: stats files, and those that were read. running: shards begun and not finished.
@@ -198,8 +198,8 @@ def _shard(record: Mapping[str, Any]) -> Shard | None:
     rows, started, ended = (finite(record.get(key)) for key in ("rows", "started", "ended"))
     if rows is None or started is None or ended is None or ended < started:
         return None
-    told = record.get("seconds")
-    seconds = told if isinstance(told, dict) else {}
+    by_part = record.get("seconds")
+    seconds = by_part if isinstance(by_part, dict) else {}
     return Shard(
         rows=int(rows),
         started=started,

@@ -40,7 +40,7 @@ class Duplicates:
     first_rows: Rows
 
     def between(self, start: int, stop: int) -> Duplicates:
-        """Those in start <= row < stop."""
+        """Duplicates in start <= row < stop."""
         low, high = np.searchsorted(self.rows, [start, stop])
         return Duplicates(self.rows[low:high], self.first_rows[low:high])
 

@@ -39,7 +39,7 @@ class Record:
 
 
 def read_record(uri: str, name: str) -> Record:
-    """Reads one; what is wrong with it is part of the record.
+    """Reads a JSON file; what is wrong with it is part of the record.
 
     Raises:
         StorageError: storage cannot be reached, or refuses.

@@ -43,13 +43,13 @@ _READERS = 32
 
 
 def count_rows(rows: pa.Table) -> dict[str, dict[str | None, int]]:
-    """Rows by status and reason; parts of before there were gates flag nothing."""
+    """Counts rows by status and reason; parts from before there were gates flag nothing."""
     reasons = rows.column("reason")
     if "flagged" in rows.schema.names:
         reasons = pc.coalesce(reasons, rows.column("flagged"))
-    told = pa.table({"status": rows.column("status"), "reason": reasons})
+    outcomes = pa.table({"status": rows.column("status"), "reason": reasons})
     counts: dict[str, dict[str | None, int]] = {}
-    grouped = told.group_by(["status", "reason"]).aggregate([([], "count_all")])
+    grouped = outcomes.group_by(["status", "reason"]).aggregate([([], "count_all")])
     for row in grouped.to_pylist():
         counts.setdefault(row["status"], {})[row["reason"]] = row["count_all"]
     return counts

@@ -156,7 +156,7 @@ class Manifest:
         )
 
     def identity(self) -> list[dict[str, object]]:
-        """What tells this manifest from another, wherever it lies."""
+        """Fingerprint of the manifest's files, the same wherever they lie."""
         return [
             {"name": f.name, "size": f.size, "rows": f.rows, "footer_sha256": f.footer_sha256}
             for f in self.files

@@ -1,4 +1,4 @@
-"""Rows on their way: an Arrow table as bytes, in which every column keeps its type."""
+"""Rows between processes: an Arrow table as bytes, in which every column keeps its type."""
 
 from __future__ import annotations
 

@@ -151,11 +151,11 @@ def _samples(outcome: Outcome) -> list[dict[str, object]] | None:
 
 
 def read_outcome(row: Mapping[str, Any]) -> Outcome:
-    """What `result_table` made a row of."""
-    told = {column.name: row[column.name] for column in _FIELDS}
+    """The outcome that a result row holds: the inverse of `result_table`."""
+    values = {column.name: row[column.name] for column in _FIELDS}
     samples = row["samples"]
     return Outcome(
-        **told,
+        **values,
         losses=_read_losses(row["losses"]),
         samples=samples
         and [Sample(**{**sample, "losses": _read_losses(sample["losses"])}) for sample in samples],
@@ -198,7 +198,7 @@ def save_rows_so_far(run: RunFolder, shard: int, rows: pa.Table, offsets: Sequen
 
 
 def read_rows_so_far(run: RunFolder, shard: int) -> tuple[pa.Table, list[int]] | None:
-    """What `save_rows_so_far` kept last, or None."""
+    """The rows that `save_rows_so_far` kept last, or None."""
     try:
         data = storage.read_bytes(run.rows_so_far(shard), retries.STEADY)
         rows = unpack_rows(data)

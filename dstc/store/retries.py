@@ -32,7 +32,7 @@ class Patience:
     variable: str | None = None
 
     def until(self, start: float) -> float:
-        """When the seconds are over, on the clock of `start`."""
+        """The deadline, on the clock of `start`."""
         given = os.environ.get(self.variable) if self.variable else None
         return start + (float(given) if given else self.seconds)
 
@@ -84,7 +84,7 @@ def _is_transient(error: Exception) -> bool:
 
 
 class Watcher(Protocol):
-    """Who wants to know what goes to and from storage."""
+    """Observer of bytes to and from storage, and of retries."""
 
     def moved(self, direction: str, size: int) -> None:
         """So many bytes were "read" or "written"."""
@@ -97,13 +97,13 @@ _watcher: Watcher | None = None
 
 
 def watch(watcher: Watcher | None) -> None:
-    """Tells this one from now on, in this process."""
+    """Sets the observer of storage for this process."""
     global _watcher
     _watcher = watcher
 
 
 def note_moved(direction: str, size: int) -> None:
-    """Tells who watches of bytes that were "read" or "written"."""
+    """Reports bytes that were "read" or "written" to the observer."""
     if _watcher is not None:
         _watcher.moved(direction, size)
 

@@ -1,4 +1,4 @@
-"""The run folder: every path of a run, what makes it this run and no other, and what is done.
+"""Paths of the run folder: where a run keeps its settings, images, results and counts.
 
 job.json                  settings, preset in full, weights, manifest identity, fingerprint
 images/3f/<id>.png        two hex digits of a hash of the id spread the keys
@@ -34,7 +34,7 @@ class RunFolder:
 
     @property
     def job(self) -> str:
-        """What the run is made with."""
+        """URI of the run's settings, preset, weights and manifest."""
         return urls.join(self.uri, "job.json")
 
     @property
@@ -49,12 +49,12 @@ class RunFolder:
 
     @property
     def progress(self) -> str:
-        """How far the run is."""
+        """URI of the run's progress."""
         return urls.join(self.uri, "progress.json")
 
     @property
     def lease(self) -> str:
-        """Which driver is at work."""
+        """URI of the lease, which names the driver at work."""
         return urls.join(self.uri, "lease.json")
 
     @property

@@ -1,4 +1,4 @@
-"""Which file or folder a text names: paths and URLs as texts; nothing is opened here."""
+"""Paths and URLs of files and folders, as texts; nothing is opened here."""
 
 from __future__ import annotations
 

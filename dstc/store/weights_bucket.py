@@ -43,8 +43,8 @@ def use(driver_bucket: str | None) -> None:
         os.environ["DSTC_WEIGHTS"] = driver_bucket
 
 
-def told_of(name: str, patience: retries.Patience = retries.PROMPT) -> dict[str, Any] | None:
-    """What the bucket says of weights, or None when it has none of this name.
+def description_of(name: str, patience: retries.Patience = retries.PROMPT) -> dict[str, Any] | None:
+    """The bucket's description of weights, or None when it has none of this name.
 
     Raises:
         WeightsError: what it says is of another kind than expected.
@@ -54,23 +54,23 @@ def told_of(name: str, patience: retries.Patience = retries.PROMPT) -> dict[str,
     assert source is not None, "asked only where there is a bucket"
     uri = urls.join(source, f"{name}.json")
     try:
-        told = json.loads(storage.read_bytes(uri, patience))
+        description = json.loads(storage.read_bytes(uri, patience))
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise WeightsError(f"{uri}: not a description of weights ({error})") from error
     expected = {"name": str, "upstream_sha256": str, "sha256": str, "size": int}
-    if not isinstance(told, dict) or any(
-        not isinstance(told.get(key), kind) for key, kind in expected.items()
+    if not isinstance(description, dict) or any(
+        not isinstance(description.get(key), kind) for key, kind in expected.items()
     ):
         raise WeightsError(f"{uri}: expected {', '.join(expected)}")
     weights = registry.find(name)
-    upstream = told["upstream_sha256"]
+    upstream = description["upstream_sha256"]
     if weights.sha256 is not None and upstream != weights.sha256:
         raise WeightsError(
             f"{uri}: made from a file of sha256 {upstream}; expected {weights.sha256}"
         )
-    return told
+    return description
 
 
 def sums(preset: Preset) -> dict[str, str]:
@@ -86,8 +86,8 @@ def sums(preset: Preset) -> dict[str, str]:
     for url in _described_by_url(preset):
         found[url] = sum_of_described(url)
     if bucket() is not None:
-        told = _told_of_all(preset, retries.PROMPT)
-        found |= {name: str(record["upstream_sha256"]) for name, record in told.items()}
+        descriptions = _all_descriptions(preset, retries.PROMPT)
+        found |= {name: str(record["upstream_sha256"]) for name, record in descriptions.items()}
     return found
 
 
@@ -108,8 +108,8 @@ def bring(preset: Preset) -> None:
     if source is None:
         return
     with answering(source):
-        told = _told_of_all(preset, retries.STEADY)
-    for name, record in told.items():
+        descriptions = _all_descriptions(preset, retries.STEADY)
+    for name, record in descriptions.items():
         _bring_one(source, name, record)
 
 
@@ -127,12 +127,12 @@ def bring_one(name: str) -> None:
     if source is None or not registry.find(name).is_published:
         return
     with answering(source):
-        told = told_of(name, retries.STEADY)
-    if told is None:
+        description = description_of(name, retries.STEADY)
+    if description is None:
         raise WeightsError(
             f"no weights {name} in {source}; bring them with `dstc weights fetch {name}`"
         )
-    _bring_one(source, name, told)
+    _bring_one(source, name, description)
 
 
 def put(name: str) -> None:
@@ -153,35 +153,40 @@ def _described_by_url(preset: Preset) -> list[str]:
     return [name for name in registry.names_of(preset) if is_description(name) and is_url(name)]
 
 
-def _told_of_all(preset: Preset, patience: retries.Patience) -> dict[str, dict[str, Any]]:
+def _all_descriptions(preset: Preset, patience: retries.Patience) -> dict[str, dict[str, Any]]:
     names = [w.name for w in registry.weights_of(preset) if w.is_published]
-    told = {name: told_of(name, patience) for name in names}
-    if missing := [name for name, record in told.items() if record is None]:
+    descriptions = {name: description_of(name, patience) for name in names}
+    if missing := [name for name, record in descriptions.items() if record is None]:
         raise WeightsError(fetch.missing_from(bucket() or "", preset, missing))
-    return {name: record for name, record in told.items() if record is not None}
+    return {name: record for name, record in descriptions.items() if record is not None}
 
 
-def _bring_one(source: str, name: str, told: dict[str, Any]) -> None:
+def _bring_one(source: str, name: str, description: dict[str, Any]) -> None:
     copy, note = fetch.converted(name), fetch.sidecar(name)
-    if _is_there(copy, note, told):  # asked before anything is locked: the folder may be read-only
+    if _is_there(
+        copy, note, description
+    ):  # asked before anything is locked: the folder may be read-only
         return
     with writing(copy.parent):
         copy.parent.mkdir(parents=True, exist_ok=True)
         with locked(copy):
-            if _is_there(copy, note, told):  # another process of this node was at it
+            if _is_there(copy, note, description):  # another process of this node was at it
                 return
             note.unlink(missing_ok=True)
             uri = urls.join(source, f"{name}.safetensors")
             try:
-                copy_in(uri, copy, told["sha256"])
+                copy_in(uri, copy, description["sha256"])
             except FileNotFoundError as error:
                 raise WeightsError(f"{uri}: gone, while its description is there") from error
-            note.write_text(json.dumps(told, indent=2) + "\n")
+            note.write_text(json.dumps(description, indent=2) + "\n")
 
 
-def _is_there(copy: Path, note: Path, told: dict[str, Any]) -> bool:
+def _is_there(copy: Path, note: Path, description: dict[str, Any]) -> bool:
     """Whether the copy on this node is what the bucket describes; sums are computed on loading."""
     try:
-        return json.loads(note.read_text()) == told and copy.stat().st_size == told["size"]
+        return (
+            json.loads(note.read_text()) == description
+            and copy.stat().st_size == description["size"]
+        )
     except (OSError, ValueError):
         return False

@@ -1,4 +1,4 @@
-"""Gigabytes from storage to this node, a piece at a time."""
+"""Copies large files from storage to this node, a piece at a time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def copy_in(uri: str, path: Path, sha256: str | None = None) -> None:
 
 @contextlib.contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """Around calls of storage alone: what it raises, but for a missing file, ends the job.
+    """Makes a `JobError` of what storage raises inside, but for a missing file.
 
     Raises:
         JobError: in place of an OSError.
@@ -62,8 +62,8 @@ def answering(uri: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        told = describe(error)
-        raise JobError(f"weights cannot be read from {uri}: {told}") from error
+        reason = describe(error)
+        raise JobError(f"weights cannot be read from {uri}: {reason}") from error
 
 
 def _read(uri: str, source: IO[bytes]) -> bytes:

@@ -31,7 +31,7 @@ def folder_of(url: str) -> Path:
 
 
 def bring_description(url: str, patience: retries.Patience = retries.STEADY) -> dict[str, Any]:
-    """Copies a description to this node, anew if it has changed; what it says.
+    """Copies a description to this node, anew if it has changed; returns its fields.
 
     Raises:
         WeightsError: there is none, it is of another form, or the copy cannot be written.
@@ -43,11 +43,13 @@ def bring_description(url: str, patience: retries.Patience = retries.STEADY) -> 
     except FileNotFoundError as error:
         raise WeightsError(f"description {url}: there is no such description") from error
     try:
-        told = yaml.safe_load(data)  # JSON is YAML
+        description = yaml.safe_load(data)  # JSON is YAML
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise WeightsError(f"description {url}: not readable as YAML or JSON ({error})") from error
-    if not isinstance(told, dict):
-        raise WeightsError(f"description {url}: found {type(told).__name__}; expected fields")
+    if not isinstance(description, dict):
+        raise WeightsError(
+            f"description {url}: found {type(description).__name__}; expected fields"
+        )
     copy = folder_of(url) / posixpath.basename(url)
     if not (copy.is_file() and copy.read_bytes() == data):
         with writing(copy.parent):
@@ -55,7 +57,7 @@ def bring_description(url: str, patience: retries.Patience = retries.STEADY) -> 
             part = copy.with_name(f".{uuid.uuid4().hex}.part")
             part.write_bytes(data)
             os.replace(part, copy)
-    return told
+    return description
 
 
 def bring_described(url: str) -> Path:
@@ -71,9 +73,9 @@ def bring_described(url: str) -> Path:
         WeightsError: one of them is missing or not as described, or the copies cannot be written.
         JobError: storage does not answer.
     """
-    told = bring_description(url)
-    name, source = _file_of(url, told)
-    expected = _sum_in(url, told)
+    description = bring_description(url)
+    name, source = _file_of(url, description)
+    expected = _sum_in(url, description)
     copy = folder_of(url) / name
     note = copy.with_name(f".{name}.from")
     try:
@@ -101,8 +103,8 @@ def sum_of_described(url: str) -> str:
     return _sum_in(url, bring_description(url, retries.PROMPT)) or file_sha256(bring_described(url))
 
 
-def _sum_in(url: str, told: dict[str, Any]) -> str | None:
-    expected = told.get("sha256")
+def _sum_in(url: str, description: dict[str, Any]) -> str | None:
+    expected = description.get("sha256")
     if expected is not None and not re.fullmatch("[0-9a-f]{64}", str(expected)):
         raise WeightsError(
             f"description {url}: sha256 is {expected!r}; expected 64 hex digits, quoted"
@@ -110,10 +112,10 @@ def _sum_in(url: str, told: dict[str, Any]) -> str | None:
     return expected
 
 
-def _file_of(url: str, told: dict[str, Any]) -> tuple[str, str]:
+def _file_of(url: str, description: dict[str, Any]) -> tuple[str, str]:
     """Name and URL of the file of tensors; one that is not named is called as its description."""
     stem = posixpath.splitext(posixpath.basename(url))[0]
-    name = told.get("file", f"{stem}.safetensors")
+    name = description.get("file", f"{stem}.safetensors")
     if not isinstance(name, str) or posixpath.basename(name) != name or name in ("", ".", ".."):
         raise WeightsError(f"description {url}: file is {name!r}; expected a name without folders")
     return name, urls.join(urls.parent(url), name)
@@ -121,9 +123,9 @@ def _file_of(url: str, told: dict[str, Any]) -> tuple[str, str]:
 
 def _version(uri: str, sha256: str | None) -> str:
     """What changes when a file in storage does, or what its description says of it."""
-    told = storage.facts_of(uri, retries.STEADY)
+    found = storage.facts_of(uri, retries.STEADY)
     known = ("size", "Size", "ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified")
-    facts = {key: str(told[key]) for key in known if key in told}
+    facts = {key: str(found[key]) for key in known if key in found}
     return json.dumps({**facts, "sha256": sha256}, sort_keys=True)
 
 

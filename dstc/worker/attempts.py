@@ -1,4 +1,4 @@
-"""How often a shard was started, and which row was alone in a process that died.
+"""Attempts at a shard: how often it was started, and which row was alone when a process died.
 
 A row that kills its process leaves no exception, and Ray would run its shard for ever. So each
 attempt is noted in the shard's stats file. A shard that was started `CAREFUL_AFTER` times without

@@ -1,4 +1,4 @@
-"""What stands already of a shard that is run again: its part, and rows of an attempt that died."""
+"""Result rows kept from earlier attempts at a shard: its part, and rows of one that died."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from dstc.store.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
-class RowsBefore:
-    """Result rows of earlier.
+class EarlierRows:
+    """Result rows kept from earlier attempts at a shard.
 
     Attributes:
         kept: rows that stay as they are. places: of each, in the shard.
@@ -37,10 +37,10 @@ class RowsBefore:
     has_saved: bool
 
 
-def rows_before(
+def find_earlier_rows(
     run: RunFolder, shard: int, rows: pa.Table, is_rerun: bool, retry: str | None
-) -> RowsBefore:
-    """Finds what stands of a shard.
+) -> EarlierRows:
+    """Finds the result rows that earlier attempts at a shard left.
 
     Args:
         rows: of the manifest. is_rerun: an attempt before this one did not end.
@@ -81,7 +81,7 @@ def rows_before(
         if retry == "flagged" and row < from_part and status[row] == DONE and flagged[row]
     }
     kept = [place for place in best if place not in again]
-    return RowsBefore(
+    return EarlierRows(
         kept=found.take(pa.array([best[place] for place in kept], pa.int64())),
         places=kept,
         flagged={

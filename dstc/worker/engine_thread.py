@@ -1,4 +1,4 @@
-"""One thread steps the engine; everybody else hands it requests and waits.
+"""The thread that steps the engine; other threads hand it requests and wait.
 
 Rows wait in order of their shard, so that the older shard ends first and the newer one only fills
 slots that would be empty. When a step raises, the rows in flight are run again one at a time: the
@@ -39,7 +39,7 @@ class Occupancy:
 
 @dataclass(frozen=True)
 class Output:
-    """What an engine has done so far, in rows.
+    """Work that an engine has done so far, in rows.
 
     Attributes:
         rows: that have ended, and those in slots by the share of their steps that is done.
@@ -139,7 +139,7 @@ class EngineThread:
 
     @property
     def slots(self) -> int:
-        """Of the engine: as given, or fewer after memory ended."""
+        """Slots of the engine: as given, or fewer after it ran out of memory."""
         with self._changed:
             return self._slots
 

@@ -39,7 +39,7 @@ def limits_of(preset: Preset) -> dict[str, float]:
 
 
 def judge(losses: Sequence[StepLosses], limits: Mapping[str, float]) -> Verdict:
-    """Judges an image.
+    """Compares an image's last losses with the limits.
 
     Args:
         losses: one entry for each guided step; of the last chain, in order.

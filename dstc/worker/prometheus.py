@@ -1,4 +1,4 @@
-"""What a running job shows to Prometheus, by way of Ray's metrics.
+"""Prometheus metrics of a running job, exported through Ray's metrics.
 
 For the eye only: nothing here raises into the job, and without a running Ray nothing happens. Tags
 are few and of few values; never a row id or a URI. `docs/prometheus.md` has the table.
@@ -35,7 +35,7 @@ _QUEUE_WAIT_BOUNDS_S = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """A metric as Ray is told of it.
+    """Definition of a metric, as Ray registers it.
 
     Attributes:
         name: without the `ray_` that Ray puts before it, or the `_total` behind a counter.
@@ -115,7 +115,7 @@ METRICS = (
 
 
 class Recorder(Protocol):
-    """Where numbers go: Ray, or a list in a test."""
+    """Where metrics are recorded: in Ray, or in a list of a test."""
 
     def add(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None:
         """Adds a positive number to a counter."""

@@ -213,8 +213,8 @@ def _load_image(column: str, uri: str, folder: str, read: Callable[[str], bytes]
     except (StorageError, ValueError) as error:
         raise Rejected("bad_uri", f"{shown}: {redact(str(error))}") from error
     except Exception as error:  # drivers raise their own types; none may take the shard down
-        told = describe(error)
-        raise Failed("fetch_error", f"{shown}: cannot be fetched: {told}") from error
+        reason = describe(error)
+        raise Failed("fetch_error", f"{shown}: cannot be fetched: {reason}") from error
     try:
         return decode(data, shown)
     except ImageError as error:

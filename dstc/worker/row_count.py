@@ -1,4 +1,4 @@
-"""What the driver knows of a run at work, gathered by a small Ray actor beside it.
+"""Counts of rows, work and actors of a running job, gathered by a small Ray actor.
 
 Only for the eye and for the ledger's comfort: results never depend on it, and a lost word is not an
 error, since parts say it all again.
@@ -39,8 +39,8 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What happened so far.
+class Snapshot:
+    """The state of a run as its driver sees it.
 
     Attributes:
         rows: ended, those of shards at work included, and those kept from earlier invocations.
@@ -126,8 +126,8 @@ class RowCount:
         self._workers[worker] = time.monotonic(), busy, slots
         self._work[worker] = work
 
-    def look(self, acknowledged: int = 0) -> Look:
-        """What happened so far.
+    def snapshot(self, acknowledged: int = 0) -> Snapshot:
+        """The state of the run so far.
 
         Args:
             acknowledged: commits that the caller has, counted from the first.
@@ -140,7 +140,7 @@ class RowCount:
         ever = self._work.values()
         at_work = [self._work[name] for name in there]
         underway = sum(work.underway for work in at_work)
-        return Look(
+        return Snapshot(
             rows=self._total,
             rows_kept=self._kept,
             work=Work(

@@ -1,4 +1,4 @@
-"""How a row ends: by an error, by a sample that failed, or as it was before another seed."""
+"""Outcomes of rows that ended by an error or a failed sample, or keep the one of before."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def failed_sample(row: Row, number: int, translation: Translation) -> Outcome:
 
 
 def settled(outcome: Outcome, before: Outcome | None) -> Outcome:
-    """How a row ends: a flagged one whose other seed made no image is what it was before."""
+    """The final outcome of a row; a flagged one whose other seed made no image keeps its own."""
     if before is None or outcome.status == DONE:
         return outcome
     retry = before.retries + 1

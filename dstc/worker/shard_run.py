@@ -1,4 +1,4 @@
-"""One shard at work: what it brings, how far it is, what is measured on the way."""
+"""State of a shard at work: its rows, its progress, its timings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dstc.store.results import (
 )
 from dstc.store.run_folder import RunFolder
 from dstc.worker.attempts import Attempt
-from dstc.worker.earlier_rows import RowsBefore
+from dstc.worker.earlier_rows import EarlierRows
 from dstc.worker.prometheus import ActorMetrics
 
 # One small file for each shard at work; more often would cost more requests than it saves rows.
@@ -30,7 +30,7 @@ _PHASES = ("fetch", "queue", "translate", "write")
 
 @dataclass(eq=False)
 class ShardRun:
-    """One call: what the shard brings, and what is measured on the way."""
+    """State of one call of an actor: the shard's rows, progress and timings."""
 
     number: int
     order: int
@@ -53,7 +53,7 @@ class ShardRun:
     _saved_at: float = field(default_factory=time.monotonic)
     _may_save: bool = False
 
-    def start(self, rows: pa.Table, before: RowsBefore) -> None:
+    def start(self, rows: pa.Table, before: EarlierRows) -> None:
         """The shard's manifest rows, and the result rows that stand already."""
         with self.lock:
             self._rows, self._kept, self._kept_places = rows, before.kept, before.places

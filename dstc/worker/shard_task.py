@@ -1,4 +1,4 @@
-"""What every actor of a run is made with."""
+"""Arguments of every actor of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dstc.store.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What every actor of a run is made with; small, since Ray ships it to each.
+    """Arguments of every actor of a run; small, since Ray ships them to each.
 
     Attributes:
         settings: of the run. run: its folder. run_id, image_fingerprint: of its job.

@@ -41,7 +41,7 @@ from dstc.store.results import (
 from dstc.text import describe
 from dstc.worker import gates
 from dstc.worker.attempts import Attempt
-from dstc.worker.earlier_rows import rows_before
+from dstc.worker.earlier_rows import find_earlier_rows
 from dstc.worker.engine_thread import EngineThread, Occupancy
 from dstc.worker.image_cache import ImageCache
 from dstc.worker.image_writer import ImageWriter
@@ -75,7 +75,7 @@ _KNOWN_COLUMNS = ("id", "content", "style", "prompt", "source_prompt", "mask", "
 
 
 class TranslateShard:
-    """Ray Data calls it with one packed shard (`manifest.SHARD_SCHEMA`) at a time per thread.
+    """Translates shards: Ray Data calls it with one packed `manifest.SHARD_SCHEMA` per thread.
 
     Args:
         task: of the run.
@@ -180,12 +180,12 @@ class TranslateShard:
 
     def _pulse(self) -> None:
         """Says that this actor is there, and keeps what would be lost with it."""
-        told = Occupancy()
+        before = Occupancy()
         while True:
             now = self._engine.occupancy
-            busy, slots = now.busy - told.busy, now.slots - told.slots
+            busy, slots = now.busy - before.busy, now.slots - before.slots
             tell(self._row_count, "beat", self._process, busy, slots, self._work())
-            told = now
+            before = now
             for shard in list(self._at_work):
                 try:
                     shard.save(self._task.run)
@@ -196,7 +196,7 @@ class TranslateShard:
 
     def _translate(self, shard: ShardRun, rows: pa.Table) -> pa.Table:
         run, retry = self._task.run, self._task.settings.retry
-        before = rows_before(run, shard.number, rows, shard.attempt.is_rerun, retry)
+        before = find_earlier_rows(run, shard.number, rows, shard.attempt.is_rerun, retry)
         kept, places = before.kept, before.places
         if shard.attempt.is_rerun:
             shard.attempt.keep(len(places))

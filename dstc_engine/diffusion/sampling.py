@@ -1,4 +1,4 @@
-"""One step of the chain: what the denoiser says, the posterior, DDPM and DDIM steps, going back.
+"""Sampling steps: denoiser output, posterior, DDPM and DDIM steps, resampling.
 
 S rows (slots), each at its own index of one schedule. Guidance enters as `push`, the negative
 gradient of a row's total loss with respect to x_t; without it these are the unguided steps of ADM.
@@ -93,7 +93,7 @@ class StepTable:
 
 @dataclass(frozen=True, eq=False)
 class Denoised:
-    """What the denoiser says of x_t; each (S, 3, H, W).
+    """Output of the denoiser at x_t; each (S, 3, H, W).
 
     Attributes:
         eps: predicted noise. x0: the clean image it implies, not clipped.

@@ -42,7 +42,7 @@ _BETAS = {"linear": linear_betas, "cosine": cosine_betas}
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSchedule:
-    """The noise that a prior was trained with, and how it was told the time.
+    """Noise schedule that a prior was trained with, and how its network is given the time.
 
     Attributes:
         kind: "linear" or "cosine". steps: original times, 0 .. steps - 1.
@@ -81,7 +81,7 @@ class NoiseSchedule:
         )
 
     def betas(self) -> Table:
-        """Of each original time; float64 (steps,)."""
+        """Beta of each original time; float64 (steps,)."""
         return _BETAS[self.kind](self.steps)
 
 

@@ -50,7 +50,7 @@ class GroupNorm32(nn.GroupNorm):
 
 
 class ResBlock(nn.Module):
-    """A residual block told the time by `embedding`; may halve ("down") or double ("up") the side.
+    """Residual block with the time as `embedding`; may halve ("down") or double ("up") the side.
 
     (B, C_in, H, W), (B, E) -> (B, C_out, H', W'). With `scale_shift` time scales and shifts the
     second norm; without, it is added to what that norm sees.
@@ -71,8 +71,8 @@ class ResBlock(nn.Module):
         self.in_layers = nn.Sequential(
             GroupNorm32(c_in), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, padding=1)
         )
-        told = 2 * c_out if scale_shift else c_out
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, told))
+        width = 2 * c_out if scale_shift else c_out
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, width))
         self.out_layers = nn.Sequential(
             GroupNorm32(c_out),
             nn.SiLU(),
@@ -87,12 +87,12 @@ class ResBlock(nn.Module):
         h = self.in_layers[1](self.in_layers[0](x))
         h, x = self._resized(h), self._resized(x)
         h = self.in_layers[2](h)
-        told = self.emb_layers(embedding).to(h.dtype)[:, :, None, None]
+        embedded = self.emb_layers(embedding).to(h.dtype)[:, :, None, None]
         if self.scale_shift:
-            scale, shift = told.chunk(2, dim=1)
+            scale, shift = embedded.chunk(2, dim=1)
             h = self.out_layers[0](h) * (1 + scale) + shift
         else:
-            h = self.out_layers[0](h + told)
+            h = self.out_layers[0](h + embedded)
         return self.skip_connection(x) + self.out_layers[3](
             self.out_layers[2](self.out_layers[1](h))
         )
@@ -254,7 +254,7 @@ class UNet(nn.Module):
         )
 
     def forward(self, x: Tensor, times: Tensor, classes: Tensor | None = None) -> Tensor:
-        """One denoising look.
+        """Predicts the noise of a batch of noisy images.
 
         Args:
             x: (B, 3, H, W) noisy images, H and W the configured size.

@@ -20,7 +20,7 @@ from dstc_engine.errors import PresetError
 
 @dataclass(frozen=True, eq=False)
 class DinoFeatures:
-    """What one look of the ViT gives.
+    """Features of images from one pass of the ViT.
 
     Attributes:
         keys: (S, T, D) keys of the block's attention, heads concatenated, class token included.

@@ -56,7 +56,7 @@ class Vgg(nn.Module):
         return prepare(images, self.size, self.mean, self.std)
 
     def channels(self, layer: str) -> int:
-        """Of a layer such as "relu4_2"."""
+        """Channels of a layer such as "relu4_2"."""
         return _BLOCKS[int(layer.removeprefix("relu").partition("_")[0]) - 1][0]
 
     def unread(self) -> frozenset[str]:

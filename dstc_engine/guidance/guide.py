@@ -1,4 +1,4 @@
-"""Weights x losses -> one gradient per image.
+"""Guidance: weights x losses -> one gradient per image.
 
 S slots, L losses. Every loss maps to (S,), weights are (S, L), so text rows, image rows and rows
 with both share a batch, and no row can reach another.
@@ -102,7 +102,7 @@ def guide(
     classes: Tensor | None = None,
     group: int | None = None,
 ) -> Guidance:
-    """Looks at x_t through every network that some row needs.
+    """Computes losses and gradients at x_t, through every network that some row needs.
 
     A loss without a weight in the preset is not computed. One of DINO is computed for all rows, one
     of pixels too if any row needs it. The others, which cost a network each, are computed for the

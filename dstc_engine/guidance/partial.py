@@ -24,7 +24,7 @@ from dstc_engine.presets import Preset
 
 @dataclass(frozen=True, eq=False)
 class StepRows:
-    """What a step knows of its rows; the arguments of `guidance.guide`."""
+    """Inputs of a guided step, one per row; the arguments of `guidance.guide`."""
 
     x: Tensor
     table: StepTable

@@ -22,7 +22,7 @@ _MOST = 4
 
 @dataclass(frozen=True, eq=False)
 class RowGroup:
-    """Rows of the table.
+    """Rows of the table that go through a network together.
 
     Attributes:
         members: the rows themselves, on the CPU.

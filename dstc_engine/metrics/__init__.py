@@ -1,4 +1,4 @@
-"""Measures of finished images; none of them guides.
+"""Image quality metrics of finished images; none of them guides.
 
 What they are called, for those who do not load torch.
 """

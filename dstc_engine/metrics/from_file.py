@@ -1,4 +1,4 @@
-"""State dicts of published networks that judge, from files as their publishers hand them out."""
+"""State dicts of evaluation models, from files as their publishers hand them out."""
 
 from __future__ import annotations
 

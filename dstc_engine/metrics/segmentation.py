@@ -1,4 +1,4 @@
-"""What is where in an image, and how far two images agree on it.
+"""Segmentation of images, and the overlap of two segmentations.
 
 B images of H x W pixels; labels are whole numbers, one for each pixel.
 """
@@ -30,7 +30,7 @@ _LAST_LAYERS = ("classifier.4.weight", "classifier.low_classifier.weight")
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """How labels come about.
+    """A segmentation of images into labels.
 
     Attributes:
         labels: (B, H, W, 3) uint8 images and the same as (B, 3, H, W) in [-1, 1] to (B, H, W).

@@ -1,4 +1,4 @@
-"""How far a set of images is from a set of real ones, by features of a network.
+"""Distances of image sets from sets of real images, by features of a network.
 
 Through Inception's pool3 features the four distances are FID, KID, and the SFID and CSFID of the
 paper; through another network they are the same formulas and no number to compare with published
@@ -40,7 +40,7 @@ class _Given(nn.Module):
 
 
 def frechet_distance(ours: Array, real: Array) -> Estimate:
-    """Of two Gaussians with the means and covariances of (N, F) and (M, F); Heusel et al. 2017.
+    """Distance of Gaussians with means and covariances of (N, F) and (M, F); Heusel et al. 2017.
 
     Without an interval: it grows as a set repeats itself, as every bootstrap does.
     """

@@ -1,4 +1,4 @@
-"""Tells the style from colours and edges: the judge that guidance never sees.
+"""Style classifier by colours and edges, which guidance never sees.
 
 Multinomial logistic regression on histograms, fitted in a minute on some thousand images of known
 style. It knows nothing of DINO or CLIP, and nothing of the subject's shape. Made for drawings on
@@ -102,7 +102,7 @@ class StyleClassifier:
         self._weights = weights.detach().numpy()
 
     def probabilities(self, images: Sequence[ImageArray]) -> Array:
-        """(N, K), in the order of `styles`."""
+        """Probabilities (N, K), in the order of `styles`."""
         found = (np.stack([features(p) for p in images]) - self._mean) / self._std
         logits = torch.from_numpy(self._squares(found) @ self._weights)
         shares: Array = logits.softmax(dim=1).numpy()

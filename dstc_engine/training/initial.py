@@ -90,12 +90,12 @@ def _check_sizes(weights: Weights, kind: str, sizes: Mapping[str, Any], name: st
                 f"cannot start from {name}: it was trained with {schedule}, expected "
                 f"{NoiseSchedule()}"
             )
-        told = asdict(architectures.unet_config(weights))
+        described = asdict(architectures.unet_config(weights))
     elif weights.is_published:
         return  # their tensors differ from ours in number and shape
     else:
-        told = weights.description()["architecture"]
-    found, expected = (json.loads(json.dumps(dict(fields))) for fields in (told, sizes))
+        described = weights.description()["architecture"]
+    found, expected = (json.loads(json.dumps(dict(fields))) for fields in (described, sizes))
     wrong = [
         f"{field} is {found[field]}, expected {value}"
         for field, value in expected.items()
@@ -114,8 +114,8 @@ def read_initial(state: Mapping[str, Any], name: str | None, folder: Path) -> In
     Raises:
         UserError: the run in `folder` started from something else than `name`.
     """
-    told = state.get("initial")
-    initial = Initial(**told) if told else None
+    saved = state.get("initial")
+    initial = Initial(**saved) if saved else None
     if name is not None and name != (initial.name if initial else None):
         began = f"from {initial.name}" if initial else "from random weights"
         raise UserError(

@@ -1,4 +1,4 @@
-"""What an encoder's training leaves behind: its weights, how they were made, and the curve."""
+"""Output of an encoder's training: its weights, how they were made, and the curve."""
 
 from __future__ import annotations
 

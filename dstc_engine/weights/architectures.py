@@ -1,4 +1,4 @@
-"""Weights to the networks they fill: sizes by flags, timm, open_clip, or a description.
+"""Architectures of weights: sizes by flags, timm, open_clip, or a description.
 
 Networks are built on the device of the surrounding `torch.device`, with whatever values their
 classes give; on "meta" that takes no memory and tells every tensor's name and shape.
@@ -65,7 +65,7 @@ def unet_config(weights: Weights) -> UNetConfig:
 
 
 def noise_schedule(weights: Weights) -> NoiseSchedule:
-    """What a prior was trained with.
+    """Noise schedule that a prior was trained with.
 
     Raises:
         WeightsError: its description names another than there are.
@@ -83,8 +83,8 @@ def build_unet(weights: Weights) -> UNet:
 def vit_size(weights: Weights) -> int:
     """Pixels that a ViT was trained to look at."""
     if weights.is_published:
-        told: Any = get_timm_cfg(weights.upstream)
-        return int(told.input_size[-1])
+        config: Any = get_timm_cfg(weights.upstream)
+        return int(config.input_size[-1])
     return int(weights.description()["architecture"]["img_size"])
 
 
@@ -118,10 +118,10 @@ def clip_sizes(weights: Weights) -> dict[str, Any]:
 def clip_normalization(weights: Weights) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the channels that a CLIP model expects, for [0, 1]."""
     if weights.is_published:
-        told = get_pretrained_cfg(*weights.upstream.split("/"))
+        config = get_pretrained_cfg(*weights.upstream.split("/"))
     else:
-        told = weights.description()
-    return tuple(told["mean"]), tuple(told["std"])
+        config = weights.description()
+    return tuple(config["mean"]), tuple(config["std"])
 
 
 def build_clip(weights: Weights) -> open_clip.CLIP:

@@ -1,4 +1,4 @@
-"""A published file to the one that networks are loaded from: tensors, their names, nothing else."""
+"""Converts published weights to safetensors: tensors, their names, nothing else."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def convert(
     temporary = folder / f".{weights.name}-{uuid.uuid4().hex}.tmp"
     try:
         save_file(_each_its_own(state), temporary)
-        told = {
+        description = {
             "name": weights.name,
             "source": weights.source,
             "file": weights.file,
@@ -61,7 +61,7 @@ def convert(
         temporary.chmod(_MODE)  # the library keeps the file to its owner; nodes may share folders
         os.replace(temporary, path)
         # The sidecar last, and whole: what lacks one is no weights.
-        temporary.write_text(json.dumps(told, indent=2) + "\n")
+        temporary.write_text(json.dumps(description, indent=2) + "\n")
         os.replace(temporary, path.with_suffix(".json"))
     finally:
         temporary.unlink(missing_ok=True)

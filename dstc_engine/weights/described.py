@@ -48,10 +48,10 @@ def description_path(name: str) -> Path:
     return places.local_copy(name) if "://" in name else Path(name)
 
 
-def file_of(path: Path, told: Mapping[str, Any]) -> str:
+def file_of(path: Path, description: Mapping[str, Any]) -> str:
     """The file that a description names, relative to it."""
-    if "file" in told:
-        return str(told["file"])
+    if "file" in description:
+        return str(description["file"])
     made = (path.with_suffix(ending) for ending in _FILE_ENDINGS)
     return next((p for p in made if p.is_file()), path.with_suffix(_FILE_ENDINGS[0])).name
 
@@ -66,10 +66,12 @@ def read_description(path: Path) -> dict[str, Any]:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise WeightsError(f"description {path}: cannot be read ({error})") from error
-    told = _parse(path, text)
-    if not isinstance(told, dict):
-        raise WeightsError(f"description {path}: found {type(told).__name__}; expected fields")
-    for field in told:
+    description = _parse(path, text)
+    if not isinstance(description, dict):
+        raise WeightsError(
+            f"description {path}: found {type(description).__name__}; expected fields"
+        )
+    for field in description:
         if field not in _FIELDS:
             near = difflib.get_close_matches(str(field), _FIELDS, 1)
             hint = f"did you mean {near[0]}? " if near else ""
@@ -78,44 +80,48 @@ def read_description(path: Path) -> dict[str, Any]:
                 f"{', '.join(sorted(_FIELDS))}"
             )
     for field in ("flags", "architecture", "schedule"):
-        if not isinstance(told.get(field, {}), dict):
-            raise WeightsError(f"description {path}: {field} is {told[field]!r}; expected fields")
+        if not isinstance(description.get(field, {}), dict):
+            raise WeightsError(
+                f"description {path}: {field} is {description[field]!r}; expected fields"
+            )
     for field in ("file", "sha256"):
-        if not isinstance(told.get(field, ""), str):
-            raise WeightsError(f"description {path}: {field} is {told[field]!r}; expected text")
-    if ("flags" in told) == ("architecture" in told):
+        if not isinstance(description.get(field, ""), str):
+            raise WeightsError(
+                f"description {path}: {field} is {description[field]!r}; expected text"
+            )
+    if ("flags" in description) == ("architecture" in description):
         raise WeightsError(
             f"description {path}: expected either flags (of an ADM checkpoint) or architecture"
         )
-    if kind_of(told) != "prior":
-        _check_encoder(path, told)
-    return told
+    if kind_of(description) != "prior":
+        _check_encoder(path, description)
+    return description
 
 
-def kind_of(told: Mapping[str, Any]) -> str:
-    """What is described, "prior", "vit" or "clip": only their sizes bear these names."""
-    sizes = told.get("architecture", {})
+def kind_of(description: Mapping[str, Any]) -> str:
+    """Kind of the weights, "prior", "vit" or "clip": only their sizes bear these names."""
+    sizes = description.get("architecture", {})
     if "vision_cfg" in sizes or "text_cfg" in sizes:
         return "clip"
     return "vit" if "img_size" in sizes else "prior"
 
 
-def _check_encoder(path: Path, told: Mapping[str, Any]) -> None:
+def _check_encoder(path: Path, description: Mapping[str, Any]) -> None:
     def need(place: str, found: Any, fields: str) -> None:
         if not isinstance(found, dict):
             raise WeightsError(f"description {path}: {place} is {found!r}; expected fields")
         if missing := [field for field in fields.split() if field not in found]:
             raise WeightsError(f"description {path}: {place} lacks {', '.join(missing)}")
 
-    sizes = told["architecture"]
-    if kind_of(told) == "vit":
+    sizes = description["architecture"]
+    if kind_of(description) == "vit":
         need("architecture", sizes, "img_size patch_size embed_dim depth num_heads")
     else:
         need("architecture", sizes, "embed_dim vision_cfg text_cfg")
         need("vision_cfg", sizes["vision_cfg"], "image_size")
         need("text_cfg", sizes["text_cfg"], "context_length")
     for field in ("mean", "std"):
-        channels = told.get(field)
+        channels = description.get(field)
         if not (
             isinstance(channels, list)
             and len(channels) == 3
@@ -126,10 +132,10 @@ def _check_encoder(path: Path, told: Mapping[str, Any]) -> None:
             )
 
 
-def settings_of(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a description decides images, besides the file it names."""
+def settings_of(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a description that decide images, besides the file it names."""
     decisive = ("flags", "architecture", "schedule", "mean", "std")
-    return {field: told[field] for field in decisive if field in told}
+    return {field: description[field] for field in decisive if field in description}
 
 
 def _parse(path: Path, text: str) -> Any:
@@ -146,35 +152,36 @@ def _parse(path: Path, text: str) -> Any:
         raise WeightsError(f"description {path}: not YAML ({error})") from error
 
 
-def unet_config_of(told: Mapping[str, Any], place: str) -> UNetConfig:
+def unet_config_of(description: Mapping[str, Any], place: str) -> UNetConfig:
     """The shape of a described prior.
 
     Args:
-        told: the description's fields. place: how errors name it.
+        description: the description's fields. place: how errors name it.
 
     Raises:
         WeightsError: a setting is missing, unknown, or cannot be built.
     """
     try:
-        if "flags" in told:
-            return UNetConfig.from_flags(told["flags"])
+        if "flags" in description:
+            return UNetConfig.from_flags(description["flags"])
         fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in told["architecture"].items()
+            k: tuple(v) if isinstance(v, list) else v
+            for k, v in description["architecture"].items()
         }
         return UNetConfig(**fields)
     except (WeightsError, TypeError, ValueError) as error:  # a field is unknown, missing, no number
         raise WeightsError(f"{place}: {error}") from error
 
 
-def noise_schedule_of(told: Mapping[str, Any], place: str) -> NoiseSchedule:
-    """What a described prior was trained with; linear over 1000 steps unless it says so.
+def noise_schedule_of(description: Mapping[str, Any], place: str) -> NoiseSchedule:
+    """Noise schedule of a described prior; linear over 1000 steps unless it says so.
 
     Raises:
         WeightsError: a setting is unknown.
     """
     try:
-        if "flags" in told and "schedule" not in told:
-            return NoiseSchedule.from_flags(told["flags"])
-        return NoiseSchedule(**told.get("schedule", {}))
+        if "flags" in description and "schedule" not in description:
+            return NoiseSchedule.from_flags(description["flags"])
+        return NoiseSchedule(**description.get("schedule", {}))
     except (WeightsError, TypeError) as error:
         raise WeightsError(f"{place}: {error}") from error

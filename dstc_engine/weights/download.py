@@ -51,8 +51,8 @@ class NotServed(WeightsError):
 class _Broken(Exception):
     """The connection broke, or the host is busy: another attempt may go on."""
 
-    def __init__(self, told: str, wait_s: float = 0.0) -> None:
-        super().__init__(told)
+    def __init__(self, message: str, wait_s: float = 0.0) -> None:
+        super().__init__(message)
         self.wait_s = wait_s
 
 
@@ -108,7 +108,7 @@ def download(
                 return Downloaded(path, found, is_published=sha256 is not None)
             part = _Part(path, url)
             _complete(part, sha256, size or None, on_progress)
-            expected = sha256 or part.told.sha256
+            expected = sha256 or part.remote.sha256
             found = file_sha256(part.path)
             if expected is not None and found != expected:
                 part.remove()
@@ -135,7 +135,7 @@ def refuse_offline(what: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _RemoteFile:
     """What the host said of the file whose first bytes are here."""
 
     url: str
@@ -151,11 +151,11 @@ class _Part:
         self._target = path
         self.path = path.with_name(path.name + ".part")
         self._note = path.with_name(path.name + ".part.json")
-        self.told = _Told(url)
+        self.remote = _RemoteFile(url)
         with contextlib.suppress(OSError, ValueError, TypeError):
-            told = _Told(**json.loads(self._note.read_text()))
-            if told.url == url:
-                self.told = told
+            remote = _RemoteFile(**json.loads(self._note.read_text()))
+            if remote.url == url:
+                self.remote = remote
 
     @property
     def length(self) -> int:
@@ -165,19 +165,19 @@ class _Part:
     @property
     def is_whole(self) -> bool:
         """All bytes are here, as far as the host told."""
-        return self.told.size is not None and self.length == self.told.size
+        return self.remote.size is not None and self.length == self.remote.size
 
-    def start(self, told: _Told) -> None:
+    def start(self, remote: _RemoteFile) -> None:
         """Begins anew, with a file of which the host says this."""
         self.path.write_bytes(b"")
-        self._note.write_text(json.dumps(asdict(told)))
-        self.told = told
+        self._note.write_text(json.dumps(asdict(remote)))
+        self.remote = remote
 
     def remove(self) -> None:
         """Forgets it."""
         self.path.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
-        self.told = _Told(self.told.url)
+        self.remote = _RemoteFile(self.remote.url)
 
     def finish(self) -> None:
         """Gives the file its name."""
@@ -192,11 +192,11 @@ class _Part:
 
 def _complete(part: _Part, sha256: str | None, size: int | None, on_progress: OnProgress) -> None:
     """Brings what is missing, through as many connections as it takes."""
-    url = part.told.url
+    url = part.remote.url
     fruitless, furthest = 0, 0
     with requests.Session() as session:
         # A part without a validator may be one of an older file: only a known sum would tell.
-        if not (part.told.validator or part.told.sha256 or sha256):
+        if not (part.remote.validator or part.remote.sha256 or sha256):
             part.remove()
         while not part.is_whole:
             refuse_offline(url)
@@ -218,42 +218,42 @@ def _append(
     session: requests.Session, part: _Part, size: int | None, on_progress: OnProgress
 ) -> None:
     """One connection: what it brings is appended to the part."""
-    url, offset = part.told.url, part.length
+    url, offset = part.remote.url, part.length
     headers = {"Accept-Encoding": "identity"}  # sizes and ranges count the file's own bytes
     if offset:
         headers["Range"] = f"bytes={offset}-"
-        if part.told.validator:
-            headers["If-Range"] = part.told.validator
+        if part.remote.validator:
+            headers["If-Range"] = part.remote.validator
     with _asked(session, url, headers) as answer:
         if answer.status_code == 416:
-            if answer.headers.get("Content-Range") == f"bytes */{offset}" and part.told.validator:
+            if answer.headers.get("Content-Range") == f"bytes */{offset}" and part.remote.validator:
                 return  # all of it is here, only its size was not known
             part.remove()  # shorter than what is here: another file by now
             raise _Broken("the host has another file now")
         _check_status(url, answer)
         goes_on = offset > 0 and answer.status_code == 206
-        told = _told_by(url, answer, offset if goes_on else 0)
-        if goes_on and not _is_same(part.told, told, answer, offset):
+        remote = _remote_file(url, answer, offset if goes_on else 0)
+        if goes_on and not _is_same(part.remote, remote, answer, offset):
             part.remove()
             raise _Broken("the host has another file now")
-        if size and told.size is not None and told.size != size:
+        if size and remote.size is not None and remote.size != size:
             part.remove()
-            raise WeightsError(f"{url}: the host has {told.size:,} bytes; expected {size:,}")
+            raise WeightsError(f"{url}: the host has {remote.size:,} bytes; expected {size:,}")
         if not goes_on:
-            part.start(told)
+            part.start(remote)
             offset = 0
-        if told.size is not None:
-            check_space(part.path.parent, told.size - offset, f"the rest of {url}")
+        if remote.size is not None:
+            check_space(part.path.parent, remote.size - offset, f"the rest of {url}")
         with part.path.open("ab") as file:
-            on_progress(offset, told.size)
+            on_progress(offset, remote.size)
             for chunk in _chunks(answer):
                 if offset == 0 and _looks_like_a_page(chunk):
                     raise _a_page(url)
                 file.write(chunk)
                 offset += len(chunk)
-                on_progress(offset, told.size)
-    if told.size is not None and offset != told.size:
-        raise _Broken(f"{offset:,} of {told.size:,} bytes came")
+                on_progress(offset, remote.size)
+    if remote.size is not None and offset != remote.size:
+        raise _Broken(f"{offset:,} of {remote.size:,} bytes came")
 
 
 @contextlib.contextmanager
@@ -303,14 +303,14 @@ def _check_status(url: str, answer: requests.Response) -> None:
     status = answer.status_code
     if status in (200, 206):
         return
-    told = f"{status} {answer.reason or ''}".strip()
+    message = f"{status} {answer.reason or ''}".strip()
     if status in (408, 425, 429) or status >= 500:
         wait = answer.headers.get("Retry-After", "")
-        raise _Broken(told, min(float(wait), LONGEST_PAUSE_S) if wait.isdigit() else 0.0)
-    raise NotServed(f"{url}: the host answers {told}")
+        raise _Broken(message, min(float(wait), LONGEST_PAUSE_S) if wait.isdigit() else 0.0)
+    raise NotServed(f"{url}: the host answers {message}")
 
 
-def _told_by(url: str, answer: requests.Response, offset: int) -> _Told:
+def _remote_file(url: str, answer: requests.Response, offset: int) -> _RemoteFile:
     """What an answer says of the file as a whole; it begins at byte `offset`."""
     headers = answer.headers
     ranged = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
@@ -325,10 +325,10 @@ def _told_by(url: str, answer: requests.Response, offset: int) -> _Told:
     # Hugging Face names the sum in the redirect to where its bytes lie.
     named = (each.headers.get("X-Linked-ETag", "") for each in [*answer.history, answer])
     sums = [found[1] for text in named if (found := _SHA256.fullmatch(text))]
-    return _Told(url, validator, size, sums[0] if sums else None)
+    return _RemoteFile(url, validator, size, sums[0] if sums else None)
 
 
-def _is_same(before: _Told, now: _Told, answer: requests.Response, offset: int) -> bool:
+def _is_same(before: _RemoteFile, now: _RemoteFile, answer: requests.Response, offset: int) -> bool:
     """Whether the rest that a 206 brings belongs to the part; not all hosts honour If-Range."""
     ranged = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     return (

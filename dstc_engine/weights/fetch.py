@@ -28,7 +28,7 @@ from dstc_engine.weights.registry import Weights, file_sha256, weights_folder
 
 
 class State(StrEnum):
-    """What there is of some weights on this machine."""
+    """State of weights on this machine."""
 
     SHIPPED = "shipped"
     DESCRIBED = "described"
@@ -38,7 +38,7 @@ class State(StrEnum):
 
 
 def state_of(weights: Weights) -> State:
-    """What there is of these weights; no sum is computed."""
+    """The state of these weights; no sum is computed."""
     if weights.shipped:
         return State.SHIPPED if weights.path.is_file() else State.MISSING
     if weights.described is not None:
@@ -49,17 +49,17 @@ def state_of(weights: Weights) -> State:
 
 
 def converted(name: str) -> Path:
-    """Where the converted file of published weights lies, once it does."""
+    """Path of the converted file of published weights, once it is there."""
     return weights_folder() / f"{name}.safetensors"
 
 
 def sidecar(name: str) -> Path:
-    """Where it is told what the converted file is."""
+    """Path of the JSON file that describes the converted one."""
     return weights_folder() / f"{name}.json"
 
 
 def original(weights: Weights) -> Path:
-    """Where the file as published lies, if a person put it there."""
+    """Path of the file as published, if a person put it there."""
     return weights_folder() / weights.file
 
 
@@ -159,7 +159,7 @@ def upstream_sum(weights: Weights) -> str:
 
 
 def by_hand(weights: Weights) -> str:
-    """What a person can do to bring weights."""
+    """Instructions to bring weights by hand."""
     return (
         f"By hand: get {weights.file} from {weights.source} and put it into {weights_folder()} "
         f"under this name; then `dstc weights fetch {weights.name}` converts it"
@@ -179,7 +179,7 @@ def require(preset: Preset) -> None:
 
 
 def missing_from(place: str, preset: Preset, names: Sequence[str]) -> str:
-    """What to say when weights of a preset are not where they should be."""
+    """Error for weights of a preset that are not where they should be."""
     return (
         f"preset {preset.name!r}: no weights {', '.join(names)} in {place}; bring them with "
         f"`dstc weights fetch --preset {preset.name}` (DSTC_WEIGHTS names the place)"

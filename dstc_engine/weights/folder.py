@@ -1,4 +1,4 @@
-"""A folder of weights that several processes fill at once: locks, and faults of the disk told."""
+"""Weights folder that several processes fill at once: file locks, and errors of the disk."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[N
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Says which folder could not be written inside, why, and what to do.
+    """Makes errors of the disk inside name the folder, the reason, and what to do.
 
     Raises:
         WeightsError: in place of an OSError.
@@ -63,8 +63,8 @@ def writing(folder: Path) -> Iterator[None]:
         reason, advice = _ADVICE.get(
             error.errno or 0, (f"{type(error).__name__}: {error}", "mend that, {other}")
         )
-        told = advice.format(other=_OTHER_FOLDER)
-        raise WeightsError(f"weights folder {folder}: {reason}; {told}") from error
+        hint = advice.format(other=_OTHER_FOLDER)
+        raise WeightsError(f"weights folder {folder}: {reason}; {hint}") from error
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:

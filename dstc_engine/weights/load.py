@@ -1,4 +1,4 @@
-"""Weights to networks: strictly, so that a missing or foreign tensor is named and not ignored.
+"""Loads networks strictly: a missing or foreign tensor is named and not ignored.
 
 Networks are built on the meta device and take the tensors of their file as they are. Values of
 their own would be thrown away: for the official CLIP ensemble 6 s of one core, and 1.2 GB of
@@ -87,7 +87,7 @@ def load_unet(name: str, image_size: int) -> UNet:
 
 
 def noise_schedule_of(name: str) -> NoiseSchedule:
-    """What the prior of this name was trained with.
+    """Noise schedule that the prior of this name was trained with.
 
     Raises:
         WeightsError: unknown weights, or a description that names another schedule than there are.
@@ -113,7 +113,7 @@ def build_dino(
     layer: int,
     fill: Callable[[nn.Module], None] | None = None,
 ) -> Dino:
-    """A ViT behind what it expects.
+    """Wraps a ViT with the resize and the normalisation it expects.
 
     Published ones look at any size that is a multiple of their patch: their embedding of places is
     resampled (bicubic, as timm does), or rotates by the place and fits as it is (DINOv3).
@@ -141,8 +141,8 @@ def build_dino(
         vit.set_input_size(img_size=(size, size))
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     if not weights.is_published:
-        told = weights.description()
-        mean, std = tuple(told["mean"]), tuple(told["std"])
+        description = weights.description()
+        mean, std = tuple(description["mean"]), tuple(description["std"])
     return (DinoV3 if is_rotary else Dino)(vit, size, layer, mean, std)
 
 
@@ -160,7 +160,7 @@ def load_clip(name: str) -> Clip:
 
 
 def wrap_clip(weights: Weights, model: open_clip.CLIP) -> Clip:
-    """A CLIP model behind what it expects."""
+    """Wraps a CLIP model with the normalisation it expects."""
     sizes = architectures.clip_sizes(weights)
     mean, std = architectures.clip_normalization(weights)
     tokenizer = open_clip.SimpleTokenizer(context_length=sizes["text_cfg"]["context_length"])

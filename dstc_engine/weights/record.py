@@ -1,4 +1,4 @@
-"""What is known of one file of weights."""
+"""Records of weights files: kind, source, terms and sums."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Weights:
         return converted if converted.is_file() else places.weights_folder() / self.file
 
     def description(self) -> Mapping[str, Any]:
-        """What is told of weights that are not published: architecture, mean, std, schedule.
+        """Description of weights that are not published: architecture, mean, std, schedule.
 
         Raises:
             WeightsError: the description cannot be read.
@@ -91,15 +91,15 @@ def open_described(name: str) -> Weights:
         WeightsError: it is missing, or not a description.
     """
     path = description_path(name)
-    told = read_description(path)
+    description = read_description(path)
     return Weights(
         name=name,
-        kind=kind_of(told),
-        file=file_of(path, told),
-        source=str(told.get("about", "the user's own")),
-        about=str(told.get("about", "")),
-        sha256=told.get("sha256"),
-        licence=str(told.get("licence", "not told")),
+        kind=kind_of(description),
+        file=file_of(path, description),
+        source=str(description.get("about", "the user's own")),
+        about=str(description.get("about", "")),
+        sha256=description.get("sha256"),
+        licence=str(description.get("licence", "not told")),
         described=str(path),
-        settings=settings_of(told),
+        settings=settings_of(description),
     )

@@ -1,4 +1,4 @@
-"""Which weights there are, and whether the file at hand is the right one.
+"""Registry of weights by name, and verification of their files.
 
 Published weights lie in the folder of DSTC_WEIGHTS (`places.weights_folder`), in one of two forms:
 
@@ -47,16 +47,16 @@ __all__ = [
 
 def _shipped(name: str, file: str, kind: str, about: str) -> Weights:
     sidecar = (places.SHIPPED / file).with_suffix(".json")
-    told = json.loads(sidecar.read_text()) if sidecar.exists() else {}
+    description = json.loads(sidecar.read_text()) if sidecar.exists() else {}
     return Weights(
         name=name,
         kind=kind,
         about=about,
         file=file,
         source="trained by this project, docs/model-card.md",
-        sha256=told.get("sha256"),
+        sha256=description.get("sha256"),
         licence="Apache-2.0; trained on artwork credited in NOTICE",
-        size=told.get("size", 0),
+        size=description.get("size", 0),
         shipped=True,
     )
 
@@ -119,7 +119,7 @@ def names_of(preset: Preset) -> list[str]:
 
 
 def verify(name: str) -> Path:
-    """The path of a file that is there and is what the registry says.
+    """Verifies that a file is there and is what the registry says; returns its path.
 
     Raises:
         WeightsError: the file is missing or another; the message says where to get it.
@@ -130,12 +130,12 @@ def verify(name: str) -> Path:
     found = file_sha256(weights.path)
     expected = weights.sha256
     if weights.is_published and weights.path.name == f"{name}.safetensors":
-        told = _sidecar(weights)
-        expected = told["sha256"]
-        if weights.sha256 is not None and told["upstream_sha256"] != weights.sha256:
+        recorded = _sidecar(weights)
+        expected = recorded["sha256"]
+        if weights.sha256 is not None and recorded["upstream_sha256"] != weights.sha256:
             raise WeightsError(
                 f"weights {name!r}: {weights.path} was made from a file of sha256 "
-                f"{told['upstream_sha256']}; expected {weights.sha256}"
+                f"{recorded['upstream_sha256']}; expected {weights.sha256}"
             )
     if expected is not None and found != expected:
         raise WeightsError(
@@ -162,8 +162,8 @@ def _missing(weights: Weights) -> str:
 def _sidecar(weights: Weights) -> dict[str, Any]:
     path = weights.path.with_suffix(".json")
     try:
-        told = json.loads(path.read_text())
-        return {name: str(told[name]) for name in ("sha256", "upstream_sha256")}
+        description = json.loads(path.read_text())
+        return {name: str(description[name]) for name in ("sha256", "upstream_sha256")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"weights {weights.name!r}: {path} does not tell what lies beside it "

@@ -42,12 +42,12 @@ def test_a_driver_told_to_end_gives_back_quickly_and_is_continued(
     output, calm = tmp_path / "run", tmp_path / "calm"
     driver = Driver(manifest, output, *SLOW)
     wait_for(lambda: len(parts(output)) >= 2 or driver.process.poll() is not None)
-    told = time.monotonic()
+    asked = time.monotonic()
     driver.process.send_signal(signal.SIGTERM)
     code, said = driver.end()
     assert code == TERMINATED, said
     # KubeRay and spot nodes give 30 s; a busy machine takes a few to end its Ray.
-    assert time.monotonic() - told < 25
+    assert time.monotonic() - asked < 25
     assert "told to end; the same command continues" in said
     assert not (output / "lease.json").exists(), "the next driver need not wait"
     status = read_status(str(output))

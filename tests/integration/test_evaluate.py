@@ -99,8 +99,10 @@ def test_a_run_is_measured_once_and_what_is_new_later(
     assert found["baselines"]["source_copy"]["structure_distance"]["mean"] == 0
     low, mean, high = (metrics["clip_score"][key] for key in ("low", "mean", "high"))
     assert low <= mean <= high
-    told = json.loads(pq.read_schema(output / "metrics" / "part-00000.parquet").metadata[IDENTITY])
-    assert told["judging"]["dino"] == TINY64.dino and told["judging"]["truth"] == "truth"
+    identity = json.loads(
+        pq.read_schema(output / "metrics" / "part-00000.parquet").metadata[IDENTITY]
+    )
+    assert identity["judging"]["dino"] == TINY64.dino and identity["judging"]["truth"] == "truth"
 
 
 def test_what_is_measured_again(manifest: Path, tmp_path: Path) -> None:

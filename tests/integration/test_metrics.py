@@ -112,7 +112,7 @@ def test_a_scrape_says_what_became_of_the_rows(
         assert len(done) == rows - broken - gone
 
         # Numbers come in the second after they were told.
-        def is_all_told(seen: list[Series]) -> bool:
+        def is_all_counted(seen: list[Series]) -> bool:
             return (
                 total(seen, "ray_dstc_rows_ended_total") == rows
                 and total(seen, "ray_dstc_shards_ended_total") == rows / 4
@@ -120,7 +120,7 @@ def test_a_scrape_says_what_became_of_the_rows(
                 and total(seen, "ray_dstc_run_rows_ended") == rows
             )
 
-        found = scraper.wait_for(is_all_told)
+        found = scraper.wait_for(is_all_counted)
 
     def ended(**labels: str) -> float:
         return total(found, "ray_dstc_rows_ended_total", **labels)

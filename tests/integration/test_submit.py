@@ -70,7 +70,9 @@ class Submitter:
         found: dict[str, Any] = {}
         for folder in ("images", "results"):
             inside = self.storage.find(f"{output}/{folder}", detail=True)
-            found |= {name: (told["ETag"], told["LastModified"]) for name, told in inside.items()}
+            found |= {
+                name: (entry["ETag"], entry["LastModified"]) for name, entry in inside.items()
+            }
         return found
 
     def working_directories(self) -> list[Path]:
@@ -78,7 +80,7 @@ class Submitter:
         session = self.cluster.folder / "ray" / "session_latest" / "runtime_resources"
         return [path for path in (session / "working_dir_files").iterdir() if path.is_dir()]
 
-    def told_about_jobs(self) -> str:
+    def job_records(self) -> str:
         """What the job server tells every client that has the token, about all jobs."""
         token = {"Authorization": f"Bearer {self.cluster.environment['RAY_AUTH_TOKEN']}"}
         asked = urllib.request.Request(f"{self.cluster.dashboard}/api/jobs/", headers=token)
@@ -130,14 +132,14 @@ def test_the_working_directory_is_small_and_has_no_weights(submitter: Submitter)
 def test_ray_shows_what_jobs_name_and_credentials_of_the_nodes_to_nobody(
     submitter: Submitter,
 ) -> None:
-    told = submitter.told_about_jobs()
+    records = submitter.job_records()
     # Why credentials must not be variables of a job: this is how they would appear.
-    assert f'"{VARIABLE}": "seen"' in told
+    assert f'"{VARIABLE}": "seen"' in records
     secrets = [
         submitter.cluster.environment[name] for name in ("AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN")
     ]
     logs = (submitter.cluster.folder / "ray" / "session_latest" / "logs").rglob("*")
-    for text in (told, *(path.read_text(errors="replace") for path in logs if path.is_file())):
+    for text in (records, *(path.read_text(errors="replace") for path in logs if path.is_file())):
         assert not [secret for secret in secrets if secret in text]
 
 

@@ -56,7 +56,7 @@ def weights(s3: S3, monkeypatch: pytest.MonkeyPatch) -> list[Weights]:
     """All weights of a preset in the bucket; only the driver is told of it."""
     published = weights_of(get_preset(PRESET))
     for each in published:
-        told = {
+        description = {
             "name": each.name,
             "source": each.source,
             "file": each.file,
@@ -67,7 +67,7 @@ def weights(s3: S3, monkeypatch: pytest.MonkeyPatch) -> list[Weights]:
             "fetched": "2026-01-01T00:00:00Z",
         }
         s3.put(f"weights/{each.name}.safetensors", DATA)
-        s3.put(f"weights/{each.name}.json", json.dumps(told).encode())
+        s3.put(f"weights/{each.name}.json", json.dumps(description).encode())
     monkeypatch.setenv("DSTC_WEIGHTS", s3.uri("weights"))
     return published
 

@@ -48,7 +48,7 @@ def weights(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     (tmp_path / "made").mkdir()
     path = tmp_path / "made" / "some.safetensors"
     save_file({"layer": torch.arange(SIZE_MB << 18, dtype=torch.float32)}, path)
-    told = {
+    description = {
         "name": "some",
         "source": made.source,
         "file": made.file,
@@ -58,7 +58,7 @@ def weights(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         "size": path.stat().st_size,
         "fetched": "2026-01-01T00:00:00Z",
     }
-    path.with_suffix(".json").write_text(json.dumps(told))
+    path.with_suffix(".json").write_text(json.dumps(description))
     weights_bucket.put("some")
     monkeypatch.setenv("DSTC_WEIGHTS_CACHE", str(tmp_path / "cache"))
     yield made
@@ -81,8 +81,8 @@ def test_what_was_put_there_is_a_file_and_its_description(
     s3: S3, weights: registry.Weights
 ) -> None:
     assert s3.list("weights") == ["some.json", "some.safetensors"]
-    told = json.loads(s3.get("weights/some.json"))
-    assert sum_of(s3.get("weights/some.safetensors")) == told["sha256"]
+    description = json.loads(s3.get("weights/some.json"))
+    assert sum_of(s3.get("weights/some.safetensors")) == description["sha256"]
     assert weights_bucket.sums(preset_of("some"))["some"] == UPSTREAM
 
 

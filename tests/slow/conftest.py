@@ -9,14 +9,14 @@ import pytest
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     reports = terminalreporter.stats.get("passed", [])
-    told = [
+    lines = [
         f"{report.nodeid.rsplit('::', 1)[-1]}: {name} {value}"
         for report in reports
         for name, value in report.user_properties
     ]
-    if told:
+    if lines:
         terminalreporter.section("what it took")
-        for line in told:
+        for line in lines:
             terminalreporter.write_line(line)
 
 

@@ -54,7 +54,7 @@ def fit_classifier(drawings: Sequence[dict[str, Any]]) -> StyleClassifier:
     return classifier
 
 
-def told(values: Array, name: str) -> str:
+def cell(values: Array, name: str) -> str:
     """Mean and interval; empty where there is none."""
     mean, low, high = interval(values)
     digits = _DIGITS.get(name, 2)
@@ -70,10 +70,10 @@ def print_task(task: str, rows: Sequence[BenchmarkRow], found: dict[str, dict[st
         count = int((~np.isnan(of_way["silhouette"])).sum())
         if not count:
             continue
-        means.append([way, str(count), *(told(of_way[name], name) for name in MEASURES)])
+        means.append([way, str(count), *(cell(of_way[name], name) for name in MEASURES)])
         if way != WHOLE:
             ours = found[WHOLE]
-            changed = [told(of_way[name] - ours[name][here], name) for name in MEASURES]
+            changed = [cell(of_way[name] - ours[name][here], name) for name in MEASURES]
             differences.append([way, str(count), *changed])
     print_table([task, "rows", *MEASURES], means)
     print_table([f"{task}: less ours", "rows", *MEASURES], differences)

@@ -1,4 +1,4 @@
-"""What needs no training and no diffusion: the images that ours have to beat.
+"""Baselines without training or diffusion: the images that ours have to beat.
 
 H x W pixels; content and style are of one size.
 """

@@ -41,14 +41,14 @@ class Failure:
     @property
     def wrong(self) -> str:
         """What the judges say."""
-        told = []
+        reasons = []
         if self.taken_for != self.row.target:
-            told.append(
+            reasons.append(
                 f"style: {_name(self.row.target)} asked for, looks like {_name(self.taken_for)}"
             )
         if self.lost_shape:
-            told.append(f"shape: {self.overlap:.0%} of the outline kept")
-        return "; ".join(told)
+            reasons.append(f"shape: {self.overlap:.0%} of the outline kept")
+        return "; ".join(reasons)
 
 
 def choose(failures: Sequence[Failure]) -> list[Failure]:
@@ -97,8 +97,8 @@ def _draw(page: Image.Image, draw: ImageDraw.ImageDraw, case: Failure, left: int
     for line in textwrap.wrap(case.wrong, 58)[:2]:
         draw.text((left, below), line, fill=_RED, font=_font())
         below += _LINE
-    told = f"flagged: {case.flagged}" if case.flagged else "no gate saw it"
-    draw.text((left, below), told, fill=_PALE, font=_font())
+    label = f"flagged: {case.flagged}" if case.flagged else "no gate saw it"
+    draw.text((left, below), label, fill=_PALE, font=_font())
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -1,4 +1,4 @@
-"""How a gate's limit is chosen, and what a limit does: numbers in, numbers out.
+"""Chooses a gate's limit, and counts what a limit catches: numbers in, numbers out.
 
 N images; `losses` (N,) is NaN where a loss was not computed, `bad` (N,) is what a judge says.
 """

@@ -63,18 +63,18 @@ class ImageSet:
     overlaps: Array
 
     def loss(self, name: str) -> Array:
-        """NaN where it was not computed."""
-        return np.array([told[name] for told in self.losses])
+        """Values of a loss, one a row; NaN where it was not computed."""
+        return np.array([losses[name] for losses in self.losses])
 
     @property
     def bad(self) -> dict[str, Flags]:
-        """By judge."""
+        """Which images are bad, by judge."""
         wrong = [style != row.target for style, row in zip(self.styles, self.rows, strict=True)]
         return {SHAPE: self.overlaps < KEPT, STYLE: np.array(wrong, bool)}
 
     @property
     def is_bad(self) -> Flags:
-        """By either judge."""
+        """Which images are bad by either judge."""
         return np.any([*self.bad.values()], axis=0)
 
     def verdicts(self, limits: Mapping[str, float]) -> list[gates.Verdict]:
@@ -118,7 +118,7 @@ def print_learned(learned: Mapping[str, Learned], val: ImageSet) -> None:
     print_table([f"val, {len(val.rows)} rows", "judged by", "AUC", "limit", *_SHARES], table)
 
 
-def print_told(learned: Mapping[str, Learned], test: ImageSet) -> None:
+def print_caught(learned: Mapping[str, Learned], test: ImageSet) -> None:
     """Each gate against its own judge, and all of them against both."""
     known = {gate: found for gate, found in learned.items() if found.limit is not None}
     table = [
@@ -195,8 +195,8 @@ def state_of(preset: Preset, precision: str) -> str:
     """Names what decides the images: preset (but for its gates), weights and precision."""
     fields = {k: v for k, v in dataclasses.asdict(preset).items() if not k.startswith("gate_")}
     sums = {w.name: w.sha256 or fetch.upstream_sum(w) for w in registry.weights_of(preset)}
-    told = json.dumps([fields, sums, precision], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:12]
+    text = json.dumps([fields, sums, precision], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def main() -> None:
@@ -226,7 +226,7 @@ def main() -> None:
     learned = {gate: learn(val.loss(gate), val.bad[JUDGED[gate]]) for gate in JUDGED}
     limits = limits_in(learned)
     print_learned(learned, val)
-    print_told(learned, test)
+    print_caught(learned, test)
     flags = test.flags(limits)
     flagged = [row for row, is_flagged in zip(test.rows, flags, strict=True) if is_flagged]
     before = studio.images("test", flagged)

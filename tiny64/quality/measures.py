@@ -1,4 +1,4 @@
-"""What the benchmark measures of each image, and how sure its means are.
+"""Metrics of the emoji benchmark, and confidence intervals of their means.
 
 Structure and style are judged by what guidance never sees: silhouettes, and a classifier of colours
 and edges. The ViT's structure distance stands beside them, which guidance does see.

@@ -1,4 +1,4 @@
-"""What the benchmark translates: test subjects, drawn anew in another vendor's style.
+"""Rows of the emoji benchmark: test subjects, drawn anew in another vendor's style.
 
 Four tasks. On aligned pairs of styles the same subject in the target style is the ground truth;
 between other vendors the drawing differs, and there is none.

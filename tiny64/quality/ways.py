@@ -1,4 +1,4 @@
-"""Our method, and our method with one of its parts left out."""
+"""Ablations: our method, and our method with one of its parts left out."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ def ship(weights: Path, description: dict[str, Any], folder: Path) -> Path:
     path = folder / weights.name
     save_file(state, path)
     data = path.read_bytes()
-    told = {**description, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    path.with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n")
+    sidecar = {**description, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    path.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n")
     return path
 
 

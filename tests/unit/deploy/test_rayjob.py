@@ -70,11 +70,11 @@ def test_the_entrypoint_is_a_command_that_exists(spec: dict[str, Any]) -> None:
     program, command, *arguments = shlex.split(spec["entrypoint"])
     assert (program, command) == ("dstc", "translate")
     # An unknown option is named before anything is done; each of ours must not be.
-    told = CliRunner().invoke(app, [command, *arguments, "--dry-run", "--nonsense"])
-    assert told.exit_code == 2 and "--nonsense" in told.output
+    result = CliRunner().invoke(app, [command, *arguments, "--dry-run", "--nonsense"])
+    assert result.exit_code == 2 and "--nonsense" in result.output
     for option in (word for word in arguments if word.startswith("--")):
-        told = CliRunner().invoke(app, [command, option])
-        assert "No such option" not in told.output, option
+        result = CliRunner().invoke(app, [command, option])
+        assert "No such option" not in result.output, option
 
 
 def test_the_actors_fit_the_nodes_that_may_come(spec: dict[str, Any], gpus: dict[str, Any]) -> None:

@@ -27,9 +27,9 @@ def test_one_line_for_each_preset(
     code, out, _ = call(capsys, monkeypatch)
     lines = out.splitlines()
     assert code == 0 and len(lines) == 1 + len(PRESETS)
-    told = {line.split()[0]: line for line in lines[1:]}
-    assert told.keys() == PRESETS.keys()
-    assert told["imagenet512-image"].split()[:4] == [
+    line_of = {line.split()[0]: line for line in lines[1:]}
+    assert line_of.keys() == PRESETS.keys()
+    assert line_of["imagenet512-image"].split()[:4] == [
         "imagenet512-image",
         "512",
         "129",

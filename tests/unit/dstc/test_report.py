@@ -202,8 +202,8 @@ def test_a_finished_run(make_run: MakeRun) -> None:
     assert "first try finished" in page.text and "all 4 rows" in page.text
     assert "done 2 rejected 1 failed 1 rows in all 4 rate 0.25 row/s slots busy 50 %" in page.text
     assert "not finished" not in page.text and not page.all("ul", "notes")
-    for told in ("tiny64", "f00df00df00df00d", "cafecafecafe", "no sha256", "fox & hound"):
-        assert told in page.text
+    for text in ("tiny64", "f00df00df00df00d", "cafecafecafe", "no sha256", "fox & hound"):
+        assert text in page.text
     assert "missing_picture rejected 1 three content in/gone.png: <none>" in page.text
     assert "label cat <b>" in page.text, "columns of the manifest travel along"
     assert "weight_clip 7" in page.text
@@ -310,12 +310,12 @@ def test_losses_become_curves(make_run: MakeRun) -> None:
 
 def _measure(output: Path, **columns: Any) -> None:
     """metrics.json, and the part of the first shard, whose two rows are done."""
-    told = {"mean": 0.5, "low": 0.25, "high": 0.75, "count": 2}
-    baselines = {"source_copy": {"mask_iou": {**told, "mean": 1.0}}, "style_copy": {}}
+    estimate = {"mean": 0.5, "low": 0.25, "high": 0.75, "count": 2}
+    baselines = {"source_copy": {"mask_iou": {**estimate, "mean": 1.0}}, "style_copy": {}}
     values = {
         "judging": {"dino": "vit-of-others", "clip": "vit-of-theirs"},
         "rows": 4,
-        "metrics": {"mask_iou": told, "truth_lpips": told},
+        "metrics": {"mask_iou": estimate, "truth_lpips": estimate},
         "baselines": baselines,
     }
     _write(output / "metrics.json", values)

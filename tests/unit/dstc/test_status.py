@@ -22,7 +22,7 @@ def start_run(folder: Path, **progress: Any) -> RunFolder:
     job = {"run_id": "20260101-000000-abcdef", "manifest": {"rows": 10}}
     (folder / "job.json").write_text(json.dumps(job))
     if progress:
-        told = {
+        record = {
             "state": "running",
             "updated": 1000.0,
             "driver": {"host": "head", "pid": 7},
@@ -42,7 +42,7 @@ def start_run(folder: Path, **progress: Any) -> RunFolder:
             "actors_seen": 5,
             "occupancy": 0.875,
         }
-        (folder / "progress.json").write_text(json.dumps({**told, **progress}))
+        (folder / "progress.json").write_text(json.dumps({**record, **progress}))
     outcomes = [
         [Outcome("done"), Outcome("failed", "fetch_error")],
         [Outcome("done"), Outcome("done", flagged="clip, range")],
@@ -72,10 +72,12 @@ def test_what_may_run_again_is_said_when_it_is_finished(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "state"), [("running", "silent"), ("stopped", "stopped"), ("broken", "broken")]
+    ("recorded", "state"), [("running", "silent"), ("stopped", "stopped"), ("broken", "broken")]
 )
-def test_when_it_does_not_run_the_parts_are_counted(tmp_path: Path, told: str, state: str) -> None:
-    start_run(tmp_path, state=told)
+def test_when_it_does_not_run_the_parts_are_counted(
+    tmp_path: Path, recorded: str, state: str
+) -> None:
+    start_run(tmp_path, state=recorded)
     status = read_status(str(tmp_path), now=2000.0)
     assert status.state == state
     assert (status.rows_ended, status.done, status.rejected, status.failed) == (6, 3, 1, 2)
@@ -101,5 +103,5 @@ def test_the_command_speaks_to_people_and_to_programs(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["status", str(tmp_path)]).stdout
     assert "9 of 10 (90.0%)" in shown and "3 running, 4 wanted, 5 seen" in shown
     assert "0.50 row/s; 2 s left" in shown and "88%" in shown
-    told = json.loads(CliRunner().invoke(app, ["status", str(tmp_path), "--json"]).stdout)
-    assert (told["state"], told["done"]) == ("running", 4)
+    status = json.loads(CliRunner().invoke(app, ["status", str(tmp_path), "--json"]).stdout)
+    assert (status["state"], status["done"]) == ("running", 4)

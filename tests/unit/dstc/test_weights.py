@@ -50,8 +50,8 @@ def test_the_list_fits_a_terminal_and_has_everything(
     assert whole <= set(out.splitlines())
     joined = re.sub(r"\s+", "", out)
     for entry in REGISTRY.values():
-        for told in (entry.name, entry.licence, entry.conditions, entry.about):
-            assert re.sub(r"\s+", "", told) in joined, told
+        for text in (entry.name, entry.licence, entry.conditions, entry.about):
+            assert re.sub(r"\s+", "", text) in joined, text
 
 
 def test_the_list_of_a_preset_as_json(capsys: pytest.CaptureFixture[str], folder: Path) -> None:

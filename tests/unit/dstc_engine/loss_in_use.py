@@ -47,11 +47,11 @@ def test_it_guides_and_is_told(models: Models, computed: list[Tensor]) -> None:
     guided, plain = run(models, ROWS, GUIDED), run(models, ROWS)
     assert len(computed) == STEPS, "of the guided run alone"
     for slot, row in enumerate(ROWS):
-        told = [step.losses[NAME] for step in guided[row.id].losses]
+        recorded = [step.losses[NAME] for step in guided[row.id].losses]
         # Straight from what Rudin et al. square, in double precision.
         images = [z[slot].double().numpy() for z in computed]
         by_hand = [(np.diff(i, axis=1) ** 2).mean() + (np.diff(i) ** 2).mean() for i in images]
-        np.testing.assert_allclose(told, by_hand, rtol=1e-5)
+        np.testing.assert_allclose(recorded, by_hand, rtol=1e-5)
         without = plain[row.id]
         assert all(math.isnan(step.losses[NAME]) for step in without.losses)
         assert not np.array_equal(guided[row.id].image, without.image)  # type: ignore[arg-type]
@@ -81,6 +81,6 @@ def test_the_job_knows_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert [field.name for field in step][2:] == list(LOSS_NAMES) and NAME in LOSS_NAMES
     with pytest.raises(SystemExit) as end:
         main(["presets", "tiny64", "--set", f"{FIELD}={TEXT}"])
-    told = capsys.readouterr().out
-    assert end.value.code in (None, 0) and FIELD in told and "(changed from 0.0)" in told
+    output = capsys.readouterr().out
+    assert end.value.code in (None, 0) and FIELD in output and "(changed from 0.0)" in output
     assert dataclasses.replace(PRESET, **{FIELD: float(TEXT)}) == GUIDED

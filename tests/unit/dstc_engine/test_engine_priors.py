@@ -93,11 +93,11 @@ def test_a_class_shifts_the_time_embedding_and_nothing_else(
     fixed: int, conditional: Models
 ) -> None:
     # A network without classes whose last bias already holds the class: the same chain.
-    told = conditional.unet.state_dict()
+    state = conditional.unet.state_dict()
     plain = UNet(tiny.UNET)
-    embedded = told.pop("label_emb.weight")
-    told["time_embed.2.bias"] = told["time_embed.2.bias"] + embedded[fixed]
-    plain.load_state_dict(told, strict=True)
+    embedded = state.pop("label_emb.weight")
+    state["time_embed.2.bias"] = state["time_embed.2.bias"] + embedded[fixed]
+    plain.load_state_dict(state, strict=True)
     rows = [request(kind, 1) for kind in KINDS]
     ours = run(conditional, rows, with_class(fixed))
     theirs = run(tiny.make_models(unet=plain), rows)

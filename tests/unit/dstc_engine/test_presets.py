@@ -138,11 +138,11 @@ def test_tiny64_is_what_its_images_were_made_with() -> None:
 def test_an_unknown_preset_names_those_there_are(name: str, meant: str | None) -> None:
     with pytest.raises(PresetError) as caught:
         get_preset(name)
-    told = str(caught.value)
-    assert told.startswith(f"unknown preset '{name}'; ")
-    assert told.endswith("expected one of " + ", ".join(PRESETS))
-    assert ("did you mean" in told) == (meant is not None)
-    assert meant is None or f"did you mean {meant}?" in told
+    message = str(caught.value)
+    assert message.startswith(f"unknown preset '{name}'; ")
+    assert message.endswith("expected one of " + ", ".join(PRESETS))
+    assert ("did you mean" in message) == (meant is not None)
+    assert meant is None or f"did you mean {meant}?" in message
 
 
 def test_presets_are_frozen() -> None:
@@ -232,10 +232,10 @@ def test_fields_are_read_by_their_type(field: str, text: str, value: object) -> 
 def test_values_that_do_not_fit(field: str, text: str, expected: str) -> None:
     with pytest.raises(PresetError) as caught:
         with_fields(IMAGENET256_TEXT, {field: text})
-    told = str(caught.value)
+    message = str(caught.value)
     named = "skip is 40" if (field, text) == ("respacing", "40") else f"{field} is "
-    assert told.startswith(f"preset 'imagenet256-text': {named}")
-    assert told.endswith(f"; expected {expected}")
+    assert message.startswith(f"preset 'imagenet256-text': {named}")
+    assert message.endswith(f"; expected {expected}")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.unit.dstc_engine.tiny import image
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"prompt": None}, "style and prompt are both empty"),
         ({"prompt": "  "}, "style and prompt are both empty"),
@@ -25,9 +25,9 @@ from tests.unit.dstc_engine.tiny import image
         ({"seed": 2**63}, f"seed is {2**63}"),
     ],
 )
-def test_refused(changes: dict[str, Any], told: str) -> None:
+def test_refused(changes: dict[str, Any], message: str) -> None:
     fields: dict[str, Any] = dict(id="cat-0192", content=image(1), seed=0, prompt="a fox")
     TranslationRequest(**fields)
     with pytest.raises(RequestError) as caught:
         TranslationRequest(**(fields | changes))
-    assert str(caught.value).startswith("row 'cat-0192': ") and told in str(caught.value)
+    assert str(caught.value).startswith("row 'cat-0192': ") and message in str(caught.value)

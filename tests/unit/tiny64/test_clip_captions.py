@@ -50,8 +50,8 @@ def test_captions_say_what_they_claim(data: Path, images: ImageSet) -> None:
         rows.tolist(), captions.texts, captions.names, captions.styles, strict=True
     ):
         assert (STYLE_PHRASES[images.styles[row]] in text) == bool(style)
-        told = images.names[row] in text or "shape" in text or "number" in text
-        assert told == bool(name) or "shapes" in text
+        is_subject_named = images.names[row] in text or "shape" in text or "number" in text
+        assert is_subject_named == bool(name) or "shapes" in text
     framed = sum(text.split(" ")[0] in ("a", "the", "an", "itap") for text in captions.texts)
     assert 0.25 < framed / len(rows) < 0.6
     assert 0.1 < 1 - float(captions.names.float().mean()) < 0.2

@@ -28,9 +28,9 @@ class Clock:
         self.meanwhile()
 
     def take(self, lease: Lease) -> list[str]:
-        told: list[str] = []
-        lease.take(on_wait=told.append, sleep=self.sleep, clock=lambda: self.now)
-        return told
+        messages: list[str] = []
+        lease.take(on_wait=messages.append, sleep=self.sleep, clock=lambda: self.now)
+        return messages
 
 
 def lease_of(tmp_path: Path) -> Lease:
@@ -65,8 +65,8 @@ def test_a_lease_that_nobody_renews_runs_out(tmp_path: Path) -> None:
     Clock().take(first)
     as_of_another_host(tmp_path / "lease.json")
     clock, second = Clock(), lease_of(tmp_path)
-    (told,) = clock.take(second)
-    assert "far-away" in told and clock.now >= EXPIRES_AFTER_S
+    (message,) = clock.take(second)
+    assert "far-away" in message and clock.now >= EXPIRES_AFTER_S
     assert second.is_ours()
     assert not first.renew(), "who was thought dead finds out"
 

@@ -25,7 +25,7 @@ class Run:
             self.count.beat(name, 4, 4, work)
             self.count.tell(shard, 0)
             self.count.tell(shard, work.rows, name, work)
-        self.meter.take(self.count.look(), now)
+        self.meter.take(self.count.snapshot(), now)
         return self.meter.pace
 
 
@@ -56,7 +56,7 @@ def test_the_first_rate_is_the_one_the_run_has() -> None:
     for ended in (1, 2, 3, 4):
         whole = work_at(88)
         run.count.tell(0, ended, "a", Work(ended, 4.0 - ended, whole.done, whole.seconds))
-        run.meter.take(run.count.look(), 88 + ended)
+        run.meter.take(run.count.snapshot(), 88 + ended)
         pace = run.meter.pace
         assert (pace.rows_ended, pace.rows_done) == (ended, 4)
         assert pace.rate == pytest.approx(4 / ROW_S)
@@ -133,10 +133,10 @@ def test_what_a_dead_process_had_begun_is_not_done(monkeypatch: pytest.MonkeyPat
     run.beat(100, ("a", Work(4, 2.0, 5.8, 128)), ("b", Work(4, 2.0, 5.8, 128)))
     clock[0] = 120.0
     run.count.beat("b", 4, 4, Work(4, 2.9, 6.7, 148))
-    look = run.count.look()
-    assert (look.actors_at_work, look.workers, look.workers_seen) == (1, 1, 2)
-    assert (look.work.rows, look.work.underway) == (8, 2.9)
-    assert look.work.done == pytest.approx(3.8 + 6.7) and look.work.seconds == 276
+    snapshot = run.count.snapshot()
+    assert (snapshot.actors_at_work, snapshot.workers, snapshot.workers_seen) == (1, 1, 2)
+    assert (snapshot.work.rows, snapshot.work.underway) == (8, 2.9)
+    assert snapshot.work.done == pytest.approx(3.8 + 6.7) and snapshot.work.seconds == 276
 
 
 def test_the_rate_is_that_of_the_last_minutes() -> None:

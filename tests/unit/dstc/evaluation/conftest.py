@@ -48,9 +48,9 @@ def make_run(tmp_path: Path) -> MakeRun:
 
     def make(rows: list[dict[str, Any]], fit: str = "crop", **job: Any) -> RunFolder:
         run = RunFolder(str(tmp_path / "run"))
-        told = {"preset": asdict(replace(TINY64, fit=fit)), "manifest": {"rows": len(rows)}}
+        record = {"preset": asdict(replace(TINY64, fit=fit)), "manifest": {"rows": len(rows)}}
         Path(run.uri).mkdir()
-        Path(run.job).write_text(json.dumps(told | job))
+        Path(run.job).write_text(json.dumps(record | job))
         outcomes = []
         for row in rows:
             result = row.pop("result")

@@ -12,21 +12,21 @@ import pytest
 import torch
 
 from dstc.evaluation.measure_shard import SCHEMA, MeasureShard, MeasureTask
-from dstc.evaluation.plan import Judging, features_part, metrics_part, unmeasured
+from dstc.evaluation.plan import EvaluationConfig, features_part, metrics_part, unmeasured
 from dstc.evaluation.summary import print_summary, summarize_metrics
 from dstc.store import retries, storage
 from dstc.store.run_folder import RunFolder
 from dstc_engine.image import fit
-from dstc_engine.metrics.judges import Judges
+from dstc_engine.metrics.evaluation_models import EvaluationModels
 from dstc_engine.metrics.pixels import l1, psnr
 from tests.unit.dstc.evaluation.conftest import MakeRun, image, save
 
-BLIND = Judging("", 64, -1, "", truth="truth", image_size=64, fit="crop")
+BLIND = EvaluationConfig("", 64, -1, "", truth="truth", image_size=64, fit="crop")
 SHARD_0 = pa.table({"of_reference": [False], "number": [0]})
 
 
-def measured(run: RunFolder, judging: Judging) -> dict[str, dict[str, Any]]:
-    MeasureShard(MeasureTask(run.uri, judging, "cpu", 1, None, 10, None))(SHARD_0)
+def measured(run: RunFolder, config: EvaluationConfig) -> dict[str, dict[str, Any]]:
+    MeasureShard(MeasureTask(run.uri, config, "cpu", 1, None, 10, None))(SHARD_0)
     table = pq.read_table(metrics_part(run, 0))
     assert table.schema.remove_metadata() == SCHEMA
     return {row["id"]: row for row in table.to_pylist()}
@@ -50,8 +50,8 @@ def test_images_of_mixed_sizes_that_were_padded(make_run: MakeRun, tmp_path: Pat
     noisy = noisy.clip(0, 255).astype(np.uint8)
     rows.append({**rows[0], "id": "noisy", "result": noisy})
     run = make_run(rows, fit="pad")
-    judging = Judging("", 64, -1, "", "truth", 64, "pad", segmentation="foreground")
-    found = measured(run, judging)
+    config = EvaluationConfig("", 64, -1, "", "truth", 64, "pad", segmentation="foreground")
+    found = measured(run, config)
     assert all(row["metrics_error"] is None for row in found.values())
     assert found["wide"]["truth_psnr"] == 100 and found["wide"]["truth_ssim"] == 1
     assert found["thin"]["truth_l1"] == 0 and found["thin"]["truth_ssim"] is None
@@ -103,8 +103,10 @@ def test_masks_that_are_given_stand_in_for_the_content(make_run: MakeRun, tmp_pa
             }
         ]
     )
-    judging = Judging("", 64, -1, "", None, 64, "crop", segmentation="foreground", masks="mask")
-    assert measured(run, judging)["row"]["mask_iou"] == pytest.approx(0.5)
+    config = EvaluationConfig(
+        "", 64, -1, "", None, 64, "crop", segmentation="foreground", masks="mask"
+    )
+    assert measured(run, config)["row"]["mask_iou"] == pytest.approx(0.5)
 
 
 def test_a_image_that_rows_share_is_fetched_once(
@@ -141,7 +143,7 @@ def test_a_fault_of_the_measuring_is_no_fault_of_the_row(
     def out_of_memory(*args: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Judges, "look", out_of_memory)
+    monkeypatch.setattr(EvaluationModels, "features", out_of_memory)
     with pytest.raises(torch.OutOfMemoryError):
         measured(run, BLIND)
     assert not Path(metrics_part(run, 0)).exists()
@@ -164,14 +166,14 @@ def test_sets_are_compared_with_the_styles_of_the_run(
         for n in range(80)
     ]
     run = make_run(rows)
-    judging = Judging("emoji64-vit", 64, -1, "", None, 64, "crop", style_column="wanted")
-    MeasureShard(MeasureTask(run.uri, judging, "cpu", 1, None, 10, None))(SHARD_0)
+    config = EvaluationConfig("emoji64-vit", 64, -1, "", None, 64, "crop", style_column="wanted")
+    MeasureShard(MeasureTask(run.uri, config, "cpu", 1, None, 10, None))(SHARD_0)
     features = pq.read_table(features_part(run, 0))
     assert features["set"].to_pylist() == ["results", "source_copy", "style_copy"] * 10
-    assert summarize_metrics(run, judging, [0], 80)["sets"] is None, "ten are too few"
+    assert summarize_metrics(run, config, [0], 80)["sets"] is None, "ten are too few"
 
-    MeasureShard(MeasureTask(run.uri, judging, "cpu", 1, None, 100, None))(SHARD_0)
-    summary = summarize_metrics(run, judging, [0], 80)
+    MeasureShard(MeasureTask(run.uri, config, "cpu", 1, None, 100, None))(SHARD_0)
+    summary = summarize_metrics(run, config, [0], 80)
     sets = summary["sets"]
     assert sets["reference_pictures"] == 50 and sets["results"]["pictures"] == 80
     assert sets["network"] == "emoji64-vit, class token"
@@ -179,9 +181,9 @@ def test_sets_are_compared_with_the_styles_of_the_run(
         ours, copied = sets["results"][name]["value"], sets["source_copy"][name]["value"]
         assert ours < copied / 3, name
     print_summary(summary)
-    told = capsys.readouterr().out
-    assert "frechet_distance" in told and "FID" not in told
-    assert "50 images of the run's style images" in " ".join(told.split())
+    printed = capsys.readouterr().out
+    assert "frechet_distance" in printed and "FID" not in printed
+    assert "50 images of the run's style images" in " ".join(printed.split())
 
 
 def test_damaged_parts_are_told_and_measured_again(make_run: MakeRun, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_images_as_bytes_and_as_uris(tmp_path: Path) -> None:
     assert found.styles == ["x", None]
     assert np.array_equal(found.decode(0, 64, "crop"), a)
     assert found.decode(1, 64, "pad").shape == (64, 64, 3)
-    save(tmp_path / "pictures" / "a.png", a)
+    save(tmp_path / "images" / "a.png", a)
     by_uri = write(tmp_path / "b.parquet", image=["images/a.png"])
     assert np.array_equal(read_reference(by_uri, {}).decode(0, 64, "crop"), a)
 

@@ -61,8 +61,8 @@ def test_overlapping_shards_of_an_actor_count_its_time_once(tmp_path: Path) -> N
     (tmp_path / "stats").mkdir()
 
     def write(shard: int, worker: str, started: float, ended: float, done: int) -> None:
-        told = {"worker": worker, "started": started, "ended": ended, "status": {"done": done}}
-        Path(run.stats(shard)).write_text(json.dumps(told))
+        record = {"worker": worker, "started": started, "ended": ended, "status": {"done": done}}
+        Path(run.stats(shard)).write_text(json.dumps(record))
 
     assert measured_seconds_per_row(run, [0, 1, 2]) is None
     write(0, "a", 100, 120, 4)

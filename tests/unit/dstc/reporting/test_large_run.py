@@ -82,7 +82,7 @@ def test_a_hundred_thousand_rows_make_a_page_that_can_be_sent(run: RunFolder) ->
         assert f"{shard}/{row}" in ids
     assert {int(name.partition("/")[0]) for name in ids} == set(range(SHARDS))
     keys = [
-        json.loads(told.replace("&#34;", '"')) for told in re.findall('data-sort="(.*?)"', text)
+        json.loads(value.replace("&#34;", '"')) for value in re.findall('data-sort="(.*?)"', text)
     ]
     scores = sorted(key["metric clip_score"] for key in keys if key)
     assert scores[-1] == 0.99 and scores[0] < 0.2001, "the worst and the best of all rows"

@@ -12,7 +12,7 @@ from dstc.store.json_record import MISSING, Record
 JOB = Record("job.json", {"preset": {"dino": "vit", "clips": ["a", "b"]}})
 
 
-def _told(mean: Any, low: Any = 0.1, high: Any = 0.3, count: Any = 4) -> dict[str, Any]:
+def _estimate(mean: Any, low: Any = 0.1, high: Any = 0.3, count: Any = 4) -> dict[str, Any]:
     return {"mean": mean, "low": low, "high": high, "count": count}
 
 
@@ -24,10 +24,10 @@ def test_results_stand_beside_both_copies() -> None:
     table = _table(
         {
             "judging": {"dino": "vit", "clip": "other", "truth": None, "image_size": 64},
-            "metrics": {"structure_distance": _told(0.2), "truth_lpips": _told(0.25)},
+            "metrics": {"structure_distance": _estimate(0.2), "truth_lpips": _estimate(0.25)},
             "baselines": {
-                "source_copy": {"structure_distance": _told(0.0, 0.0, 0.0)},
-                "style_copy": {"structure_distance": _told(0.75, 0.7, 0.8)},
+                "source_copy": {"structure_distance": _estimate(0.0, 0.0, 0.0)},
+                "style_copy": {"structure_distance": _estimate(0.75, 0.7, 0.8)},
             },
             "rows": 4,
         }
@@ -38,7 +38,7 @@ def test_results_stand_beside_both_copies() -> None:
     assert (structure.content_copy.mean, structure.content_copy.interval) == ("0", "")
     assert structure.style_copy.mean == "0.75" and structure.plot is not None
     assert lpips.content_copy is None and lpips.plot is None, "nothing to compare with"
-    assert list(table.judges) == [("dino", "vit"), ("clip", "other")] and table.judges_guided
+    assert list(table.models) == [("dino", "vit"), ("clip", "other")] and table.models_guided
     assert not table.notes and table.problem is None
 
 
@@ -70,7 +70,7 @@ def test_parts_of_a_metric_may_be_missing() -> None:
 
 
 def test_what_a_reader_has_to_know_is_said() -> None:
-    table = _table({"metrics": {"a": _told(1)}, "rows": 3, "unmeasured": 2}, rows=9)
+    table = _table({"metrics": {"a": _estimate(1)}, "rows": 3, "unmeasured": 2}, rows=9)
     assert "tells of 3 rows, and the results hold 9" in table.notes[0]
     assert table.notes[1].startswith("2 rows could not be measured")
 

@@ -61,8 +61,8 @@ def test_a_broken_part_is_named(tmp_path: Path) -> None:
 def test_flags_are_counted_one_by_one(tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path))
     Path(run.results).mkdir(parents=True)
-    told = ["range, structure", None, "structure", "", "structure", "structure", "structure"]
-    columns = {"id": list("abcdefg"), "status": ["done"] * 7, "flagged": told}
+    flagged = ["range, structure", None, "structure", "", "structure", "structure", "structure"]
+    columns = {"id": list("abcdefg"), "status": ["done"] * 7, "flagged": flagged}
     pq.write_table(pa.table(columns), run.part(0))
     pq.write_table(pa.table({**columns, "flagged": [None] * 6 + ["range"]}), run.part(2))
     pq.write_table(pa.table({**columns, "flagged": [True] * 7}), run.part(3))

@@ -14,7 +14,7 @@ import pytest
 
 from dstc.errors import JobError, StorageError
 from dstc.store import storage
-from dstc.store.weights_bucket import bring, bucket, put, sums, told_of
+from dstc.store.weights_bucket import bring, bucket, description_of, put, sums
 from dstc_engine.errors import WeightsError
 from dstc_engine.weights import fetch, registry
 from dstc_engine.weights.fetch import State, state_of
@@ -81,8 +81,8 @@ def test_weights_come_to_the_node_and_are_ready(there: Path, cache: Path) -> Non
     bring(PRESET)
     assert state_of(registry.find("some")) is State.PRESENT
     assert registry.verify("some") == cache / "some.safetensors"
-    told = [json.loads((place / "some.json").read_text()) for place in (cache, there)]
-    assert told[0] == told[1]
+    descriptions = [json.loads((place / "some.json").read_text()) for place in (cache, there)]
+    assert descriptions[0] == descriptions[1]
 
 
 def test_copies_that_are_there_stay(
@@ -108,9 +108,9 @@ def test_other_weights_in_the_bucket_take_the_place_of_the_copy(there: Path, cac
     bring(PRESET)
     data = b"another conversion"
     (there / "some.safetensors").write_bytes(data)
-    told = json.loads((there / "some.json").read_text())
-    told |= {"sha256": sum_of(data), "size": len(data)}
-    (there / "some.json").write_text(json.dumps(told))
+    description = json.loads((there / "some.json").read_text())
+    description |= {"sha256": sum_of(data), "size": len(data)}
+    (there / "some.json").write_text(json.dumps(description))
     bring(PRESET)
     assert (cache / "some.safetensors").read_bytes() == data
 
@@ -135,7 +135,7 @@ def test_a_file_made_from_another_than_the_registry_names_is_refused(
 
 def test_half_an_upload_is_no_weights(there: Path, cache: Path) -> None:
     (there / "some.json").unlink()
-    assert told_of("some") is None
+    assert description_of("some") is None
     for ask in (bring, sums):
         with pytest.raises(WeightsError, match="no weights some in file://.*/bucket; bring them"):
             ask(PRESET)

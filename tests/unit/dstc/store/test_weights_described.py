@@ -103,7 +103,7 @@ def test_a_sum_in_the_description_holds(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[1, 2]", "found list; expected fields"),
         ("a: [", "not readable as YAML or JSON"),
@@ -114,10 +114,10 @@ def test_a_sum_in_the_description_holds(
     ],
 )
 def test_a_description_that_cannot_be_used_is_named(
-    url: str, run: Path, text: str, told: str
+    url: str, run: Path, text: str, message: str
 ) -> None:
     (run / "prior.yaml").write_text(text)
-    with pytest.raises(WeightsError, match=told):
+    with pytest.raises(WeightsError, match=message):
         bring_described(url)
 
 

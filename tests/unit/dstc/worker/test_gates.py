@@ -13,7 +13,7 @@ LIMITS = {"structure": 0.5, "range": 0.1, "clip": -0.2}
 
 
 def steps(*losses: dict[str, float]) -> list[StepLosses]:
-    return [StepLosses(len(losses) - n, "sample", told) for n, told in enumerate(losses, 1)]
+    return [StepLosses(len(losses) - n, "sample", values) for n, values in enumerate(losses, 1)]
 
 
 @pytest.mark.parametrize(

@@ -207,5 +207,5 @@ def test_names_follow_the_rules_of_prometheus() -> None:
 def test_the_manual_names_exactly_the_metrics_there_are() -> None:
     text = (ROOT / "docs" / "prometheus.md").read_text()
     rows = re.findall(r"^\| `(dstc_\w+)` \| (\w+) \|([^|]*)\|", text, re.MULTILINE)
-    told = {name: (kind, tuple(re.findall(r"`(\w+)`", tags))) for name, kind, tags in rows}
-    assert told == {metric.name: (metric.kind, metric.tags) for metric in METRICS}
+    documented = {name: (kind, tuple(re.findall(r"`(\w+)`", tags))) for name, kind, tags in rows}
+    assert documented == {metric.name: (metric.kind, metric.tags) for metric in METRICS}

@@ -33,7 +33,7 @@ def is_flagged(seed: int) -> bool:
     return structure_of(seed) > LIMIT
 
 
-def told(row: dict[str, Any]) -> str:
+def without_times(row: dict[str, Any]) -> str:
     """NaN is no equal of itself."""
     return repr({name: value for name, value in row.items() if name != "retries"})
 
@@ -103,9 +103,9 @@ def test_the_better_image_is_kept_beside_the_old_one(start: StartJob, finished: 
     for old, new in zip(finished.to_pylist(), again, strict=True):
         first, second = seed_of(old["id"]), derive_retry_seed(seed_of(old["id"]), 1)
         if old["id"] not in flagged:
-            assert told(new) == told(old) and new["retries"] == 0
+            assert without_times(new) == without_times(old) and new["retries"] == 0
         elif structure_of(second) >= structure_of(first):
-            assert told(new) == told(old) and new["retries"] == 1
+            assert without_times(new) == without_times(old) and new["retries"] == 1
         else:
             better.add(job.run.retry_name(old["id"], 1))
             assert (new["status"], new["seed"], new["retries"]) == ("done", second, 1)
@@ -205,7 +205,9 @@ def test_a_try_that_fails_leaves_its_row_as_it_was(
         Attempt(job.run, 0)
     before = files(job)
     again = job.translate().to_pylist()
-    assert [told(row) for row in again] == [told(row) for row in finished.to_pylist()]
+    assert [without_times(row) for row in again] == [
+        without_times(row) for row in finished.to_pylist()
+    ]
     assert [row["retries"] for row in again] == [int(bool(row["flagged"])) for row in again]
     assert files(job) == before and seen
 

@@ -31,8 +31,8 @@ def test_samples_are_images_of_their_own_beside_the_one_of_the_row(
     for row, alone in zip(rows, single, strict=True):
         samples = row.pop("samples")
         assert alone.pop("samples") is None
-        for told in (row, alone):
-            told.pop("seconds")
+        for values in (row, alone):
+            values.pop("seconds")
         assert row == alone, "image 0 is the row's, as without the option"
         assert [sample["sample"] for sample in samples] == [1, 2]
         for sample in samples:
@@ -73,9 +73,9 @@ def test_slots_are_filled_with_samples(
     )
     assert job.translate().column("status").to_pylist() == ["done"]
     assert busy.count(3) >= 5, "one row keeps three slots busy"
-    look = job.row_count.look()
-    assert (look.rows, look.work.rows) == (1, 1)
-    assert look.work.underway == pytest.approx(0, abs=1e-9)
+    snapshot = job.row_count.snapshot()
+    assert (snapshot.rows, snapshot.work.rows) == (1, 1)
+    assert snapshot.work.underway == pytest.approx(0, abs=1e-9)
 
 
 def test_a_row_is_done_when_all_its_samples_are(
@@ -95,8 +95,8 @@ def test_a_row_is_done_when_all_its_samples_are(
             ended = super()._end(request, losses)
             if request.seed != bad_seed or is_well:
                 return ended
-            told = {"status": "failed", "image": None, "reason": "non_finite", "error": "NaN"}
-            return dataclasses.replace(ended, **told)  # type: ignore[arg-type]
+            failure = {"status": "failed", "image": None, "reason": "non_finite", "error": "NaN"}
+            return dataclasses.replace(ended, **failure)  # type: ignore[arg-type]
 
     def make_engine(slots: int) -> Engine:
         return Sick(TINY64, slots)

@@ -86,8 +86,12 @@ def test_every_kind_of_bad_row_is_a_result_row(
     job = make_job(write_manifest(columns))
     results = job.translate()
     assert results.column("reason").to_pylist() == reasons
-    look = job.row_count.look()
-    assert (look.rows, look.work.rows, look.work.underway) == (len(rows), reasons.count(None), 0)
+    snapshot = job.row_count.snapshot()
+    assert (snapshot.rows, snapshot.work.rows, snapshot.work.underway) == (
+        len(rows),
+        reasons.count(None),
+        0,
+    )
     expected = ["done" if reason is None else "rejected" for reason in reasons]
     assert results.column("status").to_pylist() == expected
     assert results.column("seed").to_pylist()[6] == -4
@@ -109,8 +113,8 @@ def test_a_broken_step_fails_its_row_only(
     results = job.translate().to_pylist()
     assert [row["status"] for row in results].count("done") == 8
     assert (results[4]["status"], results[4]["reason"]) == ("failed", "engine_error")
-    look = job.row_count.look()
-    assert (look.rows, look.work.rows, look.work.underway) == (9, 9, 0)
+    snapshot = job.row_count.snapshot()
+    assert (snapshot.rows, snapshot.work.rows, snapshot.work.underway) == (9, 9, 0)
 
 
 def test_a_image_that_cannot_be_written_fails_its_row(
@@ -187,8 +191,10 @@ def test_a_careful_shard_gives_the_same_images(
     careful = job.translate()
     assert job.stats()["attempt"] == 3
     assert careful.column("image_sha256").to_pylist() == calm
-    look = job.row_count.look()
-    assert (look.rows, look.work.rows, look.work.underway) == (4, 8, 0), "each was done twice"
+    snapshot = job.row_count.snapshot()
+    assert (snapshot.rows, snapshot.work.rows, snapshot.work.underway) == (4, 8, 0), (
+        "each was done twice"
+    )
 
 
 def test_images_do_not_depend_on_neighbors(

@@ -160,7 +160,7 @@ def test_the_schedule_of_a_checkpoints_flags() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         ({"noise_schedule": "sqrt"}, "noise schedule is 'sqrt'; expected linear or cosine"),
         ({"diffusion_steps": 0}, "noise schedule has 0 steps; expected 1 or more"),
@@ -168,8 +168,8 @@ def test_the_schedule_of_a_checkpoints_flags() -> None:
         ({"diffusion_step": 4000}, "did you mean diffusion_steps"),
     ],
 )
-def test_schedules_that_are_refused(flags: dict[str, object], told: str) -> None:
-    with pytest.raises(WeightsError, match=told):
+def test_schedules_that_are_refused(flags: dict[str, object], message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
         NoiseSchedule.from_flags(flags)
 
 

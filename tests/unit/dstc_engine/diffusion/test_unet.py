@@ -84,19 +84,22 @@ class Written:
     def norm(self, name: str, x: Tensor) -> Tensor:
         return F.group_norm(x, 32, *self.of(name))
 
-    def block(self, name: str, x: Tensor, told: Tensor, resize: str = "") -> Tensor:
+    def block(self, name: str, x: Tensor, embedding: Tensor, resize: str = "") -> Tensor:
         h = F.silu(self.norm(f"{name}.in_layers.0", x))
         if resize == "down":
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
         if resize == "up":
             h, x = (t.repeat_interleave(2, 2).repeat_interleave(2, 3) for t in (h, x))
         h = self.conv(f"{name}.in_layers.2", h, padding=1)
-        told = F.linear(F.silu(told), *self.of(f"{name}.emb_layers.1"))[:, :, None, None]
+        embedding = F.linear(F.silu(embedding), *self.of(f"{name}.emb_layers.1"))[:, :, None, None]
         if self.config.scale_shift_norm:
-            half = told.shape[1] // 2
-            h = self.norm(f"{name}.out_layers.0", h) * (1 + told[:, :half]) + told[:, half:]
+            half = embedding.shape[1] // 2
+            h = (
+                self.norm(f"{name}.out_layers.0", h) * (1 + embedding[:, :half])
+                + embedding[:, half:]
+            )
         else:
-            h = self.norm(f"{name}.out_layers.0", h + told)
+            h = self.norm(f"{name}.out_layers.0", h + embedding)
         h = self.conv(f"{name}.out_layers.3", F.silu(h), padding=1)
         if f"{name}.skip_connection.weight" in self.tensors:
             x = self.conv(f"{name}.skip_connection", x)
@@ -118,37 +121,37 @@ class Written:
         out = F.conv1d(torch.cat(seen, dim=1), *self.of(f"{name}.proj_out"))
         return x + out.reshape(batch, channels, height, width)
 
-    def down(self, name: str, x: Tensor, told: Tensor) -> Tensor:
+    def down(self, name: str, x: Tensor, embedding: Tensor) -> Tensor:
         if self.config.resblock_updown:
-            return self.block(name, x, told, "down")
+            return self.block(name, x, embedding, "down")
         return self.conv(f"{name}.op", x, stride=2, padding=1)
 
-    def up(self, name: str, x: Tensor, told: Tensor) -> Tensor:
+    def up(self, name: str, x: Tensor, embedding: Tensor) -> Tensor:
         if self.config.resblock_updown:
-            return self.block(name, x, told, "up")
+            return self.block(name, x, embedding, "up")
         twice = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
         return self.conv(f"{name}.conv", twice, padding=1)
 
     def __call__(self, x: Tensor, times: Tensor, classes: Tensor) -> Tensor:
         down, up = self.heads()
-        told = F.linear(time_embedding(times, self.config.channels), *self.of("time_embed.0"))
-        told = F.linear(F.silu(told), *self.of("time_embed.2"))
-        told = told + self.tensors["label_emb.weight"][classes]
+        embedding = F.linear(time_embedding(times, self.config.channels), *self.of("time_embed.0"))
+        embedding = F.linear(F.silu(embedding), *self.of("time_embed.2"))
+        embedding = embedding + self.tensors["label_emb.weight"][classes]
         fine = self.conv("input_blocks.0.0", x, padding=1)
-        finer = self.block("input_blocks.1.0", fine, told)
-        halved = self.down("input_blocks.2.0", finer, told)
-        coarse = self.block("input_blocks.3.0", halved, told)
+        finer = self.block("input_blocks.1.0", fine, embedding)
+        halved = self.down("input_blocks.2.0", finer, embedding)
+        coarse = self.block("input_blocks.3.0", halved, embedding)
         coarse = self.attention("input_blocks.3.1", coarse, down)
-        h = self.block("middle_block.0", coarse, told)
+        h = self.block("middle_block.0", coarse, embedding)
         h = self.attention("middle_block.1", h, down)
-        h = self.block("middle_block.2", h, told)
-        h = self.block("output_blocks.0.0", torch.cat([h, coarse], 1), told)
+        h = self.block("middle_block.2", h, embedding)
+        h = self.block("output_blocks.0.0", torch.cat([h, coarse], 1), embedding)
         h = self.attention("output_blocks.0.1", h, up)
-        h = self.block("output_blocks.1.0", torch.cat([h, halved], 1), told)
+        h = self.block("output_blocks.1.0", torch.cat([h, halved], 1), embedding)
         h = self.attention("output_blocks.1.1", h, up)
-        h = self.up("output_blocks.1.2", h, told)
-        h = self.block("output_blocks.2.0", torch.cat([h, finer], 1), told)
-        h = self.block("output_blocks.3.0", torch.cat([h, fine], 1), told)
+        h = self.up("output_blocks.1.2", h, embedding)
+        h = self.block("output_blocks.2.0", torch.cat([h, finer], 1), embedding)
+        h = self.block("output_blocks.3.0", torch.cat([h, fine], 1), embedding)
         return self.conv("out.2", F.silu(self.norm("out.0", h)), padding=1)
 
     def heads(self) -> tuple[int, int]:

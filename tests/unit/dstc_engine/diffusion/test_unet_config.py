@@ -124,7 +124,7 @@ def test_heads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         ({"image_size": 96}, "flag channel_mult is empty; image_size 96 has no default"),
         ({"predict_xstart": True}, "flag predict_xstart is True; expected none: the network must"),
@@ -134,8 +134,8 @@ def test_heads() -> None:
         ({"attention_resolutions": "16.5"}, "flag attention_resolutions is '16.5'; expected int"),
     ],
 )
-def test_flags_that_are_refused(flags: dict[str, object], told: str) -> None:
-    with pytest.raises(WeightsError, match=told):
+def test_flags_that_are_refused(flags: dict[str, object], message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
         UNetConfig.from_flags(FLAGS | flags)
 
 
@@ -151,7 +151,7 @@ def test_flags_of_training_alone_are_taken(flag: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"multipliers": ()}, "multipliers is (); expected one or more"),
         ({"image_size": 17}, "image_size is 17; expected a multiple of 2 for 2 levels"),
@@ -169,7 +169,7 @@ def test_flags_of_training_alone_are_taken(flag: str) -> None:
         ({"head_channels": -1, "heads_upsample": 5}, "heads_upsample is 5; expected -1 or a"),
     ],
 )
-def test_networks_that_cannot_be_built(changes: dict[str, Any], told: str) -> None:
+def test_networks_that_cannot_be_built(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(WeightsError) as caught:
         dataclasses.replace(tiny.UNET, **changes)
-    assert told in str(caught.value)
+    assert message in str(caught.value)

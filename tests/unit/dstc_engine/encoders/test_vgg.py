@@ -50,7 +50,7 @@ def hooked(network: VGG, prepared: Tensor) -> dict[str, Tensor]:
             name = f"relu{block}_{place}"
             handles.append(
                 module.register_forward_hook(
-                    lambda _, given, told, name=name: seen.update({name: told.clone()})
+                    lambda _, given, output, name=name: seen.update({name: output.clone()})
                 )
             )
     with torch.no_grad():
@@ -126,7 +126,7 @@ def test_a_file_of_the_convolutions_alone_is_loaded_too(file: Path, published: V
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"features__2__weight": None}, "features.2.weight is missing"),
         ({"features__1__weight": torch.zeros(64)}, "features.1.weight is unknown"),
@@ -135,8 +135,8 @@ def test_a_file_of_the_convolutions_alone_is_loaded_too(file: Path, published: V
     ],
 )
 def test_tensors_that_do_not_belong_are_named(
-    change: dict[str, Tensor | None], told: str, file: Path, published: VGG
+    change: dict[str, Tensor | None], message: str, file: Path, published: VGG
 ) -> None:
     save(published, file, **change)
-    with pytest.raises(WeightsError, match=re.escape(told)):
+    with pytest.raises(WeightsError, match=re.escape(message)):
         load_vgg("a-vgg", 32, ("relu3_1",))

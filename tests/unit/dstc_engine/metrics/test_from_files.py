@@ -1,4 +1,4 @@
-"""Networks that judge, from files: LPIPS and Inception. Their weights here are random."""
+"""Evaluation models from files: LPIPS and Inception. Their weights here are random."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torchvision.models import squeezenet1_1
 
 from dstc_engine.errors import WeightsError
 from dstc_engine.image import to_tensor
+from dstc_engine.metrics.evaluation_models import EvaluationModels
 from dstc_engine.metrics.inception import load_inception
-from dstc_engine.metrics.judges import Judges
 from dstc_engine.metrics.perceptual import load_lpips
 
 CPU = torch.device("cpu")
@@ -30,13 +30,15 @@ def file_of(network: torch.nn.Module) -> bytes:
 def test_lpips_of_a_image_and_itself_and_others() -> None:
     torch.manual_seed(0)
     before = torch.hub.get_dir()
-    judges = Judges(lpips=load_lpips("squeeze", file_of(squeezenet1_1(weights=None)), CPU))
+    models = EvaluationModels(
+        lpips=load_lpips("squeeze", file_of(squeezenet1_1(weights=None)), CPU)
+    )
     a, b = IMAGES
     blurred = (a.astype(int) + 4).clip(0, 255).astype(np.uint8)
-    assert judges.perceptual_distance(a, a) == 0.0
-    near, far = judges.perceptual_distance(a, blurred), judges.perceptual_distance(a, b)
+    assert models.perceptual_distance(a, a) == 0.0
+    near, far = models.perceptual_distance(a, blurred), models.perceptual_distance(a, b)
     assert 0 < near < far
-    assert judges.perceptual_distance(a, b) == far, "it remembers nothing"
+    assert models.perceptual_distance(a, b) == far, "it remembers nothing"
     assert torch.hub.get_dir() == before
 
 

@@ -1,4 +1,4 @@
-"""What is where: silhouettes, overlap, and a network of torchvision from a file."""
+"""Segmentation: silhouettes, overlap, and a network of torchvision from a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from dstc_engine.errors import WeightsError
-from dstc_engine.metrics.judges import Judges
+from dstc_engine.metrics.evaluation_models import EvaluationModels
 from dstc_engine.metrics.segmentation import (
     foreground,
     mean_iou,
@@ -48,9 +48,9 @@ def test_a_network_of_torchvision_labels_as_it_does_itself() -> None:
     torch.save(network.state_dict(), file)
     made = torchvision_network("lraspp_mobilenet_v3_large", file.getvalue(), CPU)
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    (look,) = Judges(segmentation=made).look([image])
-    assert look["labels"].shape == (64, 64) and made.ignored is None
-    assert 0 <= int(look["labels"].min()) <= int(look["labels"].max()) < 4
+    (features,) = EvaluationModels(segmentation=made).features([image])
+    assert features["labels"].shape == (64, 64) and made.ignored is None
+    assert 0 <= int(features["labels"].min()) <= int(features["labels"].max()) < 4
 
     with pytest.raises(WeightsError, match="'fcn_resnet50'"):
         torchvision_network("fcn_resnet50", file.getvalue(), CPU)

@@ -138,7 +138,7 @@ def test_weights_that_are_not_there_are_the_users_to_mend(
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "told"),
+    ("name", "given", "reason"),
     [
         ("prior", "emoji64-prior", "image_size is 64, expected 8; multipliers is"),
         ("vit", "emoji64-vit", "img_size is 64, expected 16"),
@@ -146,9 +146,9 @@ def test_weights_that_are_not_there_are_the_users_to_mend(
     ],
 )
 def test_weights_of_another_size_are_refused(
-    name: str, given: str, told: str, data: dict[str, Path], tmp_path: Path
+    name: str, given: str, reason: str, data: dict[str, Path], tmp_path: Path
 ) -> None:
-    message = f"cannot start from {given}: it is another network; {told}"
+    message = f"cannot start from {given}: it is another network; {reason}"
     with pytest.raises(UserError, match=message):
         TRAIN[name](data[name], tmp_path, given, 0.0)
 

@@ -20,7 +20,7 @@ def test_an_unknown_setting_is_named_with_its_neighbor() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "text", "told"),
+    ("key", "text", "message"),
     [
         ("steps", "many", "training setting 'steps': 'many' given, expected int"),
         ("bf16", "yes", "training setting 'bf16': 'yes' given, expected true or false"),
@@ -28,6 +28,6 @@ def test_an_unknown_setting_is_named_with_its_neighbor() -> None:
         ("low_noise_below", "1001", "low_noise_below is 1001; expected a time, 1 to 1000"),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused(key: str, text: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_a_value_that_does_not_fit_is_refused(key: str, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         with_settings(PriorTraining(), {key: text})

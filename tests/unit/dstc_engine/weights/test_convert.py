@@ -59,11 +59,11 @@ def test_a_face_network_from_its_own_file_to_its_features(
     monkeypatch.setitem(REGISTRY, record.name, record)
     path = convert(record, tmp_path / "model_ir_se50.pth", folder, found, published=True)
     assert path == folder / "arcface-ir-se50.safetensors" == verify(record.name)
-    told = json.loads(path.with_suffix(".json").read_text())
-    assert told["upstream_sha256"] == found and told["upstream_published"] is True
-    assert told["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    description = json.loads(path.with_suffix(".json").read_text())
+    assert description["upstream_sha256"] == found and description["upstream_published"] is True
+    assert description["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert path.stat().st_mode & 0o777 == 0o644, "readable by the users of other nodes"
-    assert told["size"] == path.stat().st_size and told["file"] == "model_ir_se50.pth"
+    assert description["size"] == path.stat().st_size and description["file"] == "model_ir_se50.pth"
     network = load.load_arcface(record.name, (35, 223, 32, 220))
     assert torch.equal(
         network.state_dict()["body.3.res_layer.1.weight"], state["body.3.res_layer.1.weight"]

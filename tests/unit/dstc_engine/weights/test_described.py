@@ -61,8 +61,12 @@ def test_a_checkpoint_by_its_flags(adm: Path) -> None:
 def test_what_training_leaves_is_a_prior(tmp_path: Path) -> None:
     unet = tiny.make_unet()
     save_file(unet.state_dict(), tmp_path / "prior.safetensors")
-    told = {"architecture": dataclasses.asdict(tiny.UNET), "steps": 3, "metrics": {"loss": 1.0}}
-    (tmp_path / "prior.json").write_text(json.dumps(told))
+    description = {
+        "architecture": dataclasses.asdict(tiny.UNET),
+        "steps": 3,
+        "metrics": {"loss": 1.0},
+    }
+    (tmp_path / "prior.json").write_text(json.dumps(description))
     name = str(tmp_path / "prior.json")
     assert load.load_unet(name, 16).config == tiny.UNET
     assert load.noise_schedule_of(name) == NoiseSchedule()
@@ -109,7 +113,7 @@ def test_a_url_stands_for_its_copy_on_this_machine(
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("description", "expected"),
     [
         ([1, 2], "found list; expected fields"),
         ({"flag": FLAGS}, "unknown field 'flag'; did you mean flags"),
@@ -123,8 +127,8 @@ def test_a_url_stands_for_its_copy_on_this_machine(
         ({"architecture": {"widths": 3}}, "unexpected keyword argument 'widths'"),
     ],
 )
-def test_what_is_no_description(told: Any, expected: str, adm: Path) -> None:
-    adm.write_text(yaml.safe_dump(told))
+def test_what_is_no_description(description: Any, expected: str, adm: Path) -> None:
+    adm.write_text(yaml.safe_dump(description))
     with pytest.raises(WeightsError, match=expected) as caught:
         load.load_unet(str(adm), 16)
         load.noise_schedule_of(str(adm))
@@ -140,7 +144,7 @@ CLIP_SIZES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("description", "expected"),
     [
         (ENCODER | {"architecture": {"img_size": 16}}, "architecture lacks patch_size, embed_dim"),
         (ENCODER | {"architecture": {"vision_cfg": {}}}, "architecture lacks embed_dim, text_cfg"),
@@ -163,11 +167,11 @@ CLIP_SIZES: dict[str, Any] = {
         ({"flags": FLAGS}, "are of kind prior; expected (vit|clip): emoji64"),
     ],
 )
-def test_what_describes_no_encoder(told: Any, expected: str, tmp_path: Path) -> None:
+def test_what_describes_no_encoder(description: Any, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "encoder.json"
-    path.write_text(json.dumps(told))
+    path.write_text(json.dumps(description))
     (tmp_path / "encoder.safetensors").write_bytes(b"not looked at before")
-    is_clip = "vision_cfg" in told.get("architecture", {})
+    is_clip = "vision_cfg" in description.get("architecture", {})
     with pytest.raises(WeightsError, match=expected) as caught:
         if is_clip:
             load.load_clip(str(path))
@@ -189,18 +193,18 @@ def test_a_described_clip(tmp_path: Path) -> None:
 
 
 def test_what_decides_images_is_told_with_the_weights(adm: Path) -> None:
-    told = {"flags": FLAGS, "licence": "CC BY 4.0", "about": "cats"}
-    adm.write_text(yaml.safe_dump(told))
+    description = {"flags": FLAGS, "licence": "CC BY 4.0", "about": "cats"}
+    adm.write_text(yaml.safe_dump(description))
     assert find(str(adm)).settings == {"flags": FLAGS}
-    adm.write_text(yaml.safe_dump(told | {"schedule": {"kind": "linear"}}))
+    adm.write_text(yaml.safe_dump(description | {"schedule": {"kind": "linear"}}))
     assert find(str(adm)).settings == {"flags": FLAGS, "schedule": {"kind": "linear"}}
 
 
-@pytest.mark.parametrize(("ending", "told"), [("json", "not JSON"), ("yaml", "not YAML")])
-def test_text_that_cannot_be_read(ending: str, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ending", "message"), [("json", "not JSON"), ("yaml", "not YAML")])
+def test_text_that_cannot_be_read(ending: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / f"cats.{ending}"
     path.write_text("{flags: [")
-    with pytest.raises(WeightsError, match=told):
+    with pytest.raises(WeightsError, match=message):
         find(str(path))
 
 
@@ -215,5 +219,5 @@ def test_a_missing_file_and_another_sum(adm: Path) -> None:
 
 @pytest.mark.parametrize("name", ["prior", "vit", "clip"])
 def test_what_training_tells_is_a_description(name: str) -> None:
-    told = read_description(places.SHIPPED / f"{name}.json")
-    assert "architecture" in told
+    description = read_description(places.SHIPPED / f"{name}.json")
+    assert "architecture" in description

@@ -57,17 +57,17 @@ def ranges(host: FileHost) -> list[str | None]:
 
 
 def test_a_file_comes_whole_and_progress_is_told(file_host: FileHost, path: Path) -> None:
-    told: list[tuple[int, int | None]] = []
+    progress: list[tuple[int, int | None]] = []
     done = download(
         file_host.serve("/some.pt", DATA),
         path,
         SHA256,
         len(DATA),
-        on_progress=lambda done, total: told.append((done, total)),
+        on_progress=lambda done, total: progress.append((done, total)),
     )
     assert path.read_bytes() == DATA and files(path) == ["some.pt"]
     assert (done.path, done.sha256, done.is_published) == (path, SHA256, True)
-    assert told[0] == (0, len(DATA)) and told[-1] == (len(DATA), len(DATA))
+    assert progress[0] == (0, len(DATA)) and progress[-1] == (len(DATA), len(DATA))
 
 
 def test_a_file_that_is_there_is_not_asked_for(file_host: FileHost, path: Path) -> None:
@@ -201,10 +201,10 @@ def test_a_wrong_sum_is_refused_and_the_file_removed(file_host: FileHost, path: 
 
 def test_a_wrong_size_is_refused_before_it_comes(file_host: FileHost, path: Path) -> None:
     url = file_host.serve("/some.pt", DATA)
-    told: list[int] = []
+    progress: list[int] = []
     with pytest.raises(WeightsError, match="the host has 204,800 bytes; expected 7"):
-        download(url, path, None, 7, on_progress=lambda done, total: told.append(done))
-    assert files(path) == [] and told == []
+        download(url, path, None, 7, on_progress=lambda done, total: progress.append(done))
+    assert files(path) == [] and progress == []
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -415,7 +415,7 @@ def test_a_folder_without_permission_is_named(file_host: FileHost, others_folder
 
 
 @pytest.mark.parametrize(
-    ("number", "told"),
+    ("number", "message"),
     [
         (errno.ENOSPC, "no space is left"),
         (errno.EDQUOT, "the quota is used up"),
@@ -426,11 +426,13 @@ def test_a_folder_without_permission_is_named(file_host: FileHost, others_folder
     ],
 )
 def test_faults_of_the_disk_name_the_folder_and_the_way_out(
-    file_host: FileHost, path: Path, number: int, told: str, monkeypatch: pytest.MonkeyPatch
+    file_host: FileHost, path: Path, number: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(file: int) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(WeightsError, match=f"weights folder {path.parent}: {told}.*DSTC_WEIGHTS"):
+    with pytest.raises(
+        WeightsError, match=f"weights folder {path.parent}: {message}.*DSTC_WEIGHTS"
+    ):
         download(file_host.serve("/some.pt", DATA), path)

@@ -45,7 +45,7 @@ def files(folder: Path) -> list[str]:
     return sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
 
 
-def told(folder: Path, name: str = "some") -> dict[str, object]:
+def sidecar(folder: Path, name: str = "some") -> dict[str, object]:
     return dict(json.loads((folder / f"{name}.json").read_text()))
 
 
@@ -62,7 +62,7 @@ def test_weights_are_fetched_checked_and_converted(
     assert torch.equal(
         load_file(folder / "some.safetensors")["layer.weight"], state()["layer.weight"]
     )
-    record = told(folder)
+    record = sidecar(folder)
     assert record["upstream_sha256"] == SHA256 and record["upstream_published"] is True
     assert record["sha256"] == sum_of((folder / "some.safetensors").read_bytes())
     assert upstream_sum(weights) == SHA256
@@ -93,7 +93,7 @@ def test_a_sum_that_nobody_publishes_is_noted(
 ) -> None:
     weights = register(monkeypatch, url=url, sha256=None)
     fetch("some")
-    assert told(folder)["upstream_published"] is False
+    assert sidecar(folder)["upstream_published"] is False
     assert upstream_sum(weights) == SHA256
 
 
@@ -103,7 +103,7 @@ def test_a_sum_that_the_host_names_counts_as_published(
     register(monkeypatch, url=url, sha256=None)
     file_host.files["/published.pt"].headers = {"X-Linked-ETag": f'"{SHA256}"'}
     fetch("some")
-    assert told(folder)["upstream_published"] is True
+    assert sidecar(folder)["upstream_published"] is True
 
 
 def test_a_file_put_there_by_hand_is_converted_and_stays(

@@ -40,10 +40,10 @@ def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ship:
     """Registers a network as shipped weights that lie in a temporary folder."""
     monkeypatch.setattr(places, "SHIPPED", tmp_path)
 
-    def write(name: str, network: nn.Module, told: dict[str, Any]) -> Weights:
+    def write(name: str, network: nn.Module, description: dict[str, Any]) -> Weights:
         path = tmp_path / f"{name}.safetensors"
         save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
-        path.with_suffix(".json").write_text(json.dumps(told))
+        path.with_suffix(".json").write_text(json.dumps(description))
         made = Weights(
             name=name,
             file=path.name,
@@ -122,7 +122,7 @@ def small_state() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"bias": None}, "1 tensors do not fit: bias is missing"),
         ({"extra": torch.zeros(1)}, "1 tensors do not fit: extra is unknown"),
@@ -130,11 +130,11 @@ def small_state() -> dict[str, Tensor]:
         ({"bias": None, "beta": torch.zeros(2)}, "2 tensors do not fit: beta is unknown; bias is"),
     ],
 )
-def test_tensors_that_do_not_fit_are_named(change: dict[str, Tensor | None], told: str) -> None:
+def test_tensors_that_do_not_fit_are_named(change: dict[str, Tensor | None], message: str) -> None:
     state = {k: v for k, v in (small_state() | change).items() if v is not None}
     network = nn.Linear(3, 2)
     before = network.weight.clone()
-    with pytest.raises(WeightsError, match=f"^some/file.pt: .*{told}"):
+    with pytest.raises(WeightsError, match=f"^some/file.pt: .*{message}"):
         load.load_strictly(network, state, Path("some/file.pt"))
     assert torch.equal(network.weight, before), "nothing is filled in halfway"
 
@@ -168,8 +168,8 @@ def test_a_clip_gets_its_causal_mask(ship: Ship) -> None:
         "vision_cfg": tiny.CLIP_VISION,
         "text_cfg": tiny.CLIP_TEXT,
     }
-    told = {"architecture": architecture, "mean": tiny.MEAN, "std": tiny.STD}
-    ship("some-clip", clip.model, told)
+    description = {"architecture": architecture, "mean": tiny.MEAN, "std": tiny.STD}
+    ship("some-clip", clip.model, description)
     loaded = load.load_clip("some-clip").model
     assert not any(t.is_meta for t in [*loaded.parameters(), *loaded.buffers()])
     assert torch.equal(loaded.attn_mask, clip.model.attn_mask)
@@ -239,8 +239,8 @@ def test_the_trained_size_keeps_its_positions(small_vit: VisionTransformer) -> N
 
 
 def test_a_size_between_patches_is_refused(small_vit: VisionTransformer) -> None:
-    told = "looks at 224 pixels; .* is 230, expected 224, or another multiple of 16"
-    with pytest.raises(WeightsError, match=told):
+    message = "looks at 224 pixels; .* is 230, expected 224, or another multiple of 16"
+    with pytest.raises(WeightsError, match=message):
         load.load_dino("dino-vits16", 230, -1)
 
 

@@ -43,8 +43,8 @@ def test_a_missing_file_names_source_and_folder(entry: Weights, tmp_path: Path) 
     entry.path.unlink()
     with pytest.raises(WeightsError) as caught:
         verify("some")
-    for told in ("'some'", str(tmp_path / "some.pt"), entry.source, "DSTC_WEIGHTS"):
-        assert told in str(caught.value)
+    for text in ("'some'", str(tmp_path / "some.pt"), entry.source, "DSTC_WEIGHTS"):
+        assert text in str(caught.value)
 
 
 def test_another_file_is_refused(entry: Weights) -> None:
@@ -74,7 +74,7 @@ def test_an_unknown_name_lists_those_there_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "name", "told"),
+    ("field", "name", "message"),
     [
         ("prior", "dino-vitb8", "'dino-vitb8' are of kind vit; expected prior: emoji64-prior, adm"),
         (
@@ -87,9 +87,9 @@ def test_an_unknown_name_lists_those_there_are() -> None:
         ("vgg", "emoji64-vit", "'emoji64-vit' are of kind vit; expected vgg: vgg19, or"),
     ],
 )
-def test_weights_of_another_kind_are_refused(field: str, name: str, told: str) -> None:
+def test_weights_of_another_kind_are_refused(field: str, name: str, message: str) -> None:
     changes = {field: name, "weight_identity": "1", "weight_vgg_gram": "1"}
-    with pytest.raises(WeightsError, match=told):
+    with pytest.raises(WeightsError, match=message):
         weights_of(with_fields(get_preset("tiny64"), changes))
 
 
@@ -132,12 +132,15 @@ def code_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The module as it lies in a job's working directory: descriptions, and no weights."""
     folder = tmp_path / "working_dir" / IN_PACKAGE
     folder.mkdir(parents=True)
-    told = {"sha256": hashlib.sha256(CONTENT).hexdigest(), "architecture": {"image_size": 64}}
-    (folder / "prior.json").write_text(json.dumps(told))
+    description = {
+        "sha256": hashlib.sha256(CONTENT).hexdigest(),
+        "architecture": {"image_size": 64},
+    }
+    (folder / "prior.json").write_text(json.dumps(description))
     monkeypatch.setattr(places, "SHIPPED", folder)
     monkeypatch.setattr(places, "DISTRIBUTION", "dstc-of-this-test")
     monkeypatch.setitem(
-        REGISTRY, PRIOR, dataclasses.replace(REGISTRY[PRIOR], sha256=told["sha256"])
+        REGISTRY, PRIOR, dataclasses.replace(REGISTRY[PRIOR], sha256=description["sha256"])
     )
     monkeypatch.delenv("DSTC_WEIGHTS", raising=False)
     return folder
@@ -212,8 +215,8 @@ def test_shipped_weights_that_are_nowhere_name_all_places(
     monkeypatch.setenv("DSTC_WEIGHTS", str(tmp_path / "named"))
     with pytest.raises(WeightsError) as caught:
         verify(PRIOR)
-    for told in (PRIOR, str(tmp_path / "named"), str(code_alone), str(installed), "install dstc"):
-        assert told in str(caught.value)
+    for text in (PRIOR, str(tmp_path / "named"), str(code_alone), str(installed), "install dstc"):
+        assert text in str(caught.value)
 
 
 def test_the_shipped_files_of_this_checkout_are_those_the_code_names() -> None:

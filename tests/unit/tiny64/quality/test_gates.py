@@ -1,4 +1,4 @@
-"""Limits of gates: how they are chosen, what they do, and what is told of them."""
+"""Limits of gates: how they are chosen, and what they catch."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ def test_judges_and_gates_of_images() -> None:
     assert found.bad[STYLE].tolist() == [n % 2 == 0 for n in range(24)]
     assert found.is_bad.sum() == 16
     assert found.flags(limits).tolist() == found.bad[SHAPE].tolist()
-    told = failures(found, limits)
-    assert len(told) == 16
-    assert {(f.lost_shape, f.flagged) for f in told} == {(True, "range"), (False, None)}
+    found_failures = failures(found, limits)
+    assert len(found_failures) == 16
+    assert {(f.lost_shape, f.flagged) for f in found_failures} == {(True, "range"), (False, None)}
     assert set(JUDGED) == set(GATES)
 
 

@@ -1,7 +1,7 @@
-"""What networks say of finished images: structure, appearance, agreement with the prompt.
+"""Evaluation models: quality metrics of finished images (structure, style, prompt, identity).
 
-`look` shows images to the networks, many at once, and remembers what they saw; `compare` makes
-numbers of it. Images are (H, W, 3) uint8 of one size. B images, T tokens, D width of the ViT,
+`features` shows images to the networks, many at once, and caches what they give; `compare` makes
+metrics of it. Images are (H, W, 3) uint8 of one size. B images, T tokens, D width of the ViT,
 E width of CLIP, F features of the network that sets are compared by.
 """
 
@@ -31,14 +31,14 @@ BATCH = 16
 # ViT-B/8 says 2.5 MB of an image: the shared ones of a hundred rows.
 _REMEMBERED, _REMEMBERED_TEXTS = 256 << 20, 16 << 20
 
-Look = Mapping[str, Tensor]
-"""What was seen in one image: of `similarity` (T, T), `cls` (D,), `clip` (E,), `face` (512,),
-`labels` (H, W), `style` () and `set` (F,) those that some network tells."""
+ImageFeatures = Mapping[str, Tensor]
+"""Features of one image: of `similarity` (T, T), `cls` (D,), `clip` (E,), `face` (512,),
+`labels` (H, W), `style` () and `set` (F,) those that some network gives."""
 
 
 @dataclass(frozen=True, eq=False)
-class Judges:
-    """Those who look; each may be None, and what it would tell is then left out.
+class EvaluationModels:
+    """The networks that measure images; each may be None, and its metrics are then left out.
 
     Attributes:
         dino, clip, arcface: networks as guidance uses them.
@@ -63,26 +63,26 @@ class Judges:
     )
 
     @torch.no_grad()
-    def look(self, images: Sequence[ImageArray]) -> list[Look]:
-        """What is seen in each image; the same image is looked at once."""
+    def features(self, images: Sequence[ImageArray]) -> list[ImageFeatures]:
+        """The features of each image; those of equal images are computed once."""
         digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
-        found: dict[bytes, Look] = {}
+        found: dict[bytes, ImageFeatures] = {}
         missing: dict[bytes, ImageArray] = {}
         for digest, image in zip(digests, images, strict=True):
             if digest in self._images:
-                found[digest] = self._remembered(digest, {})
+                found[digest] = self._cached(digest, {})
             else:
                 missing[digest] = image
         names = list(missing)
         for start in range(0, len(names), BATCH):
             some = names[start : start + BATCH]
-            looks = self._look([missing[name] for name in some])
-            found |= {n: self._remembered(n, look) for n, look in zip(some, looks, strict=True)}
+            extracted = self._extract([missing[name] for name in some])
+            found |= {n: self._cached(n, one) for n, one in zip(some, extracted, strict=True)}
         return [found[digest] for digest in digests]
 
     @torch.no_grad()
     def describe(self, images: Sequence[ImageArray]) -> Tensor | None:
-        """The features by which sets are compared, (B, F), and nothing else; None without any."""
+        """Features that sets are compared by, (B, F), and no others; None without their network."""
         batch = _tensor(images).to(self.device)
         if self.set_features is not None:
             return self.set_features(batch)
@@ -91,15 +91,15 @@ class Judges:
     @torch.no_grad()
     def compare(
         self,
-        result: Look,
-        content: Look,
-        style: Look | None = None,
+        result: ImageFeatures,
+        content: ImageFeatures,
+        style: ImageFeatures | None = None,
         prompt: str | None = None,
         source_prompt: str | None = None,
         target_style: str | None = None,
         labels: Tensor | None = None,
     ) -> dict[str, float]:
-        """NaN where nobody looks, or the row has no such part.
+        """Metrics of a result; NaN where no model measures it, or the row has no such part.
 
         structure_distance: mean squared change of the ViT's key self-similarity, result against
         content (Tumanyan et al. 2022). mask_iou: overlap of what is where in content and result.
@@ -144,7 +144,7 @@ class Judges:
             return math.nan
         return self.lpips(*(_tensor([image]).to(self.device) for image in (ours, theirs)))
 
-    def _look(self, images: Sequence[ImageArray]) -> list[dict[str, Tensor]]:
+    def _extract(self, images: Sequence[ImageArray]) -> list[dict[str, Tensor]]:
         batch = _tensor(images).to(self.device)
         seen: dict[str, Tensor] = {}
         if self.dino is not None:
@@ -165,9 +165,9 @@ class Judges:
             seen["set"] = seen["cls"]
         return [{name: values[n] for name, values in seen.items()} for n in range(len(images))]
 
-    def _remembered(self, digest: bytes, look: Look) -> Look:
-        """From the memory, or what was seen now; its parts always come in one order."""
-        values = self._images.get(digest, lambda: tuple(look.values()))
+    def _cached(self, digest: bytes, features: ImageFeatures) -> ImageFeatures:
+        """From the cache, or what was computed now; its parts always come in one order."""
+        values = self._images.get(digest, lambda: tuple(features.values()))
         return dict(zip(self._parts, values, strict=True))
 
     @property
@@ -181,7 +181,7 @@ class Judges:
             "style": self.classifier,
             "set": self.set_features or self.dino,
         }
-        return [name for name, judge in parts.items() if judge is not None]
+        return [name for name, network in parts.items() if network is not None]
 
     def _text(self, text: str) -> Tensor:
         clip = self.clip

@@ -1,11 +1,11 @@
-"""The judges of an evaluation, loaded where they look."""
+"""Loads the evaluation models, on the device that they measure on."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from dstc.errors import SettingsError
-from dstc.evaluation.plan import Judging
+from dstc.evaluation.plan import EvaluationConfig
 from dstc.store import retries, storage, weights_bucket
 from dstc.text import redact
 from dstc_engine.errors import WeightsError
@@ -13,46 +13,48 @@ from dstc_engine.errors import WeightsError
 if TYPE_CHECKING:
     import torch
 
-    from dstc_engine.metrics.judges import Judges
+    from dstc_engine.metrics.evaluation_models import EvaluationModels
     from dstc_engine.metrics.segmentation import Segmentation
     from dstc_engine.metrics.style_classifier import StyleClassifier
 
 
-def load_judges(judging: Judging, device: str, classifier: StyleClassifier | None = None) -> Judges:
-    """The networks that judge.
+def load_evaluation_models(
+    config: EvaluationConfig, device: str, classifier: StyleClassifier | None = None
+) -> EvaluationModels:
+    """Loads the models that a configuration names.
 
     Raises:
         WeightsError: missing or wrong weights. JobError: their bucket does not answer.
     """
     import torch
 
+    from dstc_engine.metrics.evaluation_models import EvaluationModels
     from dstc_engine.metrics.inception import load_inception
-    from dstc_engine.metrics.judges import Judges
     from dstc_engine.metrics.perceptual import load_lpips
     from dstc_engine.weights.load import load_arcface, load_clip, load_dino
 
-    for name in filter(None, (judging.dino, judging.clip, judging.identity)):
+    for name in filter(None, (config.dino, config.clip, config.identity)):
         weights_bucket.bring_one(name)
     where = torch.device(device)
     dino = clip = arcface = lpips = inception = None
-    if judging.dino:
-        dino = load_dino(judging.dino, judging.dino_size, judging.dino_layer)
-    if judging.clip:
-        clip = load_clip(judging.clip)
-    if judging.identity:
-        arcface = load_arcface(judging.identity, judging.identity_crop)
+    if config.dino:
+        dino = load_dino(config.dino, config.dino_size, config.dino_layer)
+    if config.clip:
+        clip = load_clip(config.clip)
+    if config.identity:
+        arcface = load_arcface(config.identity, config.identity_crop)
     for network in filter(None, (dino, clip, arcface)):
         network.eval().requires_grad_(False).to(where)
-    if judging.lpips:
-        name, _, uri = judging.lpips.partition("=")
+    if config.lpips:
+        name, _, uri = config.lpips.partition("=")
         lpips = load_lpips(name, _read(uri), where)
-    if judging.inception:
-        inception = load_inception(_read(judging.inception), where)
-    return Judges(
+    if config.inception:
+        inception = load_inception(_read(config.inception), where)
+    return EvaluationModels(
         dino=dino,
         clip=clip,
         arcface=arcface,
-        segmentation=_segmentation(judging.segmentation, where),
+        segmentation=_segmentation(config.segmentation, where),
         lpips=lpips,
         classifier=classifier,
         set_features=inception,
