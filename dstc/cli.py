@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from dstc.options import read_key_values
+from dstc.options import Compile, Device, Precision, Retry, read_key_values
 from dstc.weights import app as weights
 from dstc_engine.errors import DstcError, UserError
 
@@ -27,29 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-
-
-class _Precision(StrEnum):
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class _Compile(StrEnum):
-    no = "no"
-    default = "default"
-    autotuned = "max-autotune-no-cudagraphs"
-
-
-class _Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class _Retry(StrEnum):
-    failed = "failed"
-    flagged = "flagged"
 
 
 _HOW, _WHAT, _WHERE = "How images are made", "Which rows", "Where it runs"
@@ -89,12 +65,12 @@ def translate(
         ),
     ] = "8",
     precision: Annotated[
-        _Precision, typer.Option(help="Of the networks.", rich_help_panel=_HOW)
-    ] = _Precision.fp32,
+        Precision, typer.Option(help="Of the networks.", rich_help_panel=_HOW)
+    ] = Precision.fp32,
     compile_: Annotated[
-        _Compile,
+        Compile,
         typer.Option("--compile", help="Compile the networks; for GPUs.", rich_help_panel=_HOW),
-    ] = _Compile.no,
+    ] = Compile.no,
     checkpointing: Annotated[
         bool,
         typer.Option(
@@ -110,7 +86,7 @@ def translate(
         int | None, typer.Option(help="Only the first N rows.", rich_help_panel=_WHAT)
     ] = None,
     retry: Annotated[
-        _Retry | None,
+        Retry | None,
         typer.Option(
             help="Also run the failed rows again; or the flagged ones, with another seed.",
             rich_help_panel=_WHAT,
@@ -142,8 +118,8 @@ def translate(
         ),
     ] = None,
     device: Annotated[
-        _Device, typer.Option(help="Where the networks live.", rich_help_panel=_WHERE)
-    ] = _Device.auto,
+        Device, typer.Option(help="Where the networks live.", rich_help_panel=_WHERE)
+    ] = Device.auto,
     address: Annotated[
         str | None,
         typer.Option(
@@ -283,7 +259,7 @@ def evaluate(
         str | None, typer.Option(help="Column of ground-truth images (truth, if there is one).")
     ] = None,
     actors: Annotated[int, typer.Option(help="Processes that measure.", min=1)] = 1,
-    device: Annotated[_Device, typer.Option(help="Where the networks live.")] = _Device.auto,
+    device: Annotated[Device, typer.Option(help="Where the networks live.")] = Device.auto,
     address: Annotated[
         str | None,
         typer.Option(help="Running Ray cluster [dim](RAY_ADDRESS, else Ray starts here)[/dim]."),

@@ -1,10 +1,42 @@
-"""Parses options of the form KEY=VALUE, such as `--set`."""
+"""What options of several commands share: their choices, and `--set KEY=VALUE`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 
 from dstc.errors import SettingsError
+
+
+class Precision(StrEnum):
+    """Of the networks."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Compile(StrEnum):
+    """Mode of torch.compile."""
+
+    no = "no"
+    default = "default"
+    autotuned = "max-autotune-no-cudagraphs"
+
+
+class Device(StrEnum):
+    """Where networks live; auto uses GPUs where there are any."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Retry(StrEnum):
+    """Which rows that have a result run again."""
+
+    failed = "failed"
+    flagged = "flagged"
 
 
 def read_key_values(texts: Sequence[str], option: str = "--set") -> dict[str, str]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dstc.errors import JobError
-from dstc.options import read_key_values
+from dstc.options import Device, read_key_values
 from dstc_engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,14 +42,6 @@ class Kind(StrEnum):
     prior = "prior"
     vit = "vit"
     clip = "clip"
-
-
-class Device(StrEnum):
-    """Where it is trained; auto takes GPUs where there are any."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 @dataclass(frozen=True, kw_only=True)

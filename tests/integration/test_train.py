@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from dstc.train import Device, Kind, TrainingPlan, app, train
+from dstc.options import Device
+from dstc.train import Kind, TrainingPlan, app, train
 from dstc_engine.errors import UserError
 from tests.drawings import write_drawings
 from tests.ray_session import RAY_WARNINGS
