@@ -104,7 +104,7 @@ class LocalCluster:
         """
         for server in self._servers:
             if server.poll() is not None:
-                raise LocalClusterError(f"{self._told(server)} ended with code {server.returncode}")
+                raise LocalClusterError(f"{self._description(server)} ended with code {server.returncode}")
 
     def filesystem(self) -> s3fs.S3FileSystem:
         """The S3 server, for this process, whose environment stays as it is."""
@@ -241,11 +241,11 @@ class LocalCluster:
                 if time.monotonic() > deadline:
                     raise LocalClusterError(
                         f"{what} does not answer after {_START_TIMEOUT_S:.0f} s: {error}; "
-                        f"{self._told(self._servers[-1])}"
+                        f"{self._description(self._servers[-1])}"
                     ) from error
             time.sleep(0.3)
 
-    def _told(self, server: subprocess.Popen[bytes]) -> str:
+    def _description(self, server: subprocess.Popen[bytes]) -> str:
         name = ("s3", "ray")[self._servers.index(server)]
         text = (self.folder / f"{name}.log").read_text(errors="replace").strip()
         return f"server {name!r}, whose log ends with {text[-500:]!r},"

@@ -34,7 +34,7 @@ _FILE_ENDINGS = (".safetensors", ".pt")
 # The last line: what a training run tells of itself, for people.
 _FIELDS = frozenset(
     "file sha256 size flags architecture schedule mean std licence about "
-    "initial training steps seconds pictures metrics data device log".split()
+    "initial training steps bf16_steps seconds pictures metrics data device log".split()
 )
 
 
