@@ -104,7 +104,9 @@ class LocalCluster:
         """
         for server in self._servers:
             if server.poll() is not None:
-                raise LocalClusterError(f"{self._description(server)} ended with code {server.returncode}")
+                raise LocalClusterError(
+                    f"{self._description(server)} ended with code {server.returncode}"
+                )
 
     def filesystem(self) -> s3fs.S3FileSystem:
         """The S3 server, for this process, whose environment stays as it is."""
