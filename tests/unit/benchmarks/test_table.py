@@ -28,7 +28,7 @@ def test_columns_are_right_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[-4:] == [
         "|              way | images/s |",
-        "| ---------------: | ---------: |",
-        "|           engine |        1.5 |",
-        "| official pattern |       0.25 |",
+        "| ---------------: | -------: |",
+        "|           engine |      1.5 |",
+        "| official pattern |     0.25 |",
     ]
