@@ -5,9 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= demo-output
 
-# A file's tests stay together: they share a Ray, a server or networks. One thread of torch each, since
-# the processes have the cores to themselves only together.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
+# One thread of torch: processes beside each other share the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: demo test test-all check slow bench install clean
 
@@ -33,11 +32,12 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) --numprocesses 2 tests/unit
+	@# In order of folders: tests/unit/benchmarks has the longest ones, which at the end would run alone.
+	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/unit
 
-# These wait more than they compute, so that three at once keep two cores busy.
+# One after the other: three at once starved Ray's daemons on two slow cores, and its job server refused work.
 test: check
-	$(PYTEST) --numprocesses 3 tests/parity tests/integration tests/chaos
+	$(PYTEST) tests/parity tests/integration tests/chaos
 
 test-all: test slow
 

@@ -111,7 +111,7 @@ def test_actors_that_never_load_end_the_job_and_not_its_driver(
     manifest: Path, tmp_path: Path, ids: list[str]
 ) -> None:
     output = tmp_path / "run"
-    settings = settings_of(manifest, output, engine="tests.faulty_engines:NEVER_LOADS")
+    settings = settings_of(manifest, output, engine="tests.faulty_engines:NEVER_LOADS", actors=1)
     with pytest.raises(JobError, match="5 processes in a row ended while they loaded"):
         run(settings)
     assert not parts(output)

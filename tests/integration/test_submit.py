@@ -89,7 +89,7 @@ class Submitter:
 
 
 @pytest.fixture(scope="module")
-def submitter() -> Iterator[Submitter]:
+def submitter(no_ray: None) -> Iterator[Submitter]:
     with LocalCluster(num_cpus=2) as cluster:
         yield Submitter(cluster)
 
