@@ -6,10 +6,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NoReturn
-
-if TYPE_CHECKING:
-    pass
+from typing import NoReturn
 
 
 class Terminated(KeyboardInterrupt):
@@ -40,6 +37,8 @@ def end_on_signals() -> Iterator[None]:
 
 
 def listen_for_end() -> None:
+    """SIGTERM raises `Terminated` in the main thread from now on."""
+
     def end(number: int, frame: object) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the end is on its way
         raise Terminated

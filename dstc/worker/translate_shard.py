@@ -75,7 +75,7 @@ _KNOWN_COLUMNS = ("id", "content", "style", "prompt", "source_prompt", "mask", "
 
 
 class TranslateShard:
-    """Translates shards: Ray Data calls it with one packed `manifest.SHARD_SCHEMA` per thread.
+    """Translates shards: Ray Data calls it with one packed `read_shards.SHARD_SCHEMA` per thread.
 
     Args:
         task: of the run.

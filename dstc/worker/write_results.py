@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 from ray.data.block import Block, BlockAccessor
@@ -12,17 +12,14 @@ from ray.data.datasource import Datasink
 from dstc.store import storage
 from dstc.store.ledger import count_rows
 from dstc.store.packed_rows import unpack_rows
+from dstc.store.results import write_part
 from dstc.store.run_folder import RunFolder
 from dstc.worker.row_count import blaming, tell
-
-if TYPE_CHECKING:
-    pass
-from dstc.store.results import write_part
 
 OUTPUT_SCHEMA = pa.schema(
     [("shard", pa.int64()), ("rows", pa.large_binary()), ("has_rows_so_far", pa.bool_())]
 )
-"""How the results of a shard travel through Ray Data: as one row (see `manifest.SHARD_SCHEMA`).
+"""How the results of a shard travel through Ray Data: as one row (see `read_shards.SHARD_SCHEMA`).
 
 `has_rows_so_far`: there is a file of `save_rows_so_far` to be removed.
 """
