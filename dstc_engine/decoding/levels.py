@@ -82,5 +82,5 @@ def range_by_data(extent: Extent) -> Range:
         if low >= -_BEYOND * white and high <= (1 + _BEYOND) * white and is_filled:
             return Range(0, white)
     if low == high:
-        return Range(0, 255) if 0 <= low <= 255 else Range(low - 1, low + 1)
+        return Range(0, 255) if 0 <= low <= 255 else Range(low - abs(low), low + abs(low))
     return Range(low, high)

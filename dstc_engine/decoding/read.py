@@ -43,6 +43,7 @@ _STRIP = 1 << 18
 # Bytes for a pixel while Pillow decodes, its own image of 4 included; measured as peaks.
 _BYTES_A_PIXEL = {"JPEG": 5, "PNG": 5, "BMP": 5, "PNM": 5, "GIF": 4, "WebP": 14, "TIFF": 10}
 _BYTES_OTHERWISE = 16
+_NO_VALUE = 1e38
 _UNTOLD = {"I": "32-bit integers", "F": "32-bit floats"}
 
 
@@ -148,7 +149,8 @@ class Source:
         elif self.image.mode == "I" and tags and tags.get(339, (1,)) == (1,):
             found = found.view(np.uint32)
         values = found.astype(np.float64)
-        values[~np.isfinite(values)] = np.nan
+        # The largest floats stand for "nothing" in many a map.
+        values[~(np.abs(values) < _NO_VALUE)] = np.nan
         nothing = tags.get(42113)
         if isinstance(nothing, bytes):
             try:
@@ -396,8 +398,8 @@ def _fault(kind: str, parts: Parts, error: Exception) -> str:
             "convert it to 8 or 16 bits, or to one channel of 32-bit floats"
         )
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
-        return f"a {kind} file that is cut short; upload it again"
-    return f"a {kind} file that is damaged, or of a kind that is not read; save it anew as PNG"
+        return f"{kind}, but cut short; upload it again"
+    return f"{kind}, but damaged, or of a kind that is not read; save it anew as PNG"
 
 
 def _on_white(strip: Image.Image, conversion: ToSrgb | None) -> Image.Image:

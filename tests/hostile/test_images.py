@@ -55,6 +55,8 @@ HOLES = UNIT.astype(np.float32)
 HOLES[:2] = np.nan
 NODATA = (UNIT * 3000 - 500).astype(np.float32)
 NODATA[0, 0] = -9999
+LOWEST = UNIT.astype(np.float32)
+LOWEST[0, 0] = np.finfo(np.float32).min
 
 
 def _done(name: str, what: str) -> Case:
@@ -91,6 +93,11 @@ NUMBER_CASES: list[tuple[Case, Callable[[], bytes], str]] = [
         _done("nodata", "floats with a value set aside by GDAL for nothing"),
         lambda: tiff(NODATA, (42113, 2, (b"-9999\0",))),
         "-500 to 2500; 1 values",
+    ),
+    (
+        _done("lowest", "floats, of which the lowest there is stands for nothing"),
+        lambda: tiff(LOWEST),
+        "0 to 1; 1 values",
     ),
     (
         _done("int32_255", "a TIFF of 32-bit integers from 0 to 255"),
@@ -380,8 +387,8 @@ OTHER_CASES = [
         ("empty", "an empty file", b"", "an empty file; upload it again"),
         ("text", "text", b"hello there", "text; expected PNG, JPEG"),
         ("noise", "bytes of no format", bytes(range(200, 250)), "not known; expected PNG"),
-        ("png_cut", "a PNG cut short", PLAIN[: len(PLAIN) // 2], "a PNG file that is cut short"),
-        ("jpeg_cut", "a JPEG that is cut short", JPEG[:600], "a JPEG file that is cut short"),
+        ("png_cut", "a PNG cut short", PLAIN[: len(PLAIN) // 2], "PNG, but cut short"),
+        ("jpeg_cut", "a JPEG that is cut short", JPEG[:600], "JPEG, but cut short"),
         (
             "float64",
             "a TIFF of 64-bit floats",

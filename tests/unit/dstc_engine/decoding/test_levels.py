@@ -26,7 +26,7 @@ from dstc_engine.errors import ImageError
         (-1024, 3071, (-1024, 3071)),
         (0, 1e30, (0, 1e30)),
         (7, 7, (0, 255)),
-        (-5, -5, (-6, -4)),
+        (-5, -5, (-10, 0)),
     ],
 )
 def test_the_range_that_data_is_of(low: float, high: float, expected: tuple[float, float]) -> None:
