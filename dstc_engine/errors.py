@@ -5,6 +5,7 @@ DstcError
     ├── PresetError      unknown preset, unknown field, or a value out of its range
     ├── WeightsError     weights missing, of another layout, or not those the registry names
     ├── ImageError     bytes that are no image we can read
+    │   └── MaskError    an image that is no mask
     ├── DeviceMemoryError  a device that cannot hold even one slot
     └── RequestError     a request without style and prompt, or with images of a wrong form
 """
@@ -28,6 +29,10 @@ class WeightsError(UserError):
 
 class ImageError(UserError):
     """Bytes that are not an image we can read."""
+
+
+class MaskError(ImageError):
+    """An image that says of no pixel clearly whether it is to be translated."""
 
 
 class DeviceMemoryError(UserError):

@@ -7,71 +7,29 @@ and 600 MB; `tensors.py` has the way to floats.
 from __future__ import annotations
 
 import io
-import re
-import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
-from dstc_engine.errors import ImageError
+from dstc_engine.decoding.read import read_image
 from dstc_engine.request import ImageArray
 
-# An image of more pixels is refused before it is unpacked: a few kilobytes of PNG can unfold to
-# gigabytes. 100 megapixels hold every camera's output.
-MAX_PIXELS = 100_000_000
 
+def decode(data: bytes, place: str = "image", *, whole: bool = False) -> ImageArray:
+    """Reads any common image file into (H, W, 3) uint8 RGB; see `decoding.read.read_image`.
 
-def decode(data: bytes, place: str = "image") -> ImageArray:
-    """Reads any common image file into (H, W, 3) uint8 RGB.
-
-    EXIF rotation is applied, alpha is composited on white, 16-bit is scaled down; CMYK, palette and
-    greyscale are converted.
+    EXIF rotation is applied, colors become sRGB, alpha is composited on white, 16-bit is scaled
+    down; CMYK, palette and greyscale are converted.
 
     Args:
         data: the file's bytes.
         place: how errors name the image, a URI for example.
+        whole: keep all pixels of an image above 40 megapixels, which else is halved.
 
     Raises:
-        ImageError: no image, a truncated one, or one of more than `MAX_PIXELS`.
+        ImageError: no image, a truncated one, or one of more than 100 megapixels.
     """
-    try:
-        # Pillow's own warning comes at 89 megapixels, below our limit.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(data))
-        with opened as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(
-                    f"{place}: {image.width} x {image.height} pixels; expected at most "
-                    f"{MAX_PIXELS:,} in all"
-                )
-            image.load()
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
-    except ImageError:
-        raise
-    except Exception as error:  # Pillow's decoders raise a dozen unrelated types on bad bytes
-        shown = data[:8].hex(" ")
-        # Pillow names its file object, whose address is another in each process.
-        reason = re.sub(r"\s*<_io\.BytesIO[^>]*>", "", str(error))
-        raise ImageError(
-            f"{place}: not a readable image ({type(error).__name__}: {reason}); "
-            f"{len(data)} bytes starting {shown or 'with nothing'}"
-        ) from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        # 16-bit greyscale: Pillow's own conversion clips at 255 where it should scale.
-        values = np.asarray(image).astype(np.float64)
-        # Floats are taken to end at 1 unless they go beyond; integers are always 16 bits.
-        is_unit = image.mode == "F" and values.max(initial=0) <= 1.0
-        scale = 255.0 if is_unit else 255.0 / 65535.0
-        return Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        alpha = image.convert("RGBA")
-        white = Image.new("RGBA", alpha.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, alpha).convert("RGB")
-    return image.convert("RGB")
+    return read_image(data, place, whole=whole).pixels
 
 
 def encode_png(image: ImageArray, texts: dict[str, str] | None = None) -> bytes:

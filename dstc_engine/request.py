@@ -29,6 +29,7 @@ class TranslationRequest:
         source_prompt: what `content` shows, for the CLIP direction; None leaves that term out.
         mask: (H, W) uint8 of the content's size: 255 is translated, 0 keeps the content's pixels.
             One that is white all over is no mask, and becomes None.
+        note: what was assumed while the images were read; the engine has no use for it.
 
     Raises:
         RequestError: neither style nor prompt is given, or an array has another form.
@@ -41,6 +42,7 @@ class TranslationRequest:
     prompt: str | None = None
     source_prompt: str | None = None
     mask: ImageArray | None = None
+    note: str | None = None
 
     def __post_init__(self) -> None:
         if self.prompt is not None and not self.prompt.strip():

@@ -113,7 +113,7 @@ class MeasureShard:
         self._models: EvaluationModels | None = None
         self._folder_of = manifest_folders(record_of(self._run))
         # Ten million rows in ten styles would ask storage ten million times for ten files.
-        self._images = ImageCache(_SHARED_BYTES)
+        self._images = ImageCache[ImageArray](_SHARED_BYTES)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         for of_reference, number in zip(*batch.to_pydict().values(), strict=True):
@@ -247,7 +247,7 @@ def read_images(
     config: EvaluationConfig,
     row: Mapping[str, Any],
     folder: str | None,
-    cache: ImageCache,
+    cache: ImageCache[ImageArray],
 ) -> RowImages:
     """The images of a row that is done, fitted to the square.
 
@@ -270,7 +270,7 @@ def read_images(
         uri = place(column)
         return cache.get(uri, lambda: fit_image(_read(uri), size, fit)) if uri else None
 
-    content, mask = given("content"), place(config.masks)
+    content, labels = given("content"), place(config.masks)
     assert content is not None, "a row without content is not done"
     result = _read(urls.join(run.uri, row["image"]))
     whole = np.ones(result.shape[:2], np.uint8)
@@ -280,7 +280,7 @@ def read_images(
         content=content,
         style=given("style"),
         truth=given(config.truth),
-        labels=fit_labels(_read(mask)[..., 0], size, fit) if mask else None,
+        labels=fit_labels(_read_labels(labels, config), size, fit) if labels else None,
         region=(_span(inside.any(axis=1)), _span(inside.any(axis=0))),
     )
 
@@ -352,6 +352,17 @@ def _read(uri: str) -> ImageArray:
     from dstc_engine.image import decode
 
     return decode(storage.read_bytes(uri), redact(uri))
+
+
+def _read_labels(uri: str, config: EvaluationConfig) -> ImageArray:
+    """(H, W): 0 and 255 where the foreground is asked for, else the numbers of classes."""
+    from dstc_engine.decoding.mask import read_mask
+    from dstc_engine.image import decode
+
+    data, shown = storage.read_bytes(uri), redact(uri)
+    if config.segmentation.startswith("foreground"):
+        return read_mask(data, shown).pixels
+    return decode(data, shown, whole=True)[..., 0]
 
 
 def _without_nan(values: Mapping[str, float]) -> dict[str, float | None]:

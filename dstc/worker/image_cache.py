@@ -9,11 +9,21 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Generic, Protocol, TypeVar
 
-from dstc_engine.request import ImageArray
+
+class Sized(Protocol):
+    """Something with a size in memory: an array, or an image with what was assumed of it."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
 
 
-class ImageCache:
+ImageT = TypeVar("ImageT", bound=Sized)
+
+
+class ImageCache(Generic[ImageT]):
     """Images by URI, those used last, up to so many bytes; may be used from several threads.
 
     A file that changes while an actor lives is not noticed: a run's inputs are taken as fixed.
@@ -26,10 +36,10 @@ class ImageCache:
         self._limit = limit
         self._lock = threading.Lock()
         self._size = 0
-        self._kept: OrderedDict[str, ImageArray] = OrderedDict()
-        self._loading: dict[str, Future[ImageArray]] = {}
+        self._kept: OrderedDict[str, ImageT] = OrderedDict()
+        self._loading: dict[str, Future[ImageT]] = {}
 
-    def get(self, uri: str, load: Callable[[], ImageArray]) -> ImageArray:
+    def get(self, uri: str, load: Callable[[], ImageT]) -> ImageT:
         """The image of a URI; not to be written to.
 
         Where another thread is at it already, its image is waited for, and so is its error: eight
@@ -51,7 +61,7 @@ class ImageCache:
             self._load(uri, load, loading)
         return loading.result()
 
-    def _load(self, uri: str, load: Callable[[], ImageArray], loading: Future[ImageArray]) -> None:
+    def _load(self, uri: str, load: Callable[[], ImageT], loading: Future[ImageT]) -> None:
         try:
             image = load()
         except BaseException as error:
@@ -65,7 +75,7 @@ class ImageCache:
             self._keep(uri, image)
         loading.set_result(image)
 
-    def _keep(self, uri: str, image: ImageArray) -> None:
+    def _keep(self, uri: str, image: ImageT) -> None:
         if image.nbytes > self._limit:
             return  # it would push out all others, and itself
         self._kept[uri] = image

@@ -11,15 +11,17 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from dstc.errors import StorageError
 from dstc.store import storage, urls
 from dstc.text import carries_user, describe, redact
 from dstc.worker.image_cache import ImageCache
-from dstc_engine.errors import ImageError, RequestError
-from dstc_engine.request import ImageArray, TranslationRequest
+from dstc_engine.errors import ImageError, MaskError, RequestError
+from dstc_engine.request import TranslationRequest
+
+if TYPE_CHECKING:
+    from dstc_engine.decoding.read import Decoded
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 MAX_ID = 512
@@ -51,6 +53,7 @@ class Row:
         id: safe as a file name.
         content, style, mask: URIs as the manifest gives them.
         seed: given or derived, 0 .. 2**63 - 1.
+        note: what was assumed while its images were read; None before, and where nothing was.
     """
 
     id: str
@@ -60,6 +63,7 @@ class Row:
     source_prompt: str | None
     mask: str | None
     seed: int
+    note: str | None = None
 
 
 def derive_seed(run_seed: int, row_id: str) -> int:
@@ -152,7 +156,7 @@ def load_request(
     row: Row,
     folder: str,
     read: Callable[[str], bytes] = storage.read_bytes,
-    caches: Mapping[str, ImageCache] = MappingProxyType({}),
+    caches: Mapping[str, ImageCache[Decoded]] = MappingProxyType({}),
 ) -> TranslationRequest:
     """Fetches and decodes the images of a row.
 
@@ -163,12 +167,12 @@ def load_request(
         caches: for the columns content, style and mask; a column without one is always fetched.
 
     Raises:
-        Rejected: with reason missing_picture, unreadable_picture, bad_uri or bad_request.
+        Rejected: with reason missing_picture, unreadable_picture, bad_mask, bad_uri or bad_request.
         Failed: with reason fetch_error, when storage did not answer.
     """
 
-    def load(column: str, uri: str) -> ImageArray:
-        def fresh() -> ImageArray:
+    def load(column: str, uri: str) -> Decoded:
+        def fresh() -> Decoded:
             return _load_image(column, uri, folder, read)
 
         cache = caches.get(column)
@@ -176,27 +180,28 @@ def load_request(
 
     content = load("content", row.content)
     style = load("style", row.style) if row.style else None
-    mask = None
-    if row.mask:
-        mask = load("mask", row.mask)[..., 0]
-        # Half grey is the border: what a resized or JPEG mask blurs falls on one side.
-        mask = np.where(mask >= 128, np.uint8(255), np.uint8(0))
+    mask = load("mask", row.mask) if row.mask else None
+    notes = [f"content: {note}" for note in content.notes]
+    notes += [f"style: {note}" for note in style.notes] if style else []
     try:
         return TranslationRequest(
             id=row.id,
-            content=content,
+            content=content.pixels,
             seed=row.seed,
-            style=style,
+            style=style.pixels if style else None,
             prompt=row.prompt,
             source_prompt=row.source_prompt,
-            mask=mask,
+            mask=mask.pixels if mask else None,
+            note="note: " + "; ".join(notes) if notes else None,
         )
     except RequestError as error:
         raise Rejected("bad_request", str(error)) from error
 
 
-def _load_image(column: str, uri: str, folder: str, read: Callable[[str], bytes]) -> ImageArray:
-    from dstc_engine.image import decode  # brings torch, which the driver has no use for
+def _load_image(column: str, uri: str, folder: str, read: Callable[[str], bytes]) -> Decoded:
+    # Pillow and Little CMS, which the driver has no use for.
+    from dstc_engine.decoding.mask import read_mask
+    from dstc_engine.decoding.read import read_image
 
     shown = f"{column} {redact(uri)}"
     if carries_user(uri):
@@ -216,6 +221,8 @@ def _load_image(column: str, uri: str, folder: str, read: Callable[[str], bytes]
         reason = describe(error)
         raise Failed("fetch_error", f"{shown}: cannot be fetched: {reason}") from error
     try:
-        return decode(data, shown)
+        return read_mask(data, shown) if column == "mask" else read_image(data, shown)
+    except MaskError as error:
+        raise Rejected("bad_mask", redact(str(error))) from error
     except ImageError as error:
         raise Rejected("unreadable_picture", redact(str(error))) from error

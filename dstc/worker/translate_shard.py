@@ -59,6 +59,7 @@ from dstc.worker.row_outcome import failed_sample, outcome_of, settled
 from dstc.worker.shard_run import Clock, ShardRun
 from dstc.worker.shard_task import ShardTask
 from dstc.worker.write_results import OUTPUT_SCHEMA
+from dstc_engine.decoding.read import Decoded
 from dstc_engine.request import Translation, TranslationRequest
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class TranslateShard:
         )
         self._fetchers = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
         self._writers = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="write")
-        self._images = {name: ImageCache(limit) for name, limit in CACHED_BYTES.items()}
+        self._images = {name: ImageCache[Decoded](limit) for name, limit in CACHED_BYTES.items()}
         # Decoded images may be large: only so many rows wait in memory for a slot.
         self._room_ahead = threading.Semaphore(slots + FETCH_THREADS)
         self._one_careful_row = threading.Lock()
@@ -238,6 +239,7 @@ class TranslateShard:
             try:
                 row = self._check(shard, offset, values)
                 requests = self._requests(row, shard, before)
+                row = replace(row, note=requests[0].note)
                 clock.lap("fetch")
                 waiting = set(range(len(requests)))
 
@@ -292,6 +294,7 @@ class TranslateShard:
                     raise Failed("worker_died", "the process died each time it ran this row alone")
                 shard.attempt.start_alone(row_id)
                 requests = self._requests(row, shard, before)
+                row = replace(row, note=requests[0].note)
                 # While other rows leave the slots, a death would be theirs.
                 shard.attempt.end_alone()
                 clock.lap("fetch")
@@ -388,6 +391,7 @@ class TranslateShard:
         ]
         return Outcome(
             DONE,
+            error=row.note,
             **{name: getattr(first, name) for name in _OF_IMAGES},
             flagged=verdict.flagged,
             retries=retry,

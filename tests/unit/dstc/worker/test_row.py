@@ -151,7 +151,7 @@ def test_a_image_that_could_not_be_read_is_read_again(tmp_path: Path) -> None:
 )
 def test_faults_of_images(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
     Image.new("RGB", (5, 4), "red").save(tmp_path / "c.png")
-    Image.new("RGB", (2, 2), "red").save(tmp_path / "small.png")
+    Image.new("RGB", (2, 2), "white").save(tmp_path / "small.png")
     (tmp_path / "bad.png").write_bytes(b"no image")
     with pytest.raises(Rejected) as rejection:
         load_request(row(**change), str(tmp_path))
