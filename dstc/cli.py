@@ -6,13 +6,16 @@ Heavy imports (torch, Ray) wait inside the commands, so that `--help` answers at
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from dstc.log_lines import show_logs
 from dstc.options import Compile, Device, Precision, Retry, read_key_values
+from dstc.text import redact, visible
 from dstc.weights import app as weights
 from dstc_engine.errors import DstcError, UserError
 
@@ -211,9 +214,9 @@ def report(
     if serve:
         serve_report(urls.absolute(output), port)
     elif contact_sheet is not None:
-        print(write_contact_sheet(urls.absolute(output), contact_sheet))
+        print(visible(write_contact_sheet(urls.absolute(output), contact_sheet)))
     else:
-        print(write_report(urls.absolute(output)))
+        print(visible(write_report(urls.absolute(output))))
 
 
 @app.command(no_args_is_help=True)
@@ -361,10 +364,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _end(f"error: {error}", UNUSABLE)
     except DstcError as error:
         _end(f"error: {error}", BROKEN)
+    except Exception:  # a mistake of ours, which its traceback helps to mend
+        print(visible(redact(traceback.format_exc()), keep="\n"), end="", file=sys.stderr)
+        raise SystemExit(BROKEN) from None
 
 
 def _end(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr)
+    show_logs()
+    print(visible(message), file=sys.stderr)
     raise SystemExit(code)
 
 

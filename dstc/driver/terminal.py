@@ -6,16 +6,18 @@ import math
 import sys
 import threading
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.highlighter import ReprHighlighter
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from dstc.driver.lease import EXPIRES_AFTER_S
 from dstc.driver.summary import Summary
 from dstc.store.run_folder import RunFolder
-from dstc.text import duration, row_rate
+from dstc.text import duration, row_rate, visible
 
 if TYPE_CHECKING:
     from dstc.driver.monitor import Monitor
@@ -76,7 +78,7 @@ def print_plan(plan: Plan, expected: Estimate | None, device: str) -> None:
 def print_waiting(holder: str) -> None:
     """Prints that another driver may be at work on the folder."""
     print(
-        f"another driver ({holder}) has the output folder; waiting up to "
+        f"another driver ({visible(holder)}) has the output folder; waiting up to "
         f"{EXPIRES_AFTER_S:.0f} s to see whether it is alive",
         file=sys.stderr,
         flush=True,
@@ -114,7 +116,13 @@ def console() -> Console:
 
 
 def facts_table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = _Facts(
+        title=Text(visible(title)),
+        title_justify="left",
+        show_header=False,
+        box=None,
+        pad_edge=False,
+    )
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     return table
@@ -126,6 +134,16 @@ def by_reason(reasons: dict[str, int]) -> str:
 
 
 class ProgressLine:
+class _Facts(Table):
+    """A table whose cells are what they say: `out[/b]` is a path, no markup of Rich."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*(_highlighted(visible(str(cell))) for cell in cells), **options)
+
+
+_highlighted = ReprHighlighter()
+
+
     """Shows rows ended, rate and time left, while its `with` block runs.
 
     A bar on a terminal; elsewhere one line every few seconds, so that logs stay readable.

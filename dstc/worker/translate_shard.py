@@ -30,6 +30,7 @@ import pyarrow as pa
 from dstc.engines.registry import find_engine
 from dstc.engines.spec import Engine
 from dstc.errors import OutputError
+from dstc.log_lines import show_logs
 from dstc.store import retries, storage
 from dstc.store.packed_rows import pack_rows, unpack_rows
 from dstc.store.results import (
@@ -90,6 +91,7 @@ class TranslateShard:
         make_engine: Callable[[int], Engine] | None = None,
     ) -> None:
         self._task = task
+        show_logs()
         self._row_count = row_count
         tell(row_count, "start")
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
