@@ -47,7 +47,7 @@ from dstc.reporting.throughput import Throughput, finite, read_throughput
 from dstc.store import storage, urls
 from dstc.store.json_record import MISSING, Record, read_record
 from dstc.store.run_folder import RunFolder
-from dstc.text import describe, duration, redact
+from dstc.text import describe, duration, redact, visible
 
 MAX_CARDS = 200
 # CSS pixels of an image's side; those that need it are enlarged by whole pixels.
@@ -149,6 +149,8 @@ def render(page: Page) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "reporting"),
         autoescape=True,
+        # Bidi overrides and control characters of names and errors; texts keep their line ends.
+        finalize=lambda value: visible(value, keep="\n\t") if type(value) is str else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,4 +1,4 @@
-"""Formats durations and errors for people, and redacts secrets from texts."""
+"""Formats durations and errors for people; redacts secrets, shows what would steer a terminal."""
 
 from __future__ import annotations
 
@@ -34,16 +34,37 @@ def redact(text: str) -> str:
     return _QUERY.sub(r"\1?...", _USER_INFO.sub("", text))
 
 
+def visible(text: str, keep: str = "") -> str:
+    r"""The text with all that is invisible, or that steers a terminal, as an escape.
+
+    Names and errors come from manifests, storage and other machines. Control characters would clear
+    the screen or hide a link in it, bidi overrides show a name backwards, a carriage return
+    overwrites what stands before it.
+
+    Args:
+        text: any. keep: characters to leave as they are, such as line ends.
+
+    Returns:
+        Letters, digits, marks and blanks as they are, the rest as Python would write it:
+        `visible("a\x1b[31m")` is `a\x1b[31m` in 9 characters. What is visible does not change.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def describe(error: BaseException | None) -> str:
-    """An error as one text without secrets: its type and what it says."""
-    return redact(f"{type(error).__name__}: {error}")
+    """An error as one visible line without secrets: its type and what it says."""
+    return visible(redact(f"{type(error).__name__}: {error}"))
 
 
 _LONG = 300
 
 
 def shown(value: object) -> str:
-    """A value as short text, without what may be secret in URLs."""
+    """A value as short visible text, without what may be secret in URLs."""
     if value is None or value == [] or value == {}:
         return "\N{EN DASH}"
     if isinstance(value, bool):
@@ -53,7 +74,7 @@ def shown(value: object) -> str:
     if isinstance(value, list | tuple):
         text = ", ".join(shown(item) for item in value[:50])
         return _shortened(text)
-    return _shortened(redact(str(value)))
+    return _shortened(visible(redact(str(value))))
 
 
 def _shortened(text: str) -> str:

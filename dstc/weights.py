@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from dstc.text import visible
 from dstc_engine.errors import DstcError, WeightsError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def list_(
         for weights in (each for each in chosen if each.kind == kind):
             _print_entry(console, weights, states[weights.name])
         console.print()
-    console.print(f"folder: {_place()}", soft_wrap=True)
+    console.print(Text(f"folder: {visible(str(_place()))}"), soft_wrap=True)
 
 
 @app.command("fetch")
@@ -87,7 +88,7 @@ def fetch_(
         try:
             _bring(weights, keep_original)
         except DstcError as error:  # the others may still come
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(visible(f"error: {error}"), file=sys.stderr, flush=True)
             failed.append(weights.name)
         except KeyboardInterrupt:
             print("stopped; the same command continues", file=sys.stderr)
@@ -109,7 +110,7 @@ def verify_(names: Names = None, preset: PresetName = None) -> None:
         try:
             print(f"{weights.name}: {registry.verify(weights.name)}", flush=True)
         except WeightsError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(visible(f"error: {error}"), file=sys.stderr, flush=True)
             wrong.append(weights.name)
     missing = [weights.name for weights in chosen if weights not in here]
     if missing:
@@ -276,4 +277,4 @@ class _Lines:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(visible(line), flush=True)

@@ -6,16 +6,18 @@ import math
 import sys
 import threading
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.highlighter import ReprHighlighter
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from dstc.driver.lease import EXPIRES_AFTER_S
 from dstc.driver.summary import Summary
 from dstc.store.run_folder import RunFolder
-from dstc.text import duration, row_rate
+from dstc.text import duration, row_rate, visible
 
 if TYPE_CHECKING:
     from dstc.driver.monitor import Monitor
@@ -76,15 +78,19 @@ def print_plan(plan: Plan, expected: Estimate | None, device: str) -> None:
 def print_waiting(holder: str) -> None:
     """Prints that another driver may be at work on the folder."""
     print(
-        f"another driver ({holder}) has the output folder; waiting up to "
+        f"another driver ({visible(holder)}) has the output folder; waiting up to "
         f"{EXPIRES_AFTER_S:.0f} s to see whether it is alive",
         file=sys.stderr,
         flush=True,
     )
 
 
-def print_closing(summary: Summary, run: RunFolder) -> None:
-    """Prints how the run ended, and where its results are."""
+def print_closing(summary: Summary, run: RunFolder, max_rejected: float = 1.0) -> None:
+    """Prints how the run ended, and where its results are.
+
+    Args:
+        max_rejected: share of rows, 0 .. 1; that more are rejected is said last.
+    """
     table = facts_table("Run " + summary.run_id)
     table.add_row("done", f"{summary.done:,}")
     if summary.flagged:
@@ -96,13 +102,22 @@ def print_closing(summary: Summary, run: RunFolder) -> None:
         table.add_row("this time", f"{took}, starting included: {row_rate(summary.rate)}")
     table.add_row("results", run.results)
     table.add_row("report", f"dstc report {run.uri}")
-    say_what_may_run_again(table, summary.failed, summary.flagged)
+    say_what_may_run_again(table, summary.failed, summary.rejected, summary.flagged)
     console().print(table)
+    if summary.rejected_share > max_rejected:
+        print(
+            f"{summary.rejected:,} of {summary.rows:,} rows are rejected, more than "
+            f"--max-rejected {max_rejected:g}: exit code 3",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
-def say_what_may_run_again(table: Table, failed: int, flagged: int) -> None:
+def say_what_may_run_again(table: Table, failed: int, rejected: int, flagged: int) -> None:
     if failed:
         table.add_row("again", "the same command with --retry failed")
+    if rejected:
+        table.add_row("again", "with --retry rejected, once what those rows lack is there")
     if flagged:
         table.add_row("again", "with --retry flagged: another seed, the better image is kept")
 
@@ -113,8 +128,24 @@ def console() -> Console:
     return console if console.is_terminal else Console(width=400)
 
 
+class _Facts(Table):
+    """A table whose cells are what they say: `out[/b]` is a path, no markup of Rich."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*(_highlighted(visible(str(cell))) for cell in cells), **options)
+
+
+_highlighted = ReprHighlighter()
+
+
 def facts_table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = _Facts(
+        title=Text(visible(title)),
+        title_justify="left",
+        show_header=False,
+        box=None,
+        pad_edge=False,
+    )
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     return table

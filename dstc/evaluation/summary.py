@@ -25,6 +25,7 @@ from dstc.evaluation.plan import (
 )
 from dstc.store import retries, storage, urls
 from dstc.store.run_folder import RunFolder
+from dstc.text import visible
 from dstc_engine.metrics import METRICS, SET_METRICS
 
 if TYPE_CHECKING:
@@ -178,15 +179,15 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
         if any(cells):
             shown = label if summary["judging"]["inception"] else name
             table.add_row(shown, "lower", *cells, f"{sets['results']['pictures']:,}")
-    console = console or Console()
+    console = console or Console(markup=False, emoji=False)  # names hold brackets
     console.print(table)
     rows, expected = summary["rows"], summary["expected_rows"]
     counts = ", ".join(f"{number:,} {status}" for status, number in summary["statuses"].items())
     console.print(f"{rows:,} rows: {counts or 'none'}; means with 95 % bootstrap intervals")
     if sets:
         console.print(
-            f"distances are from {sets['reference_pictures']:,} images of {sets['reference']}, "
-            f"by {sets['network']}"
+            f"distances are from {sets['reference_pictures']:,} images of "
+            f"{visible(sets['reference'])}, by {sets['network']}"
         )
     if summary["classifier_right"] is not None:
         right = summary["classifier_right"]

@@ -119,7 +119,7 @@ def _foundations() -> tuple[str, ...]:
     """What all rooms stand on, and the rooms themselves."""
     return (
         *(f"dstc.{room}" for room in ROOMS),
-        *("dstc.errors", "dstc.text", "dstc.options", "dstc.ray_session"),
+        *("dstc.errors", "dstc.text", "dstc.log_lines", "dstc.options", "dstc.ray_session"),
     )
 
 

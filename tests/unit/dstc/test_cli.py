@@ -129,3 +129,17 @@ def test_a_report_is_served_or_printed_on_a_sheet_but_not_both(
     assert (
         code == 2 and err == "error: --serve, --contact-sheet: found both; expected one of them\n"
     )
+
+
+def test_a_mistake_of_ours_ends_with_its_traceback_and_no_escapes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise KeyError("a") from ValueError("b\x1b[31m\u202e")
+
+    monkeypatch.setattr("dstc.presets.show_presets", fail)
+    with pytest.raises(SystemExit) as ended:
+        main(["presets"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and said.endswith("KeyError: 'a'\n")
+    assert "Traceback" in said and r"ValueError: b\x1b[31m\u202e" in said
