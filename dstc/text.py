@@ -36,7 +36,11 @@ def redact(text: str) -> str:
 
 def describe(error: BaseException | None) -> str:
     """An error as one text without secrets: its type and what it says."""
-    return redact(f"{type(error).__name__}: {error}")
+    try:
+        said = str(error)
+    except Exception:  # of an error that cannot even say what it is
+        said = "(no text)"
+    return redact(f"{type(error).__name__}: {said}")
 
 
 _LONG = 300

@@ -68,10 +68,10 @@ class ShardRun:
         samples = outcome.samples or ()
         self.metrics.row_restarts(outcome.restarts + sum(sample.restarts for sample in samples))
 
-    def save(self, run: RunFolder) -> None:
-        """Keeps the rows that have ended, when it is time and there are new ones."""
+    def save(self, run: RunFolder, at_once: bool = False) -> None:
+        """Keeps the rows that have ended, when it is time, or `at_once`, and there are new ones."""
         with self.lock:
-            is_due = time.monotonic() - self._saved_at >= SAVE_EVERY_S
+            is_due = at_once or time.monotonic() - self._saved_at >= SAVE_EVERY_S
             if not (self._may_save and is_due) or len(self._outcomes) == self._saved_outcomes:
                 return
             outcomes = dict(self._outcomes)
@@ -83,6 +83,23 @@ class ShardRun:
         )
         rows = pa.concat_tables([self._kept, new])
         save_rows_so_far(run, self.number, rows, [*self._kept_places, *offsets])
+
+    def note_end(self, run: RunFolder, held: Sequence[tuple[int, str]]) -> None:
+        """Before the process ends itself: keeps the rows that have ended, and notes what held it.
+
+        Args:
+            held: rows that may have, of all shards at work, as (order, id).
+
+        Raises:
+            OSError, OutputError: storage does not answer.
+        """
+        mine = [row_id for order, row_id in held if order == self.order]
+        if mine and len(held) == 1:
+            self.attempt.give_up(*mine)
+        elif mine:
+            self.attempt.suspect()
+        self.attempt.end_alone()
+        self.save(run, at_once=True)
 
     def stop_saving(self) -> bool:
         """No file of rows so far from here on; whether there is one."""
