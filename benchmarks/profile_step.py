@@ -42,11 +42,12 @@ from benchmarks.random_networks import kind_of, prepared, random_models, random_
 from benchmarks.table import print_table
 from dstc_engine.engine import Engine, finish_image
 from dstc_engine.feature_cache import FeatureCache
-from dstc_engine.image import decode, encode_png, fit, to_tensor
+from dstc_engine.image import decode, encode_png, fit
 from dstc_engine.kernel_counts import Counted, counting
 from dstc_engine.models import Models, load_models
 from dstc_engine.presets import PRESETS, Preset, get_preset
 from dstc_engine.request import TranslationRequest
+from dstc_engine.tensors import to_tensor
 
 
 @dataclasses.dataclass

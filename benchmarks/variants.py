@@ -33,7 +33,7 @@ import torch
 from benchmarks.table import print_table
 from dstc_engine.engine import Engine, translate
 from dstc_engine.guidance.conditions import encode_conditions
-from dstc_engine.image import decode, encode_png, to_tensor
+from dstc_engine.image import decode, encode_png
 from dstc_engine.losses.clip_direction import clip_direction_loss
 from dstc_engine.losses.structure import structure_loss
 from dstc_engine.losses.style import style_cls_loss
@@ -43,6 +43,7 @@ from dstc_engine.noise import RowNoise
 from dstc_engine.precision import PRECISIONS
 from dstc_engine.presets import Preset, get_preset, with_fields
 from dstc_engine.request import ImageArray, TranslationRequest
+from dstc_engine.tensors import to_tensor
 from dstc_engine.weights.registry import names_of
 
 # Rows that run before the other variant's turn: noise of a shared machine then falls on both.

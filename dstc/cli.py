@@ -230,10 +230,11 @@ def report(
 def evaluate(
     output: Annotated[str, typer.Argument(help="Run folder, finished or not; path or URL.")],
     dino: Annotated[
-        str | None, typer.Option(help="ViT that judges (the preset's own), or none.")
+        str | None, typer.Option(help="ViT to measure structure with (the preset's own), or none.")
     ] = None,
     clip: Annotated[
-        str | None, typer.Option(help="CLIP model that judges (the preset's last), or none.")
+        str | None,
+        typer.Option(help="CLIP model to measure prompts with (the preset's last), or none."),
     ] = None,
     identity: Annotated[
         str | None, typer.Option(help="Face network (the preset's, where it guides), or none.")

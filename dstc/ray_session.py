@@ -77,6 +77,7 @@ def _quiet_core() -> Iterator[None]:
 
     It tells the level that it takes from the environment in a line of level "info", written to file
     descriptor 2 before that level counts. Whatever else is written there comes when Ray is up.
+    Afterwards the environment is as it was: other commands that this process starts are none of it.
     """
     if _LEVEL in os.environ:
         yield
@@ -89,6 +90,7 @@ def _quiet_core() -> Iterator[None]:
         try:
             yield
         finally:
+            del os.environ[_LEVEL]
             os.dup2(stderr, 2)
             os.close(stderr)
             said.seek(0)

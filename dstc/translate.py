@@ -62,6 +62,7 @@ def build_pipeline(plan: Plan, workers: Workers, row_count: Any) -> tuple[ray.da
         # One block for each shard. Ray would cut the blocks of fewer tasks than it expects.
         override_num_blocks=len(source.reads),
         num_cpus=_IO_CPUS,
+        concurrency=workers.io_tasks,
     )
     results = shards.map_batches(
         TranslateShard,
@@ -194,7 +195,9 @@ def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None]) -> No
             monitor = Monitor(plan, workers, row_count, lease, interrupt)
             # In this order, so that the last line knows of the last snapshot.
             with ProgressLine(plan.manifest.rows, monitor), monitor:
-                results.write_datasink(sink, ray_remote_args={"num_cpus": _IO_CPUS})
+                results.write_datasink(
+                    sink, ray_remote_args={"num_cpus": _IO_CPUS}, concurrency=workers.io_tasks
+                )
     except KeyboardInterrupt:
         if monitor is not None and monitor.fault:
             raise _ending(monitor.fault) from None

@@ -32,13 +32,14 @@ from dstc_engine.guidance.conditions import Conditions, encode_conditions
 from dstc_engine.guidance.guide import Guidance, guide
 from dstc_engine.guidance.partial import StepRows, guide_some
 from dstc_engine.guidance.prior_class import classes_of, draw_classes
-from dstc_engine.image import fit, fit_mask, to_image, unpad
+from dstc_engine.image import fit, fit_mask, unpad
 from dstc_engine.losses import LOSS_NAMES, WEIGHTED
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
 from dstc_engine.presets import Preset
 from dstc_engine.request import ImageArray, Translation, TranslationRequest
 from dstc_engine.slots import Move, Slot
+from dstc_engine.tensors import to_image
 from dstc_engine.transfer import upload
 
 

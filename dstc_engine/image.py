@@ -1,6 +1,7 @@
-"""Bytes <-> uint8 HWC <-> float CHW in [-1, 1]: the only place that converts.
+"""Bytes <-> uint8 HWC: decoding, fitting to a square, encoding.
 
-H, W are pixels; HWC arrays are RGB uint8.
+H, W are pixels; HWC arrays are RGB uint8. It imports no torch, which takes a process four seconds
+and 600 MB; `tensors.py` has the way to floats.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import re
 import warnings
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, PngImagePlugin
 
 from dstc_engine.errors import ImageError
@@ -141,14 +141,3 @@ def _inner_box(size: int, height: int, width: int) -> tuple[int, int, int, int]:
     scale = size / max(height, width)
     inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
     return (size - inner_h) // 2, (size - inner_w) // 2, inner_h, inner_w
-
-
-def to_tensor(image: ImageArray) -> torch.Tensor:
-    """(H, W, 3) uint8 to (3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1) / 255.0 * 2.0 - 1.0
-
-
-def to_image(tensor: torch.Tensor) -> ImageArray:
-    """(3, H, W) float, clamped to [-1, 1], to (H, W, 3) uint8, rounded to the nearest level."""
-    levels = (tensor.detach().float().clamp(-1, 1) + 1) * 127.5
-    return levels.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()

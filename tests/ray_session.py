@@ -28,6 +28,12 @@ RAY_WARNINGS = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data
 # What tests set for Ray's processes, which take the environment of the moment Ray starts.
 _PASSED_ON = ("AWS_", "DSTC_")
 _environment_of_ray: dict[str, str] = {}
+# Ray ends idle worker processes beyond its CPUs after a second, and each run would start its own
+# again: 13 s a run instead of 6 here.
+_KEEP_WORKERS = {
+    "num_workers_soft_limit": 12,
+    "idle_worker_killing_time_threshold_ms": 600_000,
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,7 @@ def ray_session(ray_ends: None) -> None:
     if ray.is_initialized() and wanted == _environment_of_ray:
         return
     end_ray()
-    start_ray(None, num_cpus=2)
+    start_ray(None, num_cpus=2, _system_config=_KEEP_WORKERS)
     _environment_of_ray = wanted
 
 

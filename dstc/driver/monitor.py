@@ -23,12 +23,12 @@ import ray
 
 from dstc.driver.lease import Lease
 from dstc.driver.pace import Pace, PaceMeter
+from dstc.driver.run_gauges import DriverMetrics
 from dstc.driver.standstill import Standstill
 from dstc.errors import JobError
 from dstc.store import storage
 from dstc.store.ledger import flagged_reasons
 from dstc.text import duration, redact
-from dstc.worker.prometheus import DriverMetrics
 from dstc.worker.row_count import Snapshot
 from dstc_engine.errors import DstcError, UserError
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dstc_engine.crops import apply_crops
 from dstc_engine.feature_cache import Features
-from dstc_engine.image import fit, fit_mask, to_tensor
+from dstc_engine.image import fit, fit_mask
 from dstc_engine.losses.clip_direction import clip_direction_loss, clip_target
 from dstc_engine.losses.structure import self_similarity
 from dstc_engine.losses.vgg_gram import gram_matrix
@@ -23,6 +23,7 @@ from dstc_engine.models import Models
 from dstc_engine.noise import Noise
 from dstc_engine.presets import Preset
 from dstc_engine.request import ImageArray, TranslationRequest
+from dstc_engine.tensors import to_tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,11 +20,11 @@ from dstc_engine.encoders.arcface import ArcFace
 from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.feature_cache import FeatureCache
-from dstc_engine.image import to_tensor
 from dstc_engine.losses.structure import self_similarity
 from dstc_engine.metrics.segmentation import Segmentation, mean_iou
 from dstc_engine.metrics.style_classifier import StyleClassifier
 from dstc_engine.request import ImageArray
+from dstc_engine.tensors import to_tensor
 
 # Images that a network sees at once.
 BATCH = 16

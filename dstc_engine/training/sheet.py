@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dstc_engine.image import to_image
+from dstc_engine.tensors import to_image
 
 
 def write_sheet(path: Path, rows: list[Tensor], scale: int = 2, gap: int = 2) -> None:

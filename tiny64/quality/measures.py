@@ -13,12 +13,12 @@ import numpy.typing as npt
 import torch
 
 from dstc_engine.encoders.dino import Dino
-from dstc_engine.image import to_tensor
 from dstc_engine.losses.structure import self_similarity, structure_loss
 from dstc_engine.metrics.pixels import psnr, ssim
 from dstc_engine.metrics.segmentation import mean_iou, silhouette
 from dstc_engine.metrics.style_classifier import StyleClassifier
 from dstc_engine.request import ImageArray
+from dstc_engine.tensors import to_tensor
 from tiny64.quality.rows import BenchmarkRow
 
 Array = npt.NDArray[np.float64]

@@ -15,11 +15,11 @@ from dstc_engine.encoders.clip import Clip
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.engine import Engine, translate
 from dstc_engine.errors import PresetError
-from dstc_engine.image import to_image
 from dstc_engine.losses import LOSSES, SEEN_BY_DINO
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
 from dstc_engine.request import Translation, TranslationRequest
+from dstc_engine.tensors import to_image
 from tests.unit.dstc_engine import tiny
 from tests.unit.dstc_engine.tiny import (
     CROPS,

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dstc_engine.errors import ImageError
-from dstc_engine.image import decode, encode_png, fit, fit_mask, to_image, to_tensor, unpad
+from dstc_engine.image import decode, encode_png, fit, fit_mask, unpad
 from dstc_engine.request import ImageArray
+from dstc_engine.tensors import to_image, to_tensor
 from tests.unit.dstc_engine.tiny import image
 
 

@@ -47,6 +47,8 @@ def test_without_gpus_there_are_as_many_actors_as_cores_shards_and_memory_allow(
     assert choose(monkeypatch, gpus=0, engine=engine, shards=2).actors == 2
     on_cluster = choose(monkeypatch, gpus=0, engine=engine, address="ray://head:10001")
     assert (on_cluster.actors, on_cluster.cpus) == (9, 0.5)
+    # Each read or write task that runs at once is a process more, and a cluster has its own.
+    assert (found.io_tasks, on_cluster.io_tasks) == (workers.CPU_ACTORS, None)
 
 
 def test_the_double_takes_one_actor_and_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,66 +1,66 @@
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from inspect import signature
 from pathlib import Path
 
 import pytest
+import ray
 
-from dstc.worker.prometheus import (
-    METRICS,
-    QUEUE_WAIT,
-    RUN_ACTORS_RUNNING,
-    RUN_ROWS,
-    ActorMetrics,
-    DriverMetrics,
-    Metric,
-)
+from dstc.worker.prometheus import METRICS, ActorMetrics, RunMetrics
 
 ROOT = Path(__file__).resolve().parents[4]
 
 
-class Notes:
-    """A recorder that keeps what it is given, summed up by name and tags."""
+class Numbers:
+    """What Ray's metrics were given, by name and tags in the order of their keys."""
 
     def __init__(self) -> None:
         self.counts: dict[tuple[str, ...], float] = {}
-        self.calls = 0
+        self.gauges: dict[tuple[str, ...], float] = {}
         self.observed: list[float] = []
-        self.gauges: dict[str, float] = {}
-        self.on_set: Callable[[], object] = lambda: None
-        self.lock = threading.Lock()
-
-    def add(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None:
-        assert metric.kind == "counter" and tuple(tags) == metric.tags and value > 0
-        key = (metric.name.removeprefix("dstc_"), *tags.values())
-        with self.lock:
-            self.counts[key] = self.counts.get(key, 0) + value
-            self.calls += 1
-
-    def set(self, metric: Metric, value: float) -> None:
-        assert metric.kind == "gauge"
-        self.gauges[metric.name] = value
-        self.on_set()
-
-    def observe(self, metric: Metric, value: float) -> None:
-        assert metric is QUEUE_WAIT
-        self.observed.append(value)
+        self.made: list[tuple[str, str]] = []
 
 
-class Broken:
-    """A recorder that never works."""
+@pytest.fixture
+def numbers(monkeypatch: pytest.MonkeyPatch) -> Numbers:
+    """A Ray that runs, with metrics as strict as its own."""
+    numbers = Numbers()
 
-    def add(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None:
-        raise RuntimeError("no metrics today")
+    class Fake:
+        def __init__(self, name: str, description: str, *bounds_and_keys: tuple[str, ...]) -> None:
+            self._name, self._keys = name.removeprefix("dstc_"), bounds_and_keys[-1]
+            self._defaults: dict[str, str] = {}
+            numbers.made.append((name, description))
 
-    def set(self, metric: Metric, value: float) -> None:
-        raise RuntimeError("no metrics today")
+        def set_default_tags(self, tags: dict[str, str]) -> Fake:
+            self._defaults = tags
+            return self
 
-    def observe(self, metric: Metric, value: float) -> None:
-        raise RuntimeError("no metrics today")
+        def _series(self, tags: dict[str, str]) -> tuple[str, ...]:
+            tags = {**self._defaults, **tags}
+            assert tags.keys() == set(self._keys) and tags.pop("run_id") == "run-1"
+            return (self._name, *(tags[key] for key in self._keys if key != "run_id"))
+
+    class Counter(Fake):
+        def inc(self, value: float, tags: dict[str, str]) -> None:
+            assert value > 0
+            series = self._series(tags)
+            numbers.counts[series] = numbers.counts.get(series, 0) + value
+
+    class Gauge(Fake):
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            numbers.gauges[self._series(tags)] = value
+
+    class Histogram(Fake):
+        def observe(self, value: float, tags: dict[str, str]) -> None:
+            assert self._series(tags) == ("queue_wait_seconds",)
+            numbers.observed.append(value)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    for fake in (Counter, Gauge, Histogram):
+        monkeypatch.setattr(f"dstc.worker.prometheus.{fake.__name__}", fake)
+    return numbers
 
 
 def say_everything(metrics: ActorMetrics) -> None:
@@ -81,10 +81,9 @@ def say_everything(metrics: ActorMetrics) -> None:
     metrics.shard_ended()
 
 
-def test_every_verb_ends_in_its_numbers() -> None:
-    notes = Notes()
-    say_everything(ActorMetrics("run-1", notes))
-    assert notes.counts == {
+def test_every_verb_ends_in_its_numbers(numbers: Numbers) -> None:
+    say_everything(ActorMetrics("run-1"))
+    assert numbers.counts == {
         ("rows_ended", "done", "none"): 1,
         ("rows_ended", "failed", "fetch_error"): 2,
         ("shards_ended",): 1,
@@ -100,98 +99,72 @@ def test_every_verb_ends_in_its_numbers() -> None:
         ("storage_bytes", "written"): 10,
         ("storage_retries",): 1,
     }
-    assert notes.observed == [2.0, 3.0]
+    assert numbers.observed == [2.0, 3.0]
+    defined = {(m.name, m.description) for m in METRICS if m.kind != "gauge"}
+    assert sorted(numbers.made) == sorted(defined), "each is made once"
 
 
-def test_many_rows_are_handed_on_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("dstc.worker.prometheus.time.monotonic", lambda: now)
-    notes = Notes()
-    metrics = ActorMetrics("run-1", notes)
-    for _ in range(1000):
-        metrics.row_ended("done")
-    assert notes.calls == 0
-    now += 1.0
-    metrics.row_ended("done")
-    assert (notes.calls, notes.counts) == (1, {("rows_ended", "done", "none"): 1001})
-    metrics.row_ended("done")
-    assert notes.calls == 1, "the next second has begun"
-    metrics.shard_ended()
-    assert notes.counts["rows_ended", "done", "none"] == 1002, "nothing waits behind a shard's end"
+def test_every_metric_can_be_recorded(numbers: Numbers) -> None:
+    metrics = RunMetrics("run-1")
+    for metric in METRICS:
+        metrics.record(metric.name, 7, **dict.fromkeys(metric.tags, "x"))
+    recorded = {series[0] for series in [*numbers.counts, *numbers.gauges]}
+    assert {f"dstc_{name}" for name in recorded} == {
+        metric.name for metric in METRICS if metric.kind != "histogram"
+    }
+    assert numbers.observed == [7]
 
 
-def test_no_count_is_lost_between_threads() -> None:
-    notes = Notes()
-    metrics = ActorMetrics("run-1", notes)
-
-    def rows(number: int) -> None:
-        for row in range(2000):
-            metrics.row_ended("done")
-            if row % 100 == number:
-                metrics.shard_ended()
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(rows, range(4)))
-    metrics.shard_ended()
-    assert notes.counts == {("rows_ended", "done", "none"): 8000, ("shards_ended",): 81}
+def test_a_gauge_may_be_nothing_and_a_counter_is_not_asked_to_add_it(numbers: Numbers) -> None:
+    metrics = RunMetrics("run-1")
+    metrics.record("dstc_run_rows_ended", 0)
+    metrics.record("dstc_steps", 0)
+    assert (numbers.gauges, numbers.counts) == ({("run_rows_ended",): 0}, {})
 
 
 @pytest.mark.parametrize(
     "reason",
     ["row/0001", "s3://bucket/a.png", "Traceback (most recent call last)", "x" * 41, "", "Ünsinn"],
 )
-def test_what_is_no_word_of_ours_does_not_become_a_tag(reason: str) -> None:
-    notes = Notes()
-    metrics = ActorMetrics("run-1", notes)
-    metrics.row_ended("failed", reason)
-    metrics.shard_ended()
-    assert notes.counts["rows_ended", "failed", "other"] == 1
+def test_what_is_no_word_of_ours_does_not_become_a_tag(numbers: Numbers, reason: str) -> None:
+    ActorMetrics("run-1").row_ended("failed", reason)
+    assert numbers.counts == {("rows_ended", "failed", "other"): 1}
 
 
-def test_reasons_without_end_become_other() -> None:
-    notes = Notes()
-    metrics = ActorMetrics("run-1", notes)
+def test_reasons_without_end_become_other(numbers: Numbers) -> None:
+    metrics = ActorMetrics("run-1")
     for number in range(500):
         metrics.row_ended("failed", f"reason_{number}")
     metrics.row_ended("failed", "reason_0")
-    metrics.shard_ended()
-    tags = {key[2] for key in notes.counts if key[0] == "rows_ended"}
+    tags = {reason for _, _, reason in numbers.counts}
     assert len(tags) == 41 and "other" in tags
-    assert notes.counts["rows_ended", "failed", "reason_0"] == 2
+    assert numbers.counts["rows_ended", "failed", "reason_0"] == 2
 
 
-def test_a_recorder_that_breaks_does_not_break_the_job() -> None:
-    say_everything(ActorMetrics("run-1", Broken()))
-    with DriverMetrics("run-1", Broken(), again_every_s=0.001) as driver:
-        driver.show(rows=4)
+def test_threads_that_begin_together_lose_nothing(numbers: Numbers) -> None:
+    metrics = ActorMetrics("run-1")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda row: metrics.spend("queue", float(row)), range(1000)))
+    assert sorted(numbers.observed) == list(range(1000))
 
 
-def test_without_ray_nothing_happens() -> None:
+@pytest.mark.parametrize("broken", ["set_default_tags", "inc", "observe", "set"])
+def test_a_metric_that_breaks_does_not_break_the_job(
+    numbers: Numbers, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no metrics today")
+
+    for kind in ("Counter", "Gauge", "Histogram"):
+        monkeypatch.setattr(f"dstc.worker.prometheus.{kind}.{broken}", fail, raising=False)
     say_everything(ActorMetrics("run-1"))
-    with DriverMetrics("run-1") as driver:
-        driver.show(rows=4)
+    RunMetrics("run-1").record("dstc_run_rows", 4)
 
 
-def test_the_driver_keeps_a_number_that_is_not_named_again() -> None:
-    notes = Notes()
-    metrics = DriverMetrics("run-1", notes)
-    metrics.show(rows=100, actors_running=1)
-    metrics.show(actors_running=2)
-    assert notes.gauges == {RUN_ROWS.name: 100, RUN_ACTORS_RUNNING.name: 2}
-    numbers = signature(DriverMetrics.show).parameters.keys() - {"self"}
-    metrics.show(**dict.fromkeys(numbers, 7))
-    assert notes.gauges == {m.name: 7 for m in METRICS if m.kind == "gauge"}
-
-
-def test_the_driver_shows_its_numbers_again_by_itself() -> None:
-    notes = Notes()
-    shown_again = threading.Event()
-    with DriverMetrics("run-1", notes, again_every_s=0.001) as metrics:
-        metrics.show(rows=100)
-        notes.gauges.clear()
-        notes.on_set = shown_again.set
-        assert shown_again.wait(10)
-    assert notes.gauges == {RUN_ROWS.name: 100}
+def test_without_ray_nothing_happens(numbers: Numbers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    say_everything(ActorMetrics("run-1"))
+    assert not numbers.made
 
 
 def test_names_follow_the_rules_of_prometheus() -> None:

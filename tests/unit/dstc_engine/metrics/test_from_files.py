@@ -11,10 +11,10 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torchvision.models import squeezenet1_1
 
 from dstc_engine.errors import WeightsError
-from dstc_engine.image import to_tensor
 from dstc_engine.metrics.evaluation_models import EvaluationModels
 from dstc_engine.metrics.inception import load_inception
 from dstc_engine.metrics.perceptual import load_lpips
+from dstc_engine.tensors import to_tensor
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(0)
