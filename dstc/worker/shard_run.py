@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter, defaultdict
@@ -17,9 +18,12 @@ from dstc.store.results import (
     save_rows_so_far,
 )
 from dstc.store.run_folder import RunFolder
+from dstc.text import describe
 from dstc.worker.attempts import Attempt
 from dstc.worker.earlier_rows import EarlierRows
 from dstc.worker.prometheus import ActorMetrics
+
+log = logging.getLogger(__name__)
 
 # One small file for each shard at work; more often would cost more requests than it saves rows.
 SAVE_EVERY_S = 30.0
@@ -132,6 +136,15 @@ class ShardRun:
                 **{phase: round(self.seconds[phase], 3) for phase in _PHASES},
             },
         }
+
+
+def note_end(shards: Sequence[ShardRun], run: RunFolder, held: Sequence[tuple[int, str]]) -> None:
+    """`ShardRun.note_end` of all shards at work; what cannot be noted does not keep the process."""
+    for shard in list(shards):
+        try:
+            shard.note_end(run, held)
+        except Exception as error:
+            log.warning("shard %d: end not noted: %s", shard.number, describe(error))
 
 
 class Clock:

@@ -57,10 +57,11 @@ from dstc.worker.row import (
 )
 from dstc.worker.row_count import BEAT_EVERY_S, Work, blaming, tell
 from dstc.worker.row_outcome import checked, failed_sample, outcome_of, settled
-from dstc.worker.shard_run import Clock, ShardRun
+from dstc.worker.shard_run import Clock, ShardRun, note_end
 from dstc.worker.shard_task import ShardTask
 from dstc.worker.timed_threads import Begin, Overdue, TimedThreads
 from dstc.worker.watchdog import Watchdog
+from dstc.worker.when_all import when_all
 from dstc.worker.write_results import OUTPUT_SCHEMA
 from dstc_engine.request import Translation, TranslationRequest
 
@@ -126,9 +127,9 @@ class TranslateShard:
         self._at_work: list[ShardRun] = []
         self._closed = threading.Event()
         threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
-        self._watchdog = Watchdog(
-            self._fetchers, self._engine, task.settings.row_deadline_s, self._note_end
-        )
+        before_end = partial(note_end, self._at_work, task.run)
+        deadline = task.settings.row_deadline_s
+        self._watchdog = Watchdog(self._fetchers, self._engine, deadline, before_end)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Translates one shard; its result rows in the order of its manifest rows.
@@ -201,14 +202,6 @@ class TranslateShard:
                     log.warning("shard %d: rows so far not kept: %s", shard.number, describe(error))
             if self._closed.wait(BEAT_EVERY_S):
                 return
-
-    def _note_end(self, rows: Sequence[tuple[int, str]]) -> None:
-        """Notes which rows held this process, and keeps those that have ended; then it ends."""
-        for shard in list(self._at_work):
-            try:
-                shard.note_end(self._task.run, rows)
-            except Exception as error:  # the process ends all the same
-                log.warning("shard %d: end not noted: %s", shard.number, describe(error))
 
     def _translate(self, shard: ShardRun, rows: pa.Table) -> pa.Table:
         run, retry = self._task.run, self._task.settings.retry
@@ -300,7 +293,7 @@ class TranslateShard:
                 except BaseException as error:  # a machine that starts no thread any more
                     end(outcome_of(error, row, values), was_translated=True)
 
-            _when_all(translations, keep)
+            when_all(translations, keep)
 
         def write(done: Sequence[Future[Translation]], clock: Clock) -> None:
             try:
@@ -432,13 +425,6 @@ class TranslateShard:
             retries=retry,
             samples=before.samples if before else others or None,
         )
-
-
-def _when_all(futures: Sequence[Future[Any]], then: Callable[[], object]) -> None:
-    """Calls `then` once, when the last of them is done."""
-    left = itertools.count(len(futures) - 1, -1)
-    for future in futures:
-        future.add_done_callback(lambda _: then() if next(left) == 0 else None)
 
 
 def _fetch(uri: str) -> bytes:
