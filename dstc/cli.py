@@ -130,6 +130,15 @@ def translate(
             rich_help_panel=_WHERE,
         ),
     ] = None,
+    row_deadline: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Longest time to fetch a row, and again to translate it [dim](1 h, or 10 min a "
+            "slot)[/dim].",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
     device: Annotated[
         Device, typer.Option(help="Where the networks live.", rich_help_panel=_WHERE)
     ] = Device.auto,
@@ -171,6 +180,7 @@ def translate(
         limit=limit,
         retry=retry.value if retry else None,
         max_rejected=max_rejected,
+        row_deadline=row_deadline,
         device=device.value,
         address=address,
         engine=engine,

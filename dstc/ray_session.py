@@ -147,10 +147,9 @@ def set_data_context(settings: Settings) -> None:
     context.execution_options.preserve_order = False
     # Every row is a block: each shard is handed on, retried and written by itself.
     context.target_max_block_size = 1
-    # The default of 30 minutes kills jobs whose shards simply take longer. Ten minutes an image
-    # is far beyond any, and a job that stands still for so long does end.
-    images = settings.rows_per_shard * settings.samples_per_row
-    context.execution_no_progress_timeout_s = max(3600, 600 * images)
+    # Ray only sees whole shards, and its guard would end jobs whose shards take their time. The
+    # driver's own (`driver/standstill.py`) sees each row and each step.
+    context.execution_no_progress_timeout_s = -1
     # Rows are our concern; an exception out of a block is a mistake, and dropping it loses rows.
     context.max_errored_blocks = 0
     context.max_consecutive_actor_init_deaths = 3

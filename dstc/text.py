@@ -57,7 +57,11 @@ def visible(text: str, keep: str = "") -> str:
 
 def describe(error: BaseException | None) -> str:
     """An error as one visible line without secrets: its type and what it says."""
-    return visible(redact(f"{type(error).__name__}: {error}"))
+    try:
+        said = str(error)
+    except Exception:  # of an error that cannot even say what it is
+        said = "(no text)"
+    return visible(redact(f"{type(error).__name__}: {said}"))
 
 
 _LONG = 300

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from dstc_engine.fake import FakeEngine
 from dstc_engine.request import Translation, TranslationRequest
 
 BAD_ROW = "row/007"
+ENDLESS_ROW = "row/021"
 # Slots for which the device of `small_memory` has room.
 ROOM = 2
 
@@ -82,6 +84,30 @@ class Deadly(_Faulty):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Hanging(_Faulty):
+    """Does not come back from a step with one row, and never ends another."""
+
+    def step(self) -> list[Translation]:
+        ended = super().step()
+        if self.holds(BAD_ROW):
+            self.mark("hung")
+            threading.Event().wait()
+        for request, losses in self._running:
+            if request.id == ENDLESS_ROW:
+                del losses[1:]
+        return ended
+
+
+class Quitting(_Faulty):
+    """Leaves, as a script would, under one row."""
+
+    def step(self) -> list[Translation]:
+        ended = super().step()
+        if self.holds(BAD_ROW):
+            raise SystemExit(1)
+        return ended
+
+
 def _spec(name: str, make: Callable[[Settings, int], _Faulty]) -> EngineSpec:
     return EngineSpec(name=name, make=lambda task: lambda slots: make(task.settings, slots))
 
@@ -89,6 +115,8 @@ def _spec(name: str, make: Callable[[Settings, int], _Faulty]) -> EngineSpec:
 DEAD_DEVICE = _spec("dead device", DeadDevice)
 SMALL_MEMORY = _spec("small memory", SmallMemory)
 DEADLY = _spec("deadly", Deadly)
+HANGING = _spec("hanging", Hanging)
+QUITTING = _spec("quitting", Quitting)
 
 
 def _die_while_loading(task: ShardTask) -> Callable[[int], _Faulty]:
@@ -106,3 +134,10 @@ def _never_load(task: ShardTask) -> Callable[[int], _Faulty]:
 
 DIES_WHILE_LOADING = EngineSpec(name="dies while loading", make=_die_while_loading)
 NEVER_LOADS = EngineSpec(name="never loads", make=_never_load)
+
+
+def _quit_while_loading(task: ShardTask) -> Callable[[int], _Faulty]:
+    raise SystemExit("no license")
+
+
+QUITS_WHILE_LOADING = EngineSpec(name="quits while loading", make=_quit_while_loading)

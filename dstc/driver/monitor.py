@@ -24,10 +24,11 @@ import ray
 from dstc.driver.lease import Lease
 from dstc.driver.pace import Pace, PaceMeter
 from dstc.driver.run_gauges import DriverMetrics
+from dstc.driver.standstill import Standstill
 from dstc.errors import JobError
 from dstc.store import storage
 from dstc.store.ledger import flagged_reasons
-from dstc.text import redact
+from dstc.text import duration, redact
 from dstc.worker.row_count import Snapshot
 from dstc_engine.errors import DstcError, UserError
 
@@ -75,6 +76,8 @@ class Monitor:
         self._snapshot: Snapshot | None = None
         self._commits = 0
         self._meter = PaceMeter(plan.manifest.rows, plan.rows_done)
+        self._standstill = Standstill(plan.settings.standstill_s, time.monotonic())
+        self._has_stopped = False
         self._stop = threading.Event()
         self._metrics = DriverMetrics(plan.job.run_id)
         self._threads = [
@@ -139,7 +142,7 @@ class Monitor:
                     "Ray's worker logs"
                 )
             # What a person has to mend is told now, not after Ray has tried it some times more.
-            if is_hopeless or isinstance(self.fault, UserError):
+            if is_hopeless or self._has_stopped or isinstance(self.fault, UserError):
                 self._interrupt()
                 return
 
@@ -153,6 +156,13 @@ class Monitor:
             self._ledger.record(shard, counts)
         self._commits = snapshot.commits_before + len(snapshot.commits)
         self._meter.take(snapshot, time.monotonic())
+        if self._standstill.is_over(snapshot, time.monotonic()):
+            self._has_stopped = True
+            self.fault = self.fault or JobError(
+                "nothing has moved for "
+                f"{duration(self._plan.settings.standstill_s)}: no row ended, no step was taken, "
+                "no process started: look for nodes that the cluster lacks, and into Ray's logs"
+            )
         self._snapshot = snapshot
 
     def _show(self) -> None:

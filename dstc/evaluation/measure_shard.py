@@ -34,6 +34,7 @@ from dstc.store.results import DONE, read_part
 from dstc.store.run_folder import RunFolder
 from dstc.text import describe, redact
 from dstc.worker.image_cache import ImageCache
+from dstc.worker.row_count import blaming
 from dstc_engine.metrics import METRICS
 from dstc_engine.request import ImageArray
 
@@ -116,8 +117,9 @@ class MeasureShard:
         self._images = ImageCache[ImageArray](_SHARED_BYTES)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        for of_reference, number in zip(*batch.to_pydict().values(), strict=True):
-            (self._measure_reference if of_reference else self._measure)(number)
+        with blaming(None):
+            for of_reference, number in zip(*batch.to_pydict().values(), strict=True):
+                (self._measure_reference if of_reference else self._measure)(number)
         return batch
 
     @property
@@ -159,7 +161,7 @@ class MeasureShard:
                 return None
             try:
                 return read_images(self._run, self._task.config, row, folder, self._images)
-            except Exception as error:  # drivers of storage raise their own types
+            except BaseException as error:  # drivers and decoders raise what they like
                 return describe(error)
 
         with ThreadPoolExecutor(_READERS) as pool:

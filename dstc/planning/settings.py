@@ -57,6 +57,8 @@ class Settings(BaseModel):
             ones, whose files may be there now; "flagged" the flagged ones, with another seed, and
             keeps the better image.
         max_rejected: share of the rows, 0 .. 1; where more are rejected, the exit code says so.
+        row_deadline: seconds that a row may take to fetch and decode, and again in its slot; None
+            is an hour, or ten minutes for each slot where that is more. Waiting does not count.
         device: "auto" takes GPUs where Ray has any at the start; "cuda" also waits for a cluster
             that brings them later.
         address: of a running Ray cluster; None starts one here, unless RAY_ADDRESS is set.
@@ -83,6 +85,7 @@ class Settings(BaseModel):
     limit: Annotated[int, Field(ge=1)] | None = None
     retry: Literal["failed", "rejected", "flagged"] | None = None
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.1
+    row_deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     address: str | None = None
     engine: Annotated[str, Field(pattern=r"^(\w+|[\w.]+:\w+)$")] = "guided"
@@ -104,6 +107,21 @@ class Settings(BaseModel):
             return None
         fewest, _, most = self.actors.partition(":")
         return int(fewest), int(most or fewest)
+
+    @property
+    def row_deadline_s(self) -> float:
+        """The row deadline in seconds; a row in one of many slots takes so many times longer."""
+        return self.row_deadline or max(3600.0, 600.0 * self.slots)
+
+    @property
+    def standstill_s(self) -> float:
+        """A job in which nothing moves for so long has broken.
+
+        Ten minutes an image is far beyond any, and a row beyond its deadline is no standstill: it
+        ends, or its process does.
+        """
+        images = self.rows_per_shard * self.samples_per_row
+        return max(3600.0, 600.0 * images, 2 * self.row_deadline_s)
 
     @property
     def shards_at_once(self) -> int:

@@ -5,17 +5,24 @@ attempt is noted in the shard's stats file. A shard that was started `CAREFUL_AF
 getting further is run carefully: one row at a time, each named before it starts. A row that
 `BLAMED_AFTER` processes died of then fails, and the rest of the shard goes on. Where every attempt
 keeps more rows than the one before, as on nodes that are taken away often, no row is suspected.
+
+A row that held its process beyond the deadline, by itself, is noted as given up, and fails at the
+next attempt; where several rows could have, the next attempt is careful at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from dstc.store import retries, storage
 from dstc.store.run_folder import RunFolder
+from dstc.worker.row import Failed
+from dstc.worker.timed_threads import TIMED_OUT, Overdue
 
 CAREFUL_AFTER = 2
 BLAMED_AFTER = 2
@@ -43,14 +50,16 @@ class Attempt:
         self.fruitless = int(earlier.get("fruitless", 0)) + 1 if self.is_rerun else 1
         self._kept = int(earlier.get("kept", 0)) if self.is_rerun else 0
         self._deaths = Counter[str](earlier.get("deaths", {}) if self.is_rerun else {})
+        self._given_up = set[str](earlier.get("given_up", ()) if self.is_rerun else ())
+        self._is_suspect = self.is_rerun and bool(earlier.get("suspect"))
         if self.is_rerun and (alone := earlier.get("alone")):
             self._deaths[alone] += 1
         self._write(None)
 
     @property
     def is_careful(self) -> bool:
-        """Rows are to be run one at a time, each named by `start_alone`."""
-        return self.fruitless > CAREFUL_AFTER
+        """Rows are to be run one at a time, each named by `alone`."""
+        return self._is_suspect or self.fruitless > CAREFUL_AFTER
 
     def keep(self, rows: int) -> None:
         """So many rows were kept from attempts before; more than last time are progress."""
@@ -62,6 +71,21 @@ class Attempt:
         """Enough processes died while they ran only this row."""
         return self._deaths[row_id] >= BLAMED_AFTER
 
+    def give_up(self, row_id: str) -> None:
+        """A row is beyond its deadline; written with the next note."""
+        self._given_up.add(row_id)
+
+    def refuse_deadly(self, row_id: str) -> None:
+        """Checks that a row may run.
+
+        Raises:
+            Failed: it was given up, or processes died of it.
+        """
+        if row_id in self._given_up:
+            raise Failed(TIMED_OUT, "it was beyond its deadline (--row-deadline) before")
+        if self.is_blamed(row_id):
+            raise Failed("worker_died", "the process died each time it ran this row alone")
+
     def start_alone(self, row_id: str) -> None:
         """Notes that this row is now the only one this process runs."""
         self._write(row_id)
@@ -69,6 +93,30 @@ class Attempt:
     def end_alone(self) -> None:
         """Notes that the row alone has ended, and the process lives."""
         self._write(None)
+
+    def suspect(self) -> None:
+        """One of several rows held the process: the next attempt is to be careful."""
+        self._is_suspect = True
+
+    @contextlib.contextmanager
+    def alone(self, row_id: str, is_sure: bool = True) -> Iterator[None]:
+        """Notes for the block that nothing but this row runs in this process.
+
+        Args:
+            is_sure: else nothing is noted, and no death is this row's.
+
+        Raises:
+            OutputError: storage takes no notes.
+        """
+        try:
+            if is_sure:
+                self.start_alone(row_id)
+            yield
+        except Overdue:
+            self.give_up(row_id)
+            raise
+        finally:
+            self.end_alone()
 
     def finish(self, stats: dict[str, Any]) -> None:
         """Writes the timings of the finished shard in place of the notes."""
@@ -83,6 +131,8 @@ class Attempt:
                 "fruitless": self.fruitless,
                 "kept": self._kept,
                 "deaths": self._deaths,
+                "given_up": sorted(self._given_up),
+                "suspect": self._is_suspect,
                 "alone": alone,
             }
             _write(self._uri, notes)

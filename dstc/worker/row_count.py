@@ -14,7 +14,9 @@ from typing import Any
 
 import ray
 
+from dstc.errors import JobError
 from dstc.store.ledger import Counts
+from dstc.text import describe
 from dstc_engine.errors import DstcError
 
 # An actor says this often that it is there, and counts as gone after three silences.
@@ -179,9 +181,16 @@ def blaming(row_count: Any) -> Iterator[None]:
     """Tells the count of an error of ours that leaves the block, and that ends the job.
 
     Ray hands an exception on without what caused it, so the driver would only hear of Ray's own.
+    One that is no `Exception`, such as SystemExit, becomes a JobError: Ray would take the actor for
+    one that left as planned, and wait for its rows.
     """
     try:
-        yield
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException as error:
+            raise JobError(f"a worker cannot go on: {describe(error)}") from error
     except DstcError as error:
         if row_count is not None:
             with contextlib.suppress(Exception):  # of Ray, in many types

@@ -6,11 +6,14 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
+
 from dstc.store.results import (
     DONE,
     FAILED,
     REJECTED,
     Outcome,
+    result_table,
 )
 from dstc.text import describe
 from dstc.worker.row import (
@@ -18,9 +21,12 @@ from dstc.worker.row import (
     Rejected,
     Row,
 )
+from dstc.worker.timed_threads import TIMED_OUT, Overdue
 from dstc_engine.request import Translation
 
 log = logging.getLogger(__name__)
+
+_ANY_ROW = pa.table({"id": ["any"]})
 
 
 def failed_sample(row: Row, number: int, translation: Translation) -> Outcome:
@@ -48,12 +54,24 @@ def settled(outcome: Outcome, before: Outcome | None) -> Outcome:
     return replace(before, retries=retry)
 
 
-def outcome_of(error: Exception, row: Row | None, values: dict[str, Any]) -> Outcome:
+def checked(outcome: Outcome) -> Outcome:
+    """The outcome, if a result row can hold it; an engine of one's own may have made it.
+
+    Raises:
+        AttributeError, TypeError, ValueError, ArrowException: it cannot.
+    """
+    result_table(_ANY_ROW, [outcome])
+    return outcome
+
+
+def outcome_of(error: BaseException, row: Row | None, values: dict[str, Any]) -> Outcome:
     seed = row.seed if row is not None else values.get("seed")
     if isinstance(error, Rejected):
         return Outcome(REJECTED, error.reason, str(error), seed=seed)
     if isinstance(error, Failed):
         return Outcome(FAILED, error.reason, str(error), seed=seed)
+    if isinstance(error, Overdue):
+        return Outcome(FAILED, TIMED_OUT, f"fetch and decode of its images: {error}", seed=seed)
     # A mistake of ours; the shard's other rows are not to suffer for it.
     log.error("row %r", values.get("id"), exc_info=error)
     return Outcome(FAILED, "internal_error", describe(error), seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter, defaultdict
@@ -17,9 +18,12 @@ from dstc.store.results import (
     save_rows_so_far,
 )
 from dstc.store.run_folder import RunFolder
+from dstc.text import describe
 from dstc.worker.attempts import Attempt
 from dstc.worker.earlier_rows import EarlierRows
 from dstc.worker.prometheus import ActorMetrics
+
+log = logging.getLogger(__name__)
 
 # One small file for each shard at work; more often would cost more requests than it saves rows.
 SAVE_EVERY_S = 30.0
@@ -68,10 +72,10 @@ class ShardRun:
         samples = outcome.samples or ()
         self.metrics.row_restarts(outcome.restarts + sum(sample.restarts for sample in samples))
 
-    def save(self, run: RunFolder) -> None:
-        """Keeps the rows that have ended, when it is time and there are new ones."""
+    def save(self, run: RunFolder, at_once: bool = False) -> None:
+        """Keeps the rows that have ended, when it is time, or `at_once`, and there are new ones."""
         with self.lock:
-            is_due = time.monotonic() - self._saved_at >= SAVE_EVERY_S
+            is_due = at_once or time.monotonic() - self._saved_at >= SAVE_EVERY_S
             if not (self._may_save and is_due) or len(self._outcomes) == self._saved_outcomes:
                 return
             outcomes = dict(self._outcomes)
@@ -83,6 +87,23 @@ class ShardRun:
         )
         rows = pa.concat_tables([self._kept, new])
         save_rows_so_far(run, self.number, rows, [*self._kept_places, *offsets])
+
+    def note_end(self, run: RunFolder, held: Sequence[tuple[int, str]]) -> None:
+        """Before the process ends itself: keeps the rows that have ended, and notes what held it.
+
+        Args:
+            held: rows that may have, of all shards at work, as (order, id).
+
+        Raises:
+            OSError, OutputError: storage does not answer.
+        """
+        mine = [row_id for order, row_id in held if order == self.order]
+        if mine and len(held) == 1:
+            self.attempt.give_up(*mine)
+        elif mine:
+            self.attempt.suspect()
+        self.attempt.end_alone()
+        self.save(run, at_once=True)
 
     def stop_saving(self) -> bool:
         """No file of rows so far from here on; whether there is one."""
@@ -115,6 +136,15 @@ class ShardRun:
                 **{phase: round(self.seconds[phase], 3) for phase in _PHASES},
             },
         }
+
+
+def note_end(shards: Sequence[ShardRun], run: RunFolder, held: Sequence[tuple[int, str]]) -> None:
+    """`ShardRun.note_end` of all shards at work; what cannot be noted does not keep the process."""
+    for shard in list(shards):
+        try:
+            shard.note_end(run, held)
+        except Exception as error:
+            log.warning("shard %d: end not noted: %s", shard.number, describe(error))
 
 
 class Clock:

@@ -42,14 +42,15 @@ from dstc.store.results import (
 from dstc.text import describe
 from dstc.worker import gates
 from dstc.worker.attempts import Attempt
+from dstc.worker.company import Company
 from dstc.worker.earlier_rows import find_earlier_rows
 from dstc.worker.engine_thread import EngineThread, Occupancy
 from dstc.worker.image_cache import ImageCache
 from dstc.worker.image_writer import ImageWriter
 from dstc.worker.named_rows import naming_rows
+from dstc.worker.places import Place
 from dstc.worker.prometheus import ActorMetrics
 from dstc.worker.row import (
-    Failed,
     Row,
     check_row,
     derive_retry_seed,
@@ -57,9 +58,12 @@ from dstc.worker.row import (
     load_request,
 )
 from dstc.worker.row_count import BEAT_EVERY_S, Work, blaming, tell
-from dstc.worker.row_outcome import failed_sample, outcome_of, settled
-from dstc.worker.shard_run import Clock, ShardRun
+from dstc.worker.row_outcome import checked, failed_sample, outcome_of, settled
+from dstc.worker.shard_run import Clock, ShardRun, note_end
 from dstc.worker.shard_task import ShardTask
+from dstc.worker.timed_threads import Begin, Overdue, TimedThreads
+from dstc.worker.watchdog import Watchdog
+from dstc.worker.when_all import when_all
 from dstc.worker.write_results import OUTPUT_SCHEMA
 from dstc_engine.decoding.read import Decoded
 from dstc_engine.request import Translation, TranslationRequest
@@ -113,19 +117,23 @@ class TranslateShard:
             slots,
             on_step=self._metrics.step,
             on_rebuild=self._metrics.engine_rebuilt,
+            deadline_s=task.settings.row_deadline_s,
         )
-        self._fetchers = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
+        self._fetchers = TimedThreads(FETCH_THREADS, task.settings.row_deadline_s, "fetch")
         self._writers = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="write")
         self._images = {name: ImageCache[Decoded](limit) for name, limit in CACHED_BYTES.items()}
         # Decoded images may be large: only so many rows wait in memory for a slot.
         self._room_ahead = threading.Semaphore(slots + FETCH_THREADS)
-        self._one_careful_row = threading.Lock()
+        self._company = Company()
         self._counting = threading.Lock()
         self._rows_translated = 0
         self._orders = itertools.count()
         self._at_work: list[ShardRun] = []
         self._closed = threading.Event()
         threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
+        before_end = partial(note_end, self._at_work, task.run)
+        deadline = task.settings.row_deadline_s
+        self._watchdog = Watchdog(self._fetchers, self._engine, deadline, before_end)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Translates one shard; its result rows in the order of its manifest rows.
@@ -179,6 +187,7 @@ class TranslateShard:
     def close(self) -> None:
         """Ends the threads; only needed where the process lives on."""
         self._closed.set()
+        self._watchdog.close()
         self._engine.close()
         self._fetchers.shutdown()
         self._writers.shutdown()
@@ -194,7 +203,7 @@ class TranslateShard:
             for shard in list(self._at_work):
                 try:
                     shard.save(self._task.run)
-                except OSError as error:  # a comfort, no duty: the rows are still in memory
+                except Exception as error:  # a comfort, no duty: the rows are still in memory
                     log.warning("shard %d: rows so far not kept: %s", shard.number, describe(error))
             if self._closed.wait(BEAT_EVERY_S):
                 return
@@ -219,7 +228,8 @@ class TranslateShard:
         known = rows.select([name for name in _KNOWN_COLUMNS if name in rows.schema.names])
         values = list(zip(offsets, known.to_pylist(), strict=True))
         if shard.attempt.is_careful:
-            return [self._run_carefully(shard, offset, row) for offset, row in values]
+            with self._company.alone():
+                return [self._run_carefully(shard, offset, row) for offset, row in values]
         return [
             future.result()
             for future in [self._start_row(shard, offset, row) for offset, row in values]
@@ -228,23 +238,37 @@ class TranslateShard:
     # -- one row ---------------------------------------------------------------------------------
 
     def _start_row(self, shard: ShardRun, offset: int, values: dict[str, Any]) -> Future[Outcome]:
+        """Puts a row on its way; each of its steps leads to the next, or to `end`."""
         ended: Future[Outcome] = Future()
         before = shard.flagged.get(offset)
+        place = Place(self._room_ahead)
+        row: Row | None = None
 
         def end(outcome: Outcome, was_translated: bool) -> None:
-            outcome = settled(outcome, before)
-            self._end_row(shard, offset, outcome, was_translated)
-            ended.set_result(outcome)
-
-        def fetch() -> None:
-            place = _Place(self._room_ahead)
-            clock = Clock(shard)
-            row: Row | None = None
             try:
-                row = self._check(shard, offset, values)
-                requests = self._requests(row, shard, before)
-                row = replace(row, note=requests[0].note)
-                clock.lap("fetch")
+                outcome = settled(outcome, before)
+                self._end_row(shard, offset, outcome, was_translated)
+            finally:
+                place.leave()
+                self._company.leave()
+                ended.set_result(outcome)
+
+        def fetch(begin: Begin) -> tuple[list[TranslationRequest], Clock]:
+            nonlocal row
+            place.take()
+            self._company.join()
+            begin()
+            clock = Clock(shard)
+            row = self._check(shard, offset, values)
+            shard.attempt.refuse_deadly(row.id)
+            requests = self._requests(row, shard, before)
+            row = replace(row, note=requests[0].note)
+            clock.lap("fetch")
+            return requests, clock
+
+        def translate(fetched: Future[tuple[list[TranslationRequest], Clock]]) -> None:
+            try:
+                requests, clock = fetched.result()
                 waiting = set(range(len(requests)))
 
                 def on_start(sample: int) -> None:
@@ -263,65 +287,70 @@ class TranslateShard:
                     )
                     for sample, request in enumerate(requests)
                 ]
-            except Exception as error:
-                place.leave()
+            except BaseException as error:  # whatever a decoder raises
+                if isinstance(error, Overdue) and row is not None:
+                    shard.attempt.give_up(row.id)
                 end(outcome_of(error, row, values), was_translated=False)
                 return
-            _when_all(translations, lambda: self._writers.submit(write, row, translations, clock))
 
-        def write(row: Row, done: Sequence[Future[Translation]], clock: Clock) -> None:
+            def keep() -> None:
+                try:
+                    self._writers.submit(write, translations, clock)
+                except BaseException as error:  # a machine that starts no thread any more
+                    end(outcome_of(error, row, values), was_translated=True)
+
+            when_all(translations, keep)
+
+        def write(done: Sequence[Future[Translation]], clock: Clock) -> None:
             try:
+                assert row is not None
                 clock.lap("translate")
-                outcome = self._keep(row, [translation.result() for translation in done], before)
+                translations = [translation.result() for translation in done]
+                outcome = checked(self._keep(row, translations, before))
                 clock.lap("write")
             except OutputError as error:
+                self._company.leave()
                 ended.set_exception(error)  # no fault of the row: the job ends
                 return
-            except Exception as error:
+            except BaseException as error:
                 outcome = outcome_of(error, row, values)
             end(outcome, was_translated=True)
 
-        self._fetchers.submit(fetch)
+        self._fetchers.submit(fetch).add_done_callback(translate)
         return ended
 
     def _run_carefully(self, shard: ShardRun, offset: int, values: dict[str, Any]) -> Outcome:
-        """One row with nothing beside it, named before each stage that could end the process."""
+        """One row while nothing else is in this process, named before it starts."""
         row: Row | None = None
         before = shard.flagged.get(offset)
         clock = Clock(shard)
         translations: list[Future[Translation]] = []
-        with self._one_careful_row:
-            try:
-                row = self._check(shard, offset, values)
-                row_id = row.id
-                if shard.attempt.is_blamed(row_id):
-                    raise Failed("worker_died", "the process died each time it ran this row alone")
-                shard.attempt.start_alone(row_id)
-                requests = self._requests(row, shard, before)
+
+        def fetch(begin: Begin) -> list[TranslationRequest]:
+            begin()
+            assert row is not None
+            return self._requests(row, shard, before)
+
+        try:
+            row = self._check(shard, offset, values)
+            shard.attempt.refuse_deadly(row.id)
+            # Beside a fetch that was given up and still runs, a death may be that one's.
+            with shard.attempt.alone(row.id, is_sure=not self._fetchers.stuck):
+                requests = self._fetchers.run_now(fetch).result()
                 row = replace(row, note=requests[0].note)
-                # While other rows leave the slots, a death would be theirs.
-                shard.attempt.end_alone()
                 clock.lap("fetch")
-                # All at once, so that no other row comes between the samples of this one.
                 translations = [
-                    self._engine.submit(
-                        request,
-                        shard.order,
-                        alone=True,
-                        on_start=lambda: shard.attempt.start_alone(row_id),
-                        rows=1 / len(requests),
-                    )
+                    self._engine.submit(request, shard.order, alone=True, rows=1 / len(requests))
                     for request in requests
                 ]
                 outcomes = [translation.result() for translation in translations]
                 clock.lap("translate")
-                outcome = self._keep(row, outcomes, before)
-                shard.attempt.end_alone()
+                outcome = checked(self._keep(row, outcomes, before))
                 clock.lap("write")
-            except OutputError:
-                raise
-            except Exception as error:
-                outcome = outcome_of(error, row, values)
+        except OutputError:
+            raise
+        except BaseException as error:
+            outcome = outcome_of(error, row, values)
         outcome = settled(outcome, before)
         self._end_row(shard, offset, outcome, was_translated=bool(translations))
         return outcome
@@ -329,11 +358,14 @@ class TranslateShard:
     def _end_row(
         self, shard: ShardRun, offset: int, outcome: Outcome, was_translated: bool
     ) -> None:
-        shard.end_row(offset, outcome)
-        with self._counting:
-            self._rows_translated += was_translated
-            rows = shard.count(1)
-            tell(self._row_count, "tell", shard.number, rows, self._process, self._work())
+        try:
+            shard.end_row(offset, outcome)
+            with self._counting:
+                self._rows_translated += was_translated
+                rows = shard.count(1)
+                tell(self._row_count, "tell", shard.number, rows, self._process, self._work())
+        except BaseException:  # of those who count; the row has its end all the same
+            log.exception("shard %d, row %d: not counted", shard.number, offset)
 
     def _work(self) -> Work:
         ended, output = self._rows_translated, self._engine.output
@@ -401,26 +433,6 @@ class TranslateShard:
             retries=retry,
             samples=before.samples if before else others or None,
         )
-
-
-class _Place:
-    """A place among the rows that wait in memory; left once, however often it is asked."""
-
-    def __init__(self, places: threading.Semaphore) -> None:
-        self._places: threading.Semaphore | None = places
-        places.acquire()
-
-    def leave(self) -> None:
-        if self._places is not None:
-            self._places.release()
-            self._places = None
-
-
-def _when_all(futures: Sequence[Future[Any]], then: Callable[[], object]) -> None:
-    """Calls `then` once, when the last of them is done."""
-    left = itertools.count(len(futures) - 1, -1)
-    for future in futures:
-        future.add_done_callback(lambda _: then() if next(left) == 0 else None)
 
 
 def _fetch(uri: str) -> bytes:

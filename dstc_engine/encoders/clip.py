@@ -17,6 +17,9 @@ TEMPLATES: tuple[Callable[[str], str], ...] = tuple(
     t for t in OPENAI_IMAGENET_TEMPLATES if t("{}") != "a photo of many {}."
 )
 assert len(TEMPLATES) == 79
+# Of a text the tower sees 75 tokens, none longer than 32 bytes, and spaces between them. The
+# tokenizer's time grows with the square of a word: 1 s for this many letters, 40 s for 16,000.
+MOST_CHARACTERS = 2500
 
 
 class Clip(nn.Module):
@@ -60,7 +63,12 @@ class Clip(nn.Module):
         return self.embed_crops(resized[..., top : top + self.size, left : left + self.size])
 
     def embed_text(self, text: str) -> Tensor:
-        """The mean over the 79 ImageNet templates, (E,), unit length."""
+        """The mean over the 79 ImageNet templates, (E,), unit length.
+
+        Of a text longer than any that the tower sees to its end, only the beginning is read.
+        """
+        if len(text) > MOST_CHARACTERS:
+            text = " ".join(text.split())[:MOST_CHARACTERS]
         device = self.mean.device
         tokens = self.tokenizer([template(text) for template in TEMPLATES]).to(device)
         features = self.model.encode_text(tokens).float()

@@ -55,15 +55,8 @@ def test_a_level_that_was_asked_for_is_shown(
 
 
 @RAY_WARNINGS
-@pytest.mark.parametrize(
-    ("rows", "samples", "expected"), [(4, 1, 3600), (16, 1, 9600), (16, 4, 38400)]
-)
-def test_a_job_that_stands_still_ends_after_ten_minutes_for_each_image_of_a_shard(
-    monkeypatch: pytest.MonkeyPatch, rows: int, samples: int, expected: int
-) -> None:
+def test_whether_a_job_stands_still_is_not_for_ray_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
     context = ray.data.DataContext()
     monkeypatch.setattr(ray.data.DataContext, "get_current", lambda: context)
-    set_data_context(
-        make_settings(manifest="m", output="o", rows_per_shard=rows, samples_per_row=samples)
-    )
-    assert context.execution_no_progress_timeout_s == expected
+    set_data_context(make_settings(manifest="m", output="o"))
+    assert context.execution_no_progress_timeout_s == -1

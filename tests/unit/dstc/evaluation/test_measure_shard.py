@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from dstc.evaluation import measure_shard
 from dstc.evaluation.measure_shard import SCHEMA, MeasureShard, MeasureTask
 from dstc.evaluation.plan import EvaluationConfig, features_part, metrics_part, unmeasured
 from dstc.evaluation.summary import print_summary, summarize_metrics
@@ -194,3 +195,22 @@ def test_damaged_parts_are_told_and_measured_again(make_run: MakeRun, tmp_path: 
     assert summarize_metrics(run, BLIND, [0], None)["damaged_parts"] == [0]
     assert unmeasured(run, BLIND, [0]) == [0]
     assert list(measured(run, BLIND)) == ["a"] and unmeasured(run, BLIND, [0]) == []
+
+
+def test_a_decoder_that_exits_costs_its_row_alone(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "a.png", image(1, 64, 64))
+    rows = [{"id": n, "content": path, "truth": path, "result": image(1, 64, 64)} for n in "ab"]
+    run = make_run(rows)
+    real = measure_shard.read_images
+
+    def exits(run: RunFolder, config: Any, row: Any, *others: Any) -> Any:
+        if row["id"] == "a":
+            raise SystemExit(1)
+        return real(run, config, row, *others)
+
+    monkeypatch.setattr(measure_shard, "read_images", exits)
+    found = measured(run, BLIND)
+    assert found["a"]["metrics_error"] == "SystemExit: 1"
+    assert found["b"]["metrics_error"] is None

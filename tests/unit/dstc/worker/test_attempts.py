@@ -3,8 +3,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from dstc.store.run_folder import RunFolder
 from dstc.worker.attempts import Attempt
+from dstc.worker.row import Failed
+from dstc.worker.timed_threads import Overdue
 
 
 def test_a_shard_that_keeps_dying_is_run_carefully(tmp_path: Path) -> None:
@@ -23,6 +27,45 @@ def test_the_row_that_was_alone_at_two_deaths_is_blamed(tmp_path: Path) -> None:
         attempt.end_alone()
         attempt.start_alone("poison")
     assert not Attempt(run, 0).is_blamed("fine")
+
+
+def test_a_row_that_is_alone_no_more_is_not_blamed(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    for _ in range(4):
+        attempt = Attempt(run, 0)
+        with pytest.raises(ValueError, match="unreadable"), attempt.alone("fine"):
+            raise ValueError("unreadable")
+        with attempt.alone("beside another", is_sure=False):
+            other = Attempt(run, 0)  # the process ends here
+        assert not other.is_blamed("fine") and not other.is_blamed("beside another")
+
+
+def test_a_row_beyond_its_deadline_is_refused_by_later_attempts(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    attempt = Attempt(run, 0)
+    with pytest.raises(Overdue), attempt.alone("slow"):
+        raise Overdue("too long")
+    for _ in range(2):
+        attempt = Attempt(run, 0)
+        attempt.refuse_deadly("fine")
+        with pytest.raises(Failed) as failure:
+            attempt.refuse_deadly("slow")
+        assert failure.value.reason == "timed_out"
+    attempt.finish({})
+    Attempt(run, 0).refuse_deadly("slow")
+
+
+def test_a_shard_whose_rows_held_the_process_is_run_carefully_at_once(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    attempt = Attempt(run, 0)
+    attempt.suspect()
+    attempt.end_alone()
+    for kept in (3, 5):
+        attempt = Attempt(run, 0)
+        attempt.keep(kept)
+        assert attempt.is_careful
+    attempt.finish({})
+    assert not Attempt(run, 0).is_careful
 
 
 def test_a_finished_shard_starts_anew(tmp_path: Path) -> None:
