@@ -23,8 +23,8 @@ CPU_ACTORS = 4
 # A CPU actor keeps a core busy, and asks a cluster for half of one: enough to be spread over nodes
 # and kept off a head that offers none, and on full nodes there is room for reads and writes.
 _ACTOR_CPUS = 0.5
-# On one machine, read tasks at once, and write tasks: Ray would start a process of 200 MB and 3 s of
-# imports for each that its CPUs allow (4 a core), where two keep up with 20 shards a second.
+# On one machine, read tasks at once, and write tasks: Ray would start a process of 200 MB and 3 s
+# of imports for each that its CPUs allow (4 a core), where two keep up with 20 shards a second.
 _LOCAL_IO_TASKS = 2
 
 

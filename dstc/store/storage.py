@@ -24,6 +24,7 @@ import fsspec
 
 from dstc.errors import OutputError, StorageError
 from dstc.store.retries import PROMPT, STEADY, Patience, note_moved, with_retries
+from dstc.store.spellings import first_found
 from dstc.store.urls import join, parent
 from dstc.text import describe, redact
 
@@ -111,10 +112,14 @@ def read_bytes(uri: str, patience: Patience = PROMPT) -> bytes:
     """The whole file.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is none, in no Unicode spelling of its name.
         StorageError: the URI's protocol cannot be used.
         OSError: storage did not answer until patience ended.
     """
+    return first_found(lambda spelling: _read_bytes(spelling, patience), uri)
+
+
+def _read_bytes(uri: str, patience: Patience) -> bytes:
     filesystem, path = open_filesystem(uri)
     data = bytes(with_retries(lambda: filesystem.cat_file(path), patience))
     note_moved("read", len(data))
@@ -336,10 +341,7 @@ def list_names(folder: str, patience: Patience = PROMPT) -> list[str]:
 
 
 def find_files(folder: str, suffix: str) -> list[str]:
-    """URIs of all files below a folder that end in `suffix`, sorted; hidden ones left out.
-
-    Names that start with `_` or `.`, or lie in such folders, are not data by convention.
-    """
+    """URIs of all files below a folder that end in `suffix`, sorted; hidden ones left out."""
     filesystem, path = open_filesystem(folder)
     found = with_retries(lambda: filesystem.find(path))
     root = path.rstrip("/") + "/"
@@ -347,14 +349,23 @@ def find_files(folder: str, suffix: str) -> list[str]:
     return [
         join(folder, name)
         for name in sorted(inside)
-        if name.endswith(suffix) and not any(p.startswith(("_", ".")) for p in name.split("/"))
+        if name.endswith(suffix) and not any(map(is_hidden, name.split("/")))
     ]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is no data by convention: its name starts with `_` or `.`.
+
+    A partition of Hive whose column starts so, `_year=2024`, is data.
+    """
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
 def glob_files(pattern: str) -> list[str]:
     """URIs of all files that match a pattern with `*`, `?`, `[...]` or `**`, sorted."""
     filesystem, path = open_filesystem(pattern)
-    found = with_retries(lambda: filesystem.glob(path))
+    entries = with_retries(lambda: filesystem.glob(path, detail=True))
+    found = [name for name, facts in entries.items() if facts["type"] != "directory"]
     if _protocol(filesystem) == "file":
         return sorted(str(entry) for entry in found)
     return sorted(str(filesystem.unstrip_protocol(entry)) for entry in found)

@@ -1,4 +1,4 @@
-"""One hostile case: what is tried, and how it must end; the table in docs/reliability.md is made of them."""
+"""One hostile case: what is tried, and how it must end; docs/reliability.md lists them all."""
 
 from __future__ import annotations
 
