@@ -193,9 +193,3 @@ def _shortened(text: str) -> str:
 def row_rate(rate: float) -> str:
     """For example "12.34 row/s", "0.25 row/s", "0.0031 row/s"."""
     return f"{rate:.2f} row/s" if rate >= 0.1 or rate == 0 else f"{rate:#.2g} row/s"
-
-
-def carries_user(text: str) -> bool:
-    """Whether a URL holds a user or a password."""
-    url = parse_url(text)
-    return url is not None and url.user is not None

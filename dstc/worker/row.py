@@ -7,6 +7,7 @@ Reasons are short and countable; the error text tells the whole story, without s
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,8 +16,11 @@ from types import MappingProxyType
 import numpy as np
 
 from dstc.errors import StorageError
-from dstc.store import storage, urls
-from dstc.text import carries_user, describe, redact
+from dstc.store import retries, urls
+from dstc.store.input_policy import ASKED_FOR, MAX_URI, InputTooLarge, check_uri, shown_uri
+from dstc.store.inputs import read_input
+from dstc.text import describe, redact, shortened
+from dstc.worker.deadline import within
 from dstc.worker.image_cache import ImageCache
 from dstc_engine.errors import ImageError, RequestError
 from dstc_engine.request import ImageArray, TranslationRequest
@@ -25,6 +29,13 @@ _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 MAX_ID = 512
 # File systems allow 255 bytes for a name; the ending and a margin are ours.
 MAX_SEGMENT = 240
+# CLIP reads about 300 characters of a prompt; its tokenizer takes time by the square of a word's
+# length: 0.6 s for one of 4,096 characters, 10 s for one of 16,000.
+MAX_PROMPT = 4096
+_COUNTED = 1024
+# For all images of a row, fetched and decoded: a photograph takes under a second, and storage that
+# does not answer has a minute of retries (`retries.FETCH`).
+_INPUT_DEADLINE_S = 300.0
 
 
 class Rejected(Exception):
@@ -85,18 +96,23 @@ def check_id(row_id: str | None) -> str | None:
     expected = "expected letters, digits, '.', '_', '-', and '/' between folders"
     if not row_id:
         return f"id is {row_id!r}; {expected}"
+    shown = shortened(repr(row_id), 200)
     if len(row_id) > MAX_ID:
         return f"id of {len(row_id)} characters; expected at most {MAX_ID}"
     for segment in row_id.split("/"):
         if segment in ("", ".", "..") or not _SEGMENT.fullmatch(segment):
-            return f"id is {row_id!r}; {expected}, and no part that is empty, '.' or '..'"
+            return f"id is {shown}; {expected}, and no part that is empty, '.' or '..'"
         if len(segment) > MAX_SEGMENT:
             return f"id has a part of {len(segment)} characters; expected at most {MAX_SEGMENT}"
     return None
 
 
 def check_row(
-    values: Mapping[str, object], number: int, run_seed: int, duplicate_of: int | None = None
+    values: Mapping[str, object],
+    number: int,
+    run_seed: int,
+    duplicate_of: int | None = None,
+    count_tokens: Callable[[str], int] | None = None,
 ) -> Row:
     """Checks a row without opening anything.
 
@@ -105,9 +121,11 @@ def check_row(
         number: of the row in the manifest, counted from 0; names it in errors.
         run_seed: seeds rows that bring none.
         duplicate_of: number of the earlier row that has the same id.
+        count_tokens: tells the length of a prompt that is too long in tokens, too.
 
     Raises:
-        Rejected: with reason bad_id, duplicate_id, no_content, no_target or bad_seed.
+        Rejected: with reason bad_id, duplicate_id, no_content, no_target, bad_uri, long_prompt or
+            bad_seed.
     """
     text = {
         name: value if isinstance(value := values.get(name), str) else None
@@ -118,7 +136,7 @@ def check_row(
         raise Rejected("bad_id", f"{place}: {fault}")
     row_id = text["id"]
     assert row_id is not None
-    place += f" ({row_id!r})"
+    place += f" ({shortened(repr(row_id), 300)})"
     if duplicate_of is not None:
         raise Rejected(
             "duplicate_id",
@@ -131,6 +149,7 @@ def check_row(
         raise Rejected(
             "no_target", f"{place}: style and prompt are both empty; expected one of them, or both"
         )
+    _check_lengths(text, place, count_tokens)
     seed = values.get("seed")
     if seed is None:
         seed = derive_seed(run_seed, row_id)
@@ -148,11 +167,46 @@ def check_row(
     )
 
 
+def _check_lengths(
+    text: Mapping[str, str | None], place: str, count_tokens: Callable[[str], int] | None
+) -> None:
+    for column in ("content", "style", "mask"):
+        if (length := len(text[column] or "")) > MAX_URI:
+            raise Rejected(
+                "bad_uri",
+                f"{place}: {column} of {length:,} characters; expected a URI of at most "
+                f"{MAX_URI:,}",
+            )
+    for column in ("prompt", "source_prompt"):
+        value = text[column] or ""
+        if len(value) <= MAX_PROMPT:
+            continue
+        told = ""
+        if count_tokens is not None:
+            told = f" (its first {_COUNTED:,} are {count_tokens(value[:_COUNTED]):,} tokens)"
+        raise Rejected(
+            "long_prompt",
+            f"{place}: {column} of {len(value):,} characters{told}; expected at most "
+            f"{MAX_PROMPT:,}, of which CLIP reads the first 77 tokens",
+        )
+
+
+def input_deadline() -> float:
+    """Seconds for all images of a row, fetched and decoded; DSTC_ROW_DEADLINE_S gives others."""
+    return float(os.environ.get("DSTC_ROW_DEADLINE_S") or _INPUT_DEADLINE_S)
+
+
+def _read_as_one_asked(uri: str) -> bytes:
+    """A reader for callers who name the files themselves, on this machine or elsewhere."""
+    return read_input(uri, ASKED_FOR)
+
+
 def load_request(
     row: Row,
     folder: str,
-    read: Callable[[str], bytes] = storage.read_bytes,
+    read: Callable[[str], bytes] = _read_as_one_asked,
     caches: Mapping[str, ImageCache] = MappingProxyType({}),
+    seconds: float | None = None,
 ) -> TranslationRequest:
     """Fetches and decodes the images of a row.
 
@@ -161,12 +215,26 @@ def load_request(
         folder: what relative URIs start at.
         read: brings the bytes of a URI.
         caches: for the columns content, style and mask; a column without one is always fetched.
+        seconds: for all images of the row together; None: `input_deadline()`.
 
     Raises:
-        Rejected: with reason missing_picture, unreadable_picture, bad_uri or bad_request.
-        Failed: with reason fetch_error, when storage did not answer.
+        Rejected: with reason missing_picture, unreadable_picture, too_large, bad_uri or
+            bad_request.
+        Failed: with reason fetch_error, when storage did not answer, or input_timeout, when images
+            were not fetched and decoded in time.
     """
+    seconds = input_deadline() if seconds is None else seconds
+    try:
+        return within(seconds, lambda: _load_request(row, folder, read, caches))
+    except TimeoutError as error:
+        raise Failed(
+            "input_timeout", f"images were not fetched and decoded within {seconds:g} s"
+        ) from error
 
+
+def _load_request(
+    row: Row, folder: str, read: Callable[[str], bytes], caches: Mapping[str, ImageCache]
+) -> TranslationRequest:
     def load(column: str, uri: str) -> ImageArray:
         def fresh() -> ImageArray:
             return _load_image(column, uri, folder, read)
@@ -198,24 +266,33 @@ def load_request(
 def _load_image(column: str, uri: str, folder: str, read: Callable[[str], bytes]) -> ImageArray:
     from dstc_engine.image import decode  # brings torch, which the driver has no use for
 
-    shown = f"{column} {redact(uri)}"
-    if carries_user(uri):
-        # Drivers repeat what they cannot read, so the password would end up in an error text.
-        raise Rejected(
-            "bad_uri",
-            f"{shown}: the URI carries a user or a password; give credentials through the "
-            "environment (AWS_ACCESS_KEY_ID, ...)",
-        )
+    shown = f"{column} {shown_uri(uri)}"
+    place = urls.resolve(uri, folder)
     try:
-        data = read(urls.resolve(uri, folder))
+        check_uri(uri)
+        data = read(place)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise Rejected("missing_picture", f"{shown}: there is no such file") from error
+    except InputTooLarge as error:
+        raise Rejected("too_large", f"{shown}: {error}") from error
     except (StorageError, ValueError) as error:
-        raise Rejected("bad_uri", f"{shown}: {redact(str(error))}") from error
+        reason = shortened(redact(str(error), uri, place))
+        raise Rejected("bad_uri", f"{shown}: {reason}") from error
+    except retries.DeadlinePassed as error:
+        raise Failed("input_timeout", f"{shown}: {error}") from error
     except Exception as error:  # drivers raise their own types; none may take the shard down
-        reason = describe(error)
+        reason = describe(error, uri, place)
         raise Failed("fetch_error", f"{shown}: cannot be fetched: {reason}") from error
     try:
         return decode(data, shown)
     except ImageError as error:
-        raise Rejected("unreadable_picture", redact(str(error))) from error
+        raise Rejected("unreadable_picture", _without_bytes(str(error), uri)) from error
+
+
+_HEX = re.compile(r" starting (?:[0-9a-f]{2}\b ?)+")
+_QUOTED_BYTES = re.compile(r"""\bb(['"]).*?\1""")
+
+
+def _without_bytes(text: str, uri: str) -> str:
+    """An error of decoding without what was read: the file may be one that nobody may see."""
+    return redact(_QUOTED_BYTES.sub("some bytes", _HEX.sub("", text)), uri)

@@ -30,7 +30,8 @@ import pyarrow as pa
 from dstc.engines.registry import find_engine
 from dstc.engines.spec import Engine
 from dstc.errors import OutputError
-from dstc.store import retries, storage
+from dstc.store import retries
+from dstc.store.inputs import read_input
 from dstc.store.packed_rows import pack_rows, unpack_rows
 from dstc.store.results import (
     DONE,
@@ -52,6 +53,7 @@ from dstc.worker.row import (
     check_row,
     derive_retry_seed,
     derive_sample_seed,
+    input_deadline,
     load_request,
 )
 from dstc.worker.row_count import BEAT_EVERY_S, Work, blaming, tell
@@ -60,6 +62,7 @@ from dstc.worker.shard_run import Clock, ShardRun
 from dstc.worker.shard_task import ShardTask
 from dstc.worker.write_results import OUTPUT_SCHEMA
 from dstc_engine.request import Translation, TranslationRequest
+from dstc_engine.token_count import count_tokens
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +116,7 @@ class TranslateShard:
         self._fetchers = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
         self._writers = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="write")
         self._images = {name: ImageCache(limit) for name, limit in CACHED_BYTES.items()}
+        self._inputs = task.settings.inputs
         # Decoded images may be large: only so many rows wait in memory for a slot.
         self._room_ahead = threading.Semaphore(slots + FETCH_THREADS)
         self._one_careful_row = threading.Lock()
@@ -340,7 +344,7 @@ class TranslateShard:
     def _check(self, shard: ShardRun, offset: int, values: dict[str, Any]) -> Row:
         number = shard.first_row + offset
         seed = self._task.settings.seed
-        return check_row(values, number, seed, shard.duplicate_of.get(number))
+        return check_row(values, number, seed, shard.duplicate_of.get(number), count_tokens)
 
     def _requests(
         self, row: Row, shard: ShardRun, before: Outcome | None
@@ -349,7 +353,7 @@ class TranslateShard:
 
         Where a flagged row is tried again, one alone: its further images stay.
         """
-        request = load_request(row, shard.folder, _fetch, self._images)
+        request = load_request(row, shard.folder, self._fetch, self._images)
         if before is not None:
             return [replace(request, seed=derive_retry_seed(row.seed, before.retries + 1))]
         others = range(1, self._task.settings.samples_per_row)
@@ -357,6 +361,9 @@ class TranslateShard:
             request,
             *(replace(request, seed=derive_sample_seed(row.seed, sample)) for sample in others),
         ]
+
+    def _fetch(self, uri: str) -> bytes:
+        return read_input(uri, self._inputs, retries.FETCH, input_deadline())
 
     def _keep(
         self, row: Row, translations: Sequence[Translation], before: Outcome | None
@@ -413,7 +420,3 @@ def _when_all(futures: Sequence[Future[Any]], then: Callable[[], object]) -> Non
     left = itertools.count(len(futures) - 1, -1)
     for future in futures:
         future.add_done_callback(lambda _: then() if next(left) == 0 else None)
-
-
-def _fetch(uri: str) -> bytes:
-    return storage.read_bytes(uri, retries.FETCH)
