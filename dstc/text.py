@@ -9,15 +9,17 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, unquote
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-# In these, what stands before an `@` is a container of the account behind it.
-_CONTAINER_SCHEMES = frozenset({"abfs", "abfss", "az"})
 
 # In the midst of a text. A key may hold a `/`, a blank or a quote: what is no port number goes on
 # to the `@`, and the path before a `?` may hold anything but another URL.
 _KEY_AND_SECRET = re.compile(
     r"(?<=://)(?!\[)[^\s/?#@:]*:(?!\d*(?:[/?#\s'\",;)]|$))(?!\s)(?:(?!://)[^\n@])*@(?:[^\s/@]*@)*"
 )
-_USER_INFO = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*)://([^/@\s]+)@")
+# In these, what stands before an `@` is a container of the account behind it.
+_CONTAINER_SCHEMES = frozenset({"abfs", "abfss", "az"})
+_USER_INFO = re.compile(
+    r"(?<=://)(?:(?<!abfs://)(?<!abfss://)(?<!az://)[^/@\s]+|[^/@\s:]*:[^/@\s]*)@", re.IGNORECASE
+)
 _QUERY = re.compile(
     r"(://(?:(?!://)[^?\n])*)\?(?!\.{3}(?:[:;,)\s]|$))"
     r"(?:\S+|(?=[ \t]+\S*[=&]))(?:[ \t]+\S*[=&]\S*)*"
@@ -32,6 +34,8 @@ _SECRET_VARIABLES = re.compile(
 )
 # Shorter values would be found in the midst of words.
 _SHORTEST_SECRET, _SHORTEST_OF_URL = 8, 6
+# The parts of a longer one would be too many to look for.
+_LONGEST_URL = 8192
 # Characters of a value in an error: enough to know it by.
 MAX_SHOWN = 500
 
@@ -120,13 +124,8 @@ def redact(text: str, *urls: str) -> str:
     secrets.update(_secrets_of_environment())
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "...")
-    text = _USER_INFO.sub(_without_user, _KEY_AND_SECRET.sub("", text))
+    text = _USER_INFO.sub("", _KEY_AND_SECRET.sub("", text))
     return _SIGNATURES.sub(r"\1=...", _QUERY.sub(r"\1?...", text))
-
-
-def _without_user(found: re.Match[str]) -> str:
-    is_container = found[1].lower() in _CONTAINER_SCHEMES and ":" not in found[2]
-    return found[0] if is_container else f"{found[1]}://"
 
 
 def _secrets_of(url: str) -> Iterator[str]:
@@ -134,6 +133,9 @@ def _secrets_of(url: str) -> Iterator[str]:
     if parsed is None:
         return
     user, query = parsed.user or "", parsed.query or ""
+    if len(url) > _LONGEST_URL:
+        yield from filter(None, (user, query))
+        return
     parts = [user, user.partition(":")[2], query]
     parts += [part.partition("@")[0] for part in parts[:2]]
     parts += [value for _, value in parse_qsl(query)]
