@@ -186,8 +186,9 @@ def _make_card(
 def inputs_of(run: RunFolder, job: Record, inputs: InputPolicy) -> InputPolicy:
     """What rows may name here: neither a run nor a manifest of elsewhere names local files."""
     manifest = job.part("manifest").get("uri")
-    elsewhere = isinstance(manifest, str) and urls.is_url(manifest)
-    return inputs.for_manifest(manifest if elsewhere else run.uri)
+    if isinstance(manifest, str) and urls.local_path(run.uri) is not None:
+        return inputs.for_manifest(manifest)
+    return inputs.for_manifest(run.uri)
 
 
 def manifest_folders(job: Record) -> Callable[[int], str | None]:
