@@ -14,7 +14,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from dstc.log_lines import show_logs
-from dstc.options import Compile, Device, Precision, Retry, read_key_values
+from dstc.options import (
+    AllowLocal,
+    AllowPrivateHosts,
+    Compile,
+    Device,
+    MaxImageBytes,
+    Precision,
+    Retry,
+    read_key_values,
+)
+from dstc.store.input_policy import MAX_IMAGE_BYTES, InputPolicy
+from dstc.store.urls import absolute
 from dstc.text import redact, visible
 from dstc.weights import app as weights
 from dstc_engine.errors import DstcError, UserError
@@ -158,6 +169,9 @@ def translate(
         ),
     ] = "guided",
     fake_step_seconds: Annotated[float, typer.Option(hidden=True)] = 0.0,
+    allow_local: AllowLocal = None,
+    allow_private_hosts: AllowPrivateHosts = False,
+    max_image_bytes: MaxImageBytes = MAX_IMAGE_BYTES,
 ) -> None:
     """Translates every row of MANIFEST into OUTPUT; run again, it continues where it stopped."""
     from dstc.driver.signals import Terminated
@@ -185,6 +199,9 @@ def translate(
         address=address,
         engine=engine,
         fake_step_seconds=fake_step_seconds,
+        allow_local=tuple(allow_local or ()),
+        allow_private_hosts=allow_private_hosts,
+        max_image_bytes=max_image_bytes,
     )
     try:
         code = run(settings, dry_run=dry_run, tflops=tflops)
@@ -225,6 +242,9 @@ def report(
     port: Annotated[
         int, typer.Option(help="For --serve; 0 takes any free one.", min=0, max=65535)
     ] = 8000,
+    allow_local: AllowLocal = None,
+    allow_private_hosts: AllowPrivateHosts = False,
+    max_image_bytes: MaxImageBytes = MAX_IMAGE_BYTES,
 ) -> None:
     """Writes one self-contained HTML page about a run."""
     from dstc.report import serve_report, write_contact_sheet, write_report
@@ -232,12 +252,21 @@ def report(
 
     if serve and contact_sheet is not None:
         raise UserError("--serve, --contact-sheet: found both; expected one of them")
+    inputs = _inputs(allow_local, allow_private_hosts, max_image_bytes)
     if serve:
-        serve_report(urls.absolute(output), port)
+        serve_report(urls.absolute(output), port, inputs)
     elif contact_sheet is not None:
-        print(visible(write_contact_sheet(urls.absolute(output), contact_sheet)))
+        print(visible(write_contact_sheet(urls.absolute(output), contact_sheet, inputs)))
     else:
-        print(visible(write_report(urls.absolute(output))))
+        print(visible(write_report(urls.absolute(output), inputs)))
+
+
+def _inputs(folders: list[str] | None, private_hosts: bool, max_bytes: int) -> InputPolicy:
+    return InputPolicy(
+        local_folders=tuple(absolute(folder) for folder in folders or ()),
+        private_hosts=private_hosts,
+        max_bytes=max_bytes,
+    )
 
 
 @app.command(no_args_is_help=True)
@@ -289,6 +318,9 @@ def evaluate(
         str | None,
         typer.Option(help="Running Ray cluster [dim](RAY_ADDRESS, else Ray starts here)[/dim]."),
     ] = None,
+    allow_local: AllowLocal = None,
+    allow_private_hosts: AllowPrivateHosts = False,
+    max_image_bytes: MaxImageBytes = MAX_IMAGE_BYTES,
 ) -> None:
     """Measures the images of a run: metrics/, metrics.json and a table."""
     from dstc.evaluate import EvaluateOptions
@@ -311,6 +343,7 @@ def evaluate(
             actors=actors,
             device=device.value,
             address=address,
+            inputs=_inputs(allow_local, allow_private_hosts, max_image_bytes),
         )
     )
 

@@ -35,6 +35,7 @@ from dstc.evaluation.summary import print_summary, summarize_metrics
 from dstc.ray_session import choose_device, cluster_gpus, job_error, running_ray
 from dstc.reporting.throughput import finite
 from dstc.store import retries, storage, urls, weights_bucket
+from dstc.store.input_policy import STRICT, InputPolicy
 from dstc.store.json_record import Record, read_record
 from dstc.store.results import part_columns
 from dstc.store.run_folder import RunFolder
@@ -64,6 +65,7 @@ class EvaluateOptions:
         truth: column of ground-truth images; None: `truth`, where the results have one.
         actors: processes that measure. device: "auto", "cuda" or "cpu".
         address: of a running Ray cluster; None starts one here, unless RAY_ADDRESS is set.
+        inputs: what URIs in results and reference may name; local files also where they lie here.
     """
 
     output: str
@@ -81,6 +83,7 @@ class EvaluateOptions:
     actors: int = 1
     device: str = "auto"
     address: str | None = None
+    inputs: InputPolicy = STRICT
 
     @property
     def cluster(self) -> str | None:
@@ -116,14 +119,15 @@ def _evaluate(run: RunFolder, options: EvaluateOptions) -> dict[str, Any]:
     preset = preset_of(job, run)
     shards = run.parts()
     config = evaluation_config(options, preset, _columns(options, run, shards))
-    chunks = _chunks(config)
+    chunks = _chunks(config, options.inputs)
     pending = [
         *({"of_reference": True, "number": n} for n in _unseen(run, config, chunks)),
         *({"of_reference": False, "number": n} for n in unmeasured(run, config, shards)),
     ]
     # Fitting takes half a minute, and nobody looks where everything is measured.
-    classifier, right = _classifier(config) if pending else (None, _right_before(run, config))
+    classifier, right = None, None
     if pending:
+        classifier, right = _classifier(config, options.inputs)
         task = MeasureTask(
             output=run.uri,
             config=config,
@@ -132,8 +136,11 @@ def _evaluate(run: RunFolder, options: EvaluateOptions) -> dict[str, Any]:
             classifier=classifier,
             features_per_shard=math.ceil(MOST / max(1, len(shards), _shards_in_all(job))),
             weights=weights_bucket.bucket(),
+            inputs=options.inputs,
         )
         _run_job(task, pending, options)
+    else:
+        right = _right_before(run, config)
     summary = summarize_metrics(run, config, shards, _expected(job), chunks, right)
     print_summary(summary)
     return summary
@@ -243,18 +250,20 @@ def _columns(options: EvaluateOptions, run: RunFolder, shards: Sequence[int]) ->
     return found if "truth" in found or "truth" not in columns else {**found, "truth": "truth"}
 
 
-def _chunks(config: EvaluationConfig) -> int:
+def _chunks(config: EvaluationConfig, inputs: InputPolicy) -> int:
     """Of the reference's images, those that something describes."""
     if not config.reference or not (config.dino or config.inception):
         return 0
-    return math.ceil(len(read_reference(config.reference, config.where).images) / CHUNK)
+    return math.ceil(len(read_reference(config.reference, config.where, inputs).images) / CHUNK)
 
 
-def _classifier(config: EvaluationConfig) -> tuple[StyleClassifier | None, float | None]:
+def _classifier(
+    config: EvaluationConfig, inputs: InputPolicy
+) -> tuple[StyleClassifier | None, float | None]:
     """What tells the styles of the reference, and how often it is right; None where not asked."""
     if not config.reference or config.style_column is None:
         return None, None
-    reference = read_reference(config.reference, config.where)
+    reference = read_reference(config.reference, config.where, inputs)
     return fit_classifier(reference, config.image_size, config.fit)
 
 

@@ -4,8 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Annotated
+
+import typer
 
 from dstc.errors import SettingsError
+
+INPUTS = "What rows may name"
+AllowLocal = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder of local images that rows of a remote manifest may name; repeatable.",
+        rich_help_panel=INPUTS,
+    ),
+]
+AllowPrivateHosts = Annotated[
+    bool,
+    typer.Option(
+        "--allow-private-hosts",
+        help="Web servers at private and loopback addresses, too.",
+        rich_help_panel=INPUTS,
+    ),
+]
+MaxImageBytes = Annotated[
+    int, typer.Option(help="Of one image file.", min=1, rich_help_panel=INPUTS)
+]
 
 
 class Precision(StrEnum):

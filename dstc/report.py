@@ -45,6 +45,7 @@ from dstc.reporting.tally import Tally, count_rows
 from dstc.reporting.texts import moment, percent
 from dstc.reporting.throughput import Throughput, finite, read_throughput
 from dstc.store import storage, urls
+from dstc.store.input_policy import STRICT, InputPolicy
 from dstc.store.json_record import MISSING, Record, read_record
 from dstc.store.run_folder import RunFolder
 from dstc.text import describe, duration, redact, visible
@@ -54,11 +55,13 @@ MAX_CARDS = 200
 SHOWN_SIDE = 128
 
 
-def write_report(output: str) -> str:
+def write_report(output: str, inputs: InputPolicy = STRICT) -> str:
     """Writes `report.html` into a run folder.
 
     Args:
         output: the run folder; a local path or any fsspec URL.
+        inputs: what the URIs in results may name on this machine; local files also where run and
+            manifest both lie here.
 
     Returns:
         The path or URL of the page.
@@ -67,7 +70,7 @@ def write_report(output: str) -> str:
         RunFolderError: the folder holds no run.
         StorageError: the folder cannot be read, or the page not be written.
     """
-    page = make_report(output)
+    page = make_report(output, inputs)
     run = _run_folder(output)
     try:
         storage.write_bytes(run.report, page)
@@ -76,24 +79,25 @@ def write_report(output: str) -> str:
     return run.report
 
 
-def make_report(output: str) -> bytes:
+def make_report(output: str, inputs: InputPolicy = STRICT) -> bytes:
     """The page as bytes; no file is written.
 
     Args:
-        output: the run folder; a local path or any fsspec URL.
+        output: the run folder; a local path or any fsspec URL. inputs: as in `write_report`.
 
     Raises:
         RunFolderError: the folder holds no run.
         StorageError: the folder cannot be read.
     """
-    return render(_read_page(_run_folder(output))).encode(errors="replace")
+    return render(_read_page(_run_folder(output), inputs)).encode(errors="replace")
 
 
-def serve_report(output: str, port: int) -> None:
+def serve_report(output: str, port: int, inputs: InputPolicy = STRICT) -> None:
     """Shows the page at 127.0.0.1, made anew for each reload, until Ctrl-C.
 
     Args:
         output: the run folder; a local path or any fsspec URL. port: 0 takes any free one.
+        inputs: as in `write_report`.
 
     Raises:
         RunFolderError: the folder holds no run.
@@ -102,7 +106,7 @@ def serve_report(output: str, port: int) -> None:
     """
     run = _run_folder(output)
     _open_run(run)
-    with ReportServer(lambda: make_report(output), port) as server:
+    with ReportServer(lambda: make_report(output, inputs), port) as server:
         # A shell script's background processes start with SIGINT ignored, and Python leaves it so.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         print(f"{server.url}  (Ctrl-C ends)", flush=True)
@@ -115,11 +119,12 @@ def _run_folder(output: str) -> RunFolder:
     return RunFolder(urls.folder(output))
 
 
-def write_contact_sheet(output: str, path: str) -> str:
+def write_contact_sheet(output: str, path: str, inputs: InputPolicy = STRICT) -> str:
     """Writes one printable PNG with some rows of a run: all of them where they find room.
 
     Args:
         output: the run folder. path: of the PNG; a local path or any fsspec URL.
+        inputs: as in `write_report`.
 
     Returns:
         The path or URL of the PNG.
@@ -135,7 +140,7 @@ def write_contact_sheet(output: str, path: str) -> str:
     rows = read_rows(run, Numbering(tally.parts).spread(MOST_ROWS))
     name = posixpath.basename(run.uri) or run.uri
     title = f"{name}: {len(rows):,} of {tally.rows:,} rows, preset {job.part('preset').get('name')}"
-    sheet = contact_sheet(title, make_cards(run, job, rows))
+    sheet = contact_sheet(title, make_cards(run, job, rows, inputs=inputs))
     target = urls.absolute(path)
     try:
         storage.write_bytes(target, sheet)
@@ -180,7 +185,7 @@ def _open_run(run: RunFolder) -> tuple[Record, list[int]]:
     return job, shards
 
 
-def _read_page(run: RunFolder) -> Page:
+def _read_page(run: RunFolder, inputs: InputPolicy) -> Page:
     job, shards = _open_run(run)
     summary = read_record(run.summary, "summary.json")
     tally = count_rows(run, shards)
@@ -203,7 +208,7 @@ def _read_page(run: RunFolder) -> Page:
         notes=_notes(job, summary, tally, throughput, is_finished),
         tally=tally,
         expected=expected,
-        cards=make_cards(run, job, rows, measures_of(run, tally.parts, rows)),
+        cards=make_cards(run, job, rows, measures_of(run, tally.parts, rows), inputs),
         chosen=chosen,
         metrics=make_table(_read_metrics(run), job, tally.rows),
         bands=bands,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,12 +28,14 @@ from dstc.evaluation.plan import (
     write_table,
 )
 from dstc.evaluation.reference import CHUNK, read_reference
-from dstc.reporting.cards import relative_to
-from dstc.store import retries, storage, urls, weights_bucket
+from dstc.reporting.cards import inputs_of, relative_to
+from dstc.store import retries, urls, weights_bucket
 from dstc.store.cells import is_blank, read_records, texts
+from dstc.store.input_policy import STRICT, InputPolicy, shown_uri
+from dstc.store.inputs import read_input
 from dstc.store.results import DONE, read_part
 from dstc.store.run_folder import RunFolder
-from dstc.text import describe, redact
+from dstc.text import describe
 from dstc.worker.image_cache import ImageCache
 from dstc.worker.row_count import blaming
 from dstc_engine.errors import ImageError
@@ -76,7 +78,7 @@ class MeasureTask:
         output: the run folder. config: of the evaluation. device: "cuda" or "cpu".
         threads: of the CPU. classifier: of styles, fitted, or None.
         features_per_shard: rows of a shard whose features are kept, for sets.
-        weights: the driver's bucket of weights.
+        weights: the driver's bucket of weights. inputs: what the URIs in results may name.
     """
 
     output: str
@@ -86,6 +88,7 @@ class MeasureTask:
     classifier: StyleClassifier | None
     features_per_shard: int
     weights: str | None
+    inputs: InputPolicy = STRICT
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +119,9 @@ class MeasureShard:
         self._task = task
         self._run = RunFolder(task.output)
         self._models: EvaluationModels | None = None
-        self._folder = relative_to(record_of(self._run))
+        job = record_of(self._run)
+        self._folder = relative_to(job)
+        self._inputs = inputs_of(self._run, job, task.inputs)
         # Ten million rows in ten styles would ask storage ten million times for ten files.
         self._images = ImageCache[ImageArray](_SHARED_BYTES)
 
@@ -166,7 +171,9 @@ class MeasureShard:
             if row["status"] != DONE:
                 return None
             try:
-                return read_images(self._run, self._task.config, row, folder, self._images)
+                return read_images(
+                    self._run, self._task.config, row, folder, self._images, self._inputs
+                )
             except BaseException as error:  # drivers and decoders raise what they like
                 return describe(error)
 
@@ -195,7 +202,7 @@ class MeasureShard:
 
     def _measure_reference(self, number: int) -> None:
         config = self._task.config
-        reference = read_reference(config.reference, config.where)
+        reference = read_reference(config.reference, config.where, self._task.inputs)
         chunk = range(number * CHUNK, min((number + 1) * CHUNK, len(reference.images)))
         features = _Features()
         for start in range(0, len(chunk), _ROWS_AT_ONCE):
@@ -256,11 +263,13 @@ def read_images(
     row: Mapping[str, Any],
     folder: str | None,
     cache: ImageCache[ImageArray],
+    inputs: InputPolicy,
 ) -> RowImages:
     """The images of a row that is done, fitted to the square.
 
     Args:
         folder: what relative URIs start at. cache: for images that rows share, fitted.
+        inputs: what the URIs of the row may name.
 
     Raises:
         ImageError, StorageError, OSError: one of them cannot be read.
@@ -280,11 +289,11 @@ def read_images(
 
     def given(column: str | None) -> ImageArray | None:
         uri = place(column)
-        return cache.get(uri, lambda: fit_image(_read(uri), size, fit)) if uri else None
+        return cache.get(uri, lambda: fit_image(_read(uri, inputs), size, fit)) if uri else None
 
     content, labels = given("content"), place(config.masks)
     assert content is not None, "a row without content is not done"
-    result = _read(urls.join(run.uri, row["image"]))
+    result = _read(urls.inside(run.uri, row["image"]), replace(inputs, any_local=True))
     whole = np.ones(result.shape[:2], np.uint8)
     inside = fit_labels(whole, size, fit).astype(bool)
     return RowImages(
@@ -292,7 +301,7 @@ def read_images(
         content=content,
         style=given("style"),
         truth=given(config.truth),
-        labels=fit_labels(_read_labels(labels, config), size, fit) if labels else None,
+        labels=fit_labels(_read_labels(labels, config, inputs), size, fit) if labels else None,
         region=(_span(inside.any(axis=1)), _span(inside.any(axis=0))),
     )
 
@@ -360,18 +369,18 @@ def _span(inside: Any) -> slice:
     return slice(int(places[0]), int(places[-1]) + 1)
 
 
-def _read(uri: str) -> ImageArray:
+def _read(uri: str, inputs: InputPolicy) -> ImageArray:
     from dstc_engine.image import decode
 
-    return decode(storage.read_bytes(uri), redact(uri))
+    return decode(read_input(uri, inputs), shown_uri(uri))
 
 
-def _read_labels(uri: str, config: EvaluationConfig) -> ImageArray:
+def _read_labels(uri: str, config: EvaluationConfig, inputs: InputPolicy) -> ImageArray:
     """(H, W): 0 and 255 where the foreground is asked for, else the numbers of classes."""
     from dstc_engine.decoding.mask import read_mask
     from dstc_engine.image import decode
 
-    data, shown = storage.read_bytes(uri), redact(uri)
+    data, shown = read_input(uri, inputs), shown_uri(uri)
     if config.segmentation.startswith("foreground"):
         return read_mask(data, shown).pixels
     return decode(data, shown, whole=True)[..., 0]

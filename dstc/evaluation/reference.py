@@ -15,10 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dstc.errors import SettingsError
+from dstc.errors import SettingsError, StorageError
 from dstc.store import retries, storage, urls
 from dstc.store.cells import BadCell, read_cell
-from dstc.text import redact
+from dstc.store.input_policy import ASKED_FOR, STRICT, InputPolicy
+from dstc.store.inputs import read_input
+from dstc.text import redact, shortened
 from dstc_engine.request import ImageArray
 
 if TYPE_CHECKING:
@@ -41,24 +43,26 @@ class Reference:
 
     Attributes:
         images: bytes, or URIs. styles: None where unknown. folder: what relative URIs start at.
+        inputs: what the URIs may name.
     """
 
     images: Sequence[bytes | str]
     styles: Sequence[str | None]
     folder: str
+    inputs: InputPolicy = ASKED_FOR
 
     def decode(self, number: int, size: int, fit: str) -> ImageArray:
         """An image, fitted as those of the run.
 
         Raises:
-            ImageError, OSError: it cannot be read.
+            ImageError, StorageError, OSError: it cannot be read.
         """
         from dstc_engine.image import decode as decode_image
         from dstc_engine.image import fit as fit_image
 
         given = self.images[number]
         if isinstance(given, str):
-            data = storage.read_bytes(urls.resolve(given, self.folder))
+            data = read_input(urls.resolve(given, self.folder), self.inputs)
         else:
             data = given
         return fit_image(decode_image(data, f"image {number} of the reference"), size, fit)
@@ -68,20 +72,21 @@ def _text(where: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(where.items()))
 
 
-def read_reference(uri: str, where: Mapping[str, str]) -> Reference:
+def read_reference(uri: str, where: Mapping[str, str], inputs: InputPolicy = STRICT) -> Reference:
     """The reference, at most MOST of its images, evenly spread.
 
     Args:
         where: columns and the values, as text, that rows must have to count.
+        inputs: what URIs in it may name; local files also where it lies here itself.
 
     Raises:
         SettingsError: no such file, no such column, or no row that counts.
     """
-    return _read_reference(uri, _text(where))
+    return _read_reference(uri, _text(where), inputs.for_manifest(uri))
 
 
 @functools.lru_cache(maxsize=1)
-def _read_reference(uri: str, where: tuple[tuple[str, str], ...]) -> Reference:
+def _read_reference(uri: str, where: tuple[tuple[str, str], ...], inputs: InputPolicy) -> Reference:
     shown = f"--reference {redact(uri)}"
     try:
         file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri, retries.STEADY)))
@@ -113,7 +118,7 @@ def _read_reference(uri: str, where: tuple[tuple[str, str], ...]) -> Reference:
         return [cell.text if isinstance(cell, BadCell) else cell for cell in cells]
 
     styles = chosen("style") if "style" in names else [None] * len(rows)
-    return Reference(chosen(columns[0]), styles, urls.parent(uri))
+    return Reference(chosen(columns[0]), styles, urls.parent(uri), inputs)
 
 
 def fit_classifier(reference: Reference, size: int, fit: str) -> tuple[StyleClassifier, float]:
@@ -136,8 +141,8 @@ def fit_classifier(reference: Reference, size: int, fit: str) -> tuple[StyleClas
         )
     try:
         images = [reference.decode(number, size, fit) for number in known]
-    except (ImageError, OSError) as error:
-        raise SettingsError(f"--reference: {redact(str(error))}") from error
+    except (ImageError, StorageError, OSError) as error:
+        raise SettingsError(f"--reference: {shortened(redact(str(error)))}") from error
     # By a step that does not divide: files often list styles in turns.
     held_out = set(np.random.default_rng(0).permutation(len(known))[::_HELD_OUT].tolist())
     fitted = [n for n in range(len(known)) if n not in held_out]

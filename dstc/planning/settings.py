@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from dstc.errors import SettingsError
 from dstc.store import urls
+from dstc.store.input_policy import MAX_IMAGE_BYTES, InputPolicy
 from dstc_engine.networks import NETWORKS
 from dstc_engine.presets import Preset, get_preset, with_fields
 from dstc_engine.weights.described import is_description
@@ -65,6 +66,10 @@ class Settings(BaseModel):
         engine: "guided", the method's; "fake", which stands in for it in tests and benchmarks of
             the job; or your own, "package.module:RECORD" (`dstc/engines/spec.py`).
         fake_step_seconds: what one step of the fake engine costs.
+        allow_local: folders of local images that a manifest in remote storage may name; one that
+            is a local file itself may name any.
+        allow_private_hosts: images may come from web servers at private and loopback addresses.
+        max_image_bytes: of one image file, decoded from what the transfer made of it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -90,6 +95,18 @@ class Settings(BaseModel):
     address: str | None = None
     engine: Annotated[str, Field(pattern=r"^(\w+|[\w.]+:\w+)$")] = "guided"
     fake_step_seconds: Annotated[float, Field(ge=0)] = 0.0
+    allow_local: tuple[str, ...] = ()
+    allow_private_hosts: bool = False
+    max_image_bytes: Annotated[int, Field(ge=1)] = MAX_IMAGE_BYTES
+
+    @property
+    def inputs(self) -> InputPolicy:
+        """What the rows of the manifest may name."""
+        return InputPolicy(
+            local_folders=self.allow_local,
+            private_hosts=self.allow_private_hosts,
+            max_bytes=self.max_image_bytes,
+        ).for_manifest(self.manifest)
 
     @property
     def resolved_preset(self) -> Preset:
@@ -167,5 +184,6 @@ def make_settings(**values: object) -> Settings:
             "set": {key: _absolute_networks(key, text) for key, text in settings.set.items()},
             "manifest": urls.absolute(settings.manifest),
             "output": urls.folder(settings.output),
+            "allow_local": tuple(urls.absolute(folder) for folder in settings.allow_local),
         }
     )

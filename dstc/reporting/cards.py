@@ -11,12 +11,14 @@ from typing import Any
 
 from markupsafe import Markup
 
+from dstc.errors import StorageError
 from dstc.reporting import charts
 from dstc.reporting.flags import FLAGGED, flags_of
 from dstc.reporting.texts import text_of
 from dstc.reporting.throughput import finite
 from dstc.reporting.thumbnails import MAX_SIDE, Thumbnail, Thumbnails
 from dstc.store import urls
+from dstc.store.input_policy import STRICT, InputPolicy
 from dstc.store.json_record import Record
 from dstc.store.manifest import TEXT_COLUMNS
 from dstc.store.manifest_files import folder_by_name, manifest_folder
@@ -87,17 +89,22 @@ def make_cards(
     job: Record,
     rows: Sequence[Mapping[str, Any]],
     measures: Sequence[Mapping[str, float]] | None = None,
+    inputs: InputPolicy = STRICT,
 ) -> list[Card]:
     """Cards of result rows, in their order.
 
     Args:
         measures: the metrics of each row, by name; None where there are none.
+        inputs: what the URIs of rows may name; local files also where run and manifest lie here.
     """
     size = finite(job.part("preset").get("image_size"))
     fit = "pad" if job.part("preset").get("fit") == "pad" else "crop"
     most = _SAMPLES if len(rows) <= _MANY_CARDS else _FEW_SAMPLES
     thumbnails = Thumbnails(
-        _side(rows, most), int(size) if size is not None and 1 <= size <= 4096 else None, fit
+        _side(rows, most),
+        int(size) if size is not None and 1 <= size <= 4096 else None,
+        fit,
+        inputs_of(run, job, inputs),
     )
     folder = relative_to(job)
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -141,8 +148,14 @@ def _make_card(
             return Thumbnail(problem="where the manifest lies is unknown")
         return thumbnails.input(urls.resolve(uri, folder or ""))
 
+    def result_of(name: str) -> Thumbnail:
+        try:
+            return thumbnails.result(urls.inside(run.uri, name))
+        except StorageError:
+            return Thumbnail(problem="a path that leads out of the run folder")
+
     image = row.get("image")
-    result = thumbnails.result(urls.join(run.uri, image)) if isinstance(image, str) else None
+    result = result_of(image) if isinstance(image, str) else None
     samples = [sample for sample in row.get("samples") or [] if sample]
     return Card(
         id=text["id"],
@@ -154,10 +167,7 @@ def _make_card(
         content=input_of("content"),
         style=input_of("style"),
         result=result,
-        samples=[
-            (s["sample"], s["seed"], thumbnails.result(urls.join(run.uri, s["image"])))
-            for s in samples[:most_samples]
-        ],
+        samples=[(s["sample"], s["seed"], result_of(s["image"])) for s in samples[:most_samples]],
         more_samples=max(0, len(samples) - most_samples),
         flags=flags_of(row.get(FLAGGED)),
         metrics=[(name, charts.number(value)) for name, value in measures.items()],
@@ -170,6 +180,14 @@ def _make_card(
         ).lower(),
         sort_values=_sort_values(row, losses, measures),
     )
+
+
+def inputs_of(run: RunFolder, job: Record, inputs: InputPolicy) -> InputPolicy:
+    """What rows may name here: neither a run nor a manifest of elsewhere names local files."""
+    manifest = job.part("manifest").get("uri")
+    if isinstance(manifest, str) and urls.local_path(run.uri) is not None:
+        return inputs.for_manifest(manifest)
+    return inputs.for_manifest(run.uri)
 
 
 def relative_to(job: Record) -> str | None:

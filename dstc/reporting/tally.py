@@ -184,4 +184,4 @@ def _count_flags(part: _Part, column: pa.Array, shard: int, first: int) -> None:
 
 
 def _text(value: object) -> str:
-    return "" if value is None else redact(str(value))
+    return "" if value is None else redact(str(value), str(value))

@@ -22,7 +22,7 @@ def rows_of(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def text_of(value: object) -> str:
     """The whole text; empty when missing."""
-    return "" if value is None else redact(str(value))
+    return "" if value is None else redact(str(value), str(value))
 
 
 def percent(share: float) -> str:

@@ -6,12 +6,14 @@ import base64
 import io
 import threading
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
 from dstc.errors import StorageError
-from dstc.store import storage, urls
+from dstc.store import urls
+from dstc.store.input_policy import ASKED_FOR, InputPolicy, InputTooLarge, NotAllowed
+from dstc.store.inputs import read_input
 from dstc.text import redact
 from dstc_engine.errors import ImageError
 from dstc_engine.image import decode, unpad
@@ -48,12 +50,21 @@ class Thumbnails:
     Args:
         side: pixels of the longer side, at most.
         size, fit: of the preset; inputs are fitted as the engine does it. None leaves them whole.
+        policy: what URIs of inputs may name.
     """
 
-    def __init__(self, side: int, size: int | None = None, fit: str = "crop") -> None:
+    def __init__(
+        self,
+        side: int,
+        size: int | None = None,
+        fit: str = "crop",
+        policy: InputPolicy = ASKED_FOR,
+    ) -> None:
         self._side = min(side, MAX_SIDE)
         self._size = size
         self._fit = fit
+        self._policy = policy
+        self._result_policy = replace(policy, any_local=True)
         self._made: dict[tuple[str, bool], Thumbnail] = {}
         self._lock = threading.Lock()
         self._faults = Counter[str]()
@@ -80,9 +91,11 @@ class Thumbnails:
         if self._faults[place] >= _GIVE_UP_AFTER:
             return Thumbnail(problem=f"not tried: {redact(place)} did not answer")
         try:
-            data = storage.read_bytes(uri)
+            data = read_input(uri, self._policy if fitted else self._result_policy)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return Thumbnail(problem="there is no such file")
+        except (InputTooLarge, NotAllowed) as error:
+            return Thumbnail(problem=str(error))
         except (StorageError, ValueError):
             return Thumbnail(problem="a URI that cannot be used")
         except Exception as error:  # drivers raise their own types; none may take the page down

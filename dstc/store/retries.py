@@ -44,6 +44,11 @@ FETCH = Patience(60, variable="DSTC_FETCH_PATIENCE_S")
 # What is written, or read to go on, is hours of work: outages of a few minutes are sat out.
 STEADY = Patience(300, variable="DSTC_STORAGE_PATIENCE_S")
 
+
+class DeadlinePassed(TimeoutError):
+    """The time for all attempts together is over."""
+
+
 # Errors that another attempt cannot mend. Everything else that storage raises (throttling, resets,
 # timeouts, 5xx) is tried again; their types differ from driver to driver.
 _PERMANENT = (
@@ -52,6 +57,7 @@ _PERMANENT = (
     IsADirectoryError,
     NotADirectoryError,
     PermissionError,
+    DeadlinePassed,
     ImportError,
     TypeError,
     ValueError,

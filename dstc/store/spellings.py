@@ -14,8 +14,6 @@ T = TypeVar("T")
 
 # Of each folder and of the name there are up to three.
 _MOST = 32
-# Control and format characters, and what divides lines.
-_UNSEEN = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs"})
 
 
 def spellings(uri: str) -> Iterator[str]:
@@ -51,18 +49,6 @@ def first_found(read: Callable[[str], T], uri: str) -> T:
             except FileNotFoundError:
                 continue
         raise
-
-
-def visible(text: str) -> str:
-    """The text with an escape for each character that nobody sees, as a carriage return.
-
-    Example:
-        >>> print(visible("a.png\\r"))
-        a.png\\r
-    """
-    return "".join(
-        ascii(mark)[1:-1] if unicodedata.category(mark) in _UNSEEN else mark for mark in text
-    )
 
 
 def unseen_ends(text: str) -> str:

@@ -25,7 +25,7 @@ import fsspec
 from dstc.errors import OutputError, StorageError
 from dstc.store.retries import PROMPT, STEADY, Patience, note_moved, with_retries
 from dstc.store.spellings import first_found
-from dstc.store.urls import join, parent
+from dstc.store.urls import join, local_path, parent
 from dstc.text import describe, redact
 
 # A peer that is gone without a word is found out after this; one that is only slow is waited for.
@@ -54,10 +54,16 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     options: dict[str, Any] = {"use_listings_cache": False}
     if uri.startswith(("s3://", "s3a://")):
         options |= _s3_options()
+    local = local_path(uri)
+    scheme = "file" if local is not None else uri.partition("://")[0].lower()
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri, **options)
+        # Not fsspec's url_to_fs: it takes `::` for a chain of file systems, one inside the other.
+        kind = fsspec.get_filesystem_class(scheme)
+        given = kind._get_kwargs_from_urls(uri) if local is None else {}
+        filesystem = fsspec.filesystem(scheme, **{**given, **options})
+        path = kind._strip_protocol(uri if local is None else local)
     except (ValueError, ImportError) as error:
-        raise StorageError(f"{redact(uri)}: {redact(str(error))}") from error
+        raise StorageError(f"{redact(uri, uri)}: {redact(str(error), uri)}") from error
     if _protocol(filesystem) in ("s3", "s3a"):
         filesystem.retries = 1  # ours are the only ones: nested, they multiply
     return filesystem, str(path)

@@ -14,11 +14,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from dstc.errors import StorageError
-from dstc.store import storage, urls
+from dstc.store import retries, urls
 from dstc.store.cells import BadCell, is_blank
+from dstc.store.input_policy import ASKED_FOR, MAX_URI, InputTooLarge, check_uri, shown_uri
+from dstc.store.inputs import read_input
 from dstc.store.manifest import TEXT_COLUMNS
-from dstc.store.spellings import unseen_ends, visible
-from dstc.text import carries_user, describe, redact
+from dstc.store.spellings import unseen_ends
+from dstc.text import describe, redact, shortened, visible
 from dstc.worker.image_cache import ImageCache
 from dstc_engine.errors import ImageError, MaskError, RequestError
 from dstc_engine.request import TranslationRequest
@@ -32,6 +34,10 @@ MAX_ID = 512
 MAX_SEGMENT = 240
 # Characters of a bad cell that its error shows.
 _SHOWN = 100
+# CLIP reads about 300 characters of a prompt; its tokenizer takes time by the square of a word's
+# length: 0.6 s for one of 4,096 characters, 10 s for one of 16,000.
+MAX_PROMPT = 4096
+_COUNTED = 1024
 
 
 class Rejected(Exception):
@@ -94,18 +100,23 @@ def check_id(row_id: str | None) -> str | None:
     expected = "expected letters, digits, '.', '_', '-', and '/' between folders"
     if not row_id:
         return f"id is {row_id!r}; {expected}"
+    shown = shortened(repr(row_id), 200)
     if len(row_id) > MAX_ID:
         return f"id of {len(row_id)} characters; expected at most {MAX_ID}"
     for segment in row_id.split("/"):
         if segment in ("", ".", "..") or not _SEGMENT.fullmatch(segment):
-            return f"id is {row_id!r}; {expected}, and no part that is empty, '.' or '..'"
+            return f"id is {shown}; {expected}, and no part that is empty, '.' or '..'"
         if len(segment) > MAX_SEGMENT:
             return f"id has a part of {len(segment)} characters; expected at most {MAX_SEGMENT}"
     return None
 
 
 def check_row(
-    values: Mapping[str, object], number: int, run_seed: int, duplicate_of: int | None = None
+    values: Mapping[str, object],
+    number: int,
+    run_seed: int,
+    duplicate_of: int | None = None,
+    count_tokens: Callable[[str], int] | None = None,
 ) -> Row:
     """Checks a row without opening anything.
 
@@ -115,9 +126,11 @@ def check_row(
         number: of the row in the manifest, counted from 0; names it in errors.
         run_seed: seeds rows that bring none.
         duplicate_of: number of the earlier row that has the same id.
+        count_tokens: tells the length of a prompt that is too long in tokens, too.
 
     Raises:
-        Rejected: with reason bad_id, duplicate_id, bad_text, no_content, no_target or bad_seed.
+        Rejected: with reason bad_id, duplicate_id, bad_text, no_content, no_target, bad_uri,
+            long_prompt or bad_seed.
     """
     text = {
         name: value if isinstance(value := values.get(name), str) and not is_blank(value) else None
@@ -131,7 +144,7 @@ def check_row(
         raise Rejected("bad_id", f"{place}: {fault}")
     row_id = text["id"]
     assert row_id is not None
-    place += f" ({row_id!r})"
+    place += f" ({shortened(repr(row_id), 300)})"
     if duplicate_of is not None:
         raise Rejected(
             "duplicate_id",
@@ -146,6 +159,7 @@ def check_row(
         raise Rejected(
             "no_target", f"{place}: style and prompt are both empty; expected one of them, or both"
         )
+    _check_lengths(text, place, count_tokens)
     seed = values.get("seed")
     if seed is None:
         seed = derive_seed(run_seed, row_id)
@@ -168,10 +182,39 @@ def _fault_of(name: str, cell: BadCell) -> str:
     return f"{name} is '{visible(redact(text))}', {cell.problem}; expected text in UTF-8"
 
 
+def _check_lengths(
+    text: Mapping[str, str | None], place: str, count_tokens: Callable[[str], int] | None
+) -> None:
+    for column in ("content", "style", "mask"):
+        if (length := len(text[column] or "")) > MAX_URI:
+            raise Rejected(
+                "bad_uri",
+                f"{place}: {column} of {length:,} characters; expected a URI of at most "
+                f"{MAX_URI:,}",
+            )
+    for column in ("prompt", "source_prompt"):
+        value = text[column] or ""
+        if len(value) <= MAX_PROMPT:
+            continue
+        told = ""
+        if count_tokens is not None:
+            told = f" (its first {_COUNTED:,} are {count_tokens(value[:_COUNTED]):,} tokens)"
+        raise Rejected(
+            "long_prompt",
+            f"{place}: {column} of {len(value):,} characters{told}; expected at most "
+            f"{MAX_PROMPT:,}, of which CLIP reads the first 77 tokens",
+        )
+
+
+def _read_as_one_asked(uri: str) -> bytes:
+    """A reader for callers who name the files themselves, on this machine or elsewhere."""
+    return read_input(uri, ASKED_FOR)
+
+
 def load_request(
     row: Row,
     folder: str,
-    read: Callable[[str], bytes] = storage.read_bytes,
+    read: Callable[[str], bytes] = _read_as_one_asked,
     caches: Mapping[str, ImageCache[Decoded]] = MappingProxyType({}),
 ) -> TranslationRequest:
     """Fetches and decodes the images of a row.
@@ -183,8 +226,10 @@ def load_request(
         caches: for the columns content, style and mask; a column without one is always fetched.
 
     Raises:
-        Rejected: with reason missing_picture, unreadable_picture, bad_mask, bad_uri or bad_request.
-        Failed: with reason fetch_error, when storage did not answer.
+        Rejected: with reason missing_picture, unreadable_picture, bad_mask, too_large, bad_uri or
+            bad_request.
+        Failed: with reason fetch_error, when storage did not answer, or input_timeout, when an
+            image was not read in time.
     """
 
     def load(column: str, uri: str) -> Decoded:
@@ -219,28 +264,37 @@ def _load_image(column: str, uri: str, folder: str, read: Callable[[str], bytes]
     from dstc_engine.decoding.mask import read_mask
     from dstc_engine.decoding.read import read_image
 
-    shown = f"{column} {visible(redact(uri))}"
-    if carries_user(uri):
-        # Drivers repeat what they cannot read, so the password would end up in an error text.
-        raise Rejected(
-            "bad_uri",
-            f"{shown}: the URI carries a user or a password; give credentials through the "
-            "environment (AWS_ACCESS_KEY_ID, ...)",
-        )
+    shown = f"{column} {shown_uri(uri)}"
+    place = urls.resolve(uri, folder)
     try:
-        data = read(urls.resolve(uri, folder))
+        check_uri(uri)
+        data = read(place)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise Rejected(
             "missing_picture", f"{shown}: there is no such file{unseen_ends(uri)}"
         ) from error
+    except InputTooLarge as error:
+        raise Rejected("too_large", f"{shown}: {error}") from error
     except (StorageError, ValueError) as error:
-        raise Rejected("bad_uri", f"{shown}: {redact(str(error))}") from error
+        reason = shortened(redact(str(error), uri, place))
+        raise Rejected("bad_uri", f"{shown}: {reason}") from error
+    except retries.DeadlinePassed as error:
+        raise Failed("input_timeout", f"{shown}: {error}") from error
     except Exception as error:  # drivers raise their own types; none may take the shard down
-        reason = describe(error)
+        reason = describe(error, uri, place)
         raise Failed("fetch_error", f"{shown}: cannot be fetched: {reason}") from error
     try:
         return read_mask(data, shown) if column == "mask" else read_image(data, shown)
     except MaskError as error:
         raise Rejected("bad_mask", redact(str(error))) from error
     except ImageError as error:
-        raise Rejected("unreadable_picture", redact(str(error))) from error
+        raise Rejected("unreadable_picture", _without_bytes(str(error), uri)) from error
+
+
+_HEX = re.compile(r" starting (?:[0-9a-f]{2}\b ?)+")
+_QUOTED_BYTES = re.compile(r"""\bb(['"]).*?\1""")
+
+
+def _without_bytes(text: str, uri: str) -> str:
+    """An error of decoding without what was read: the file may be one that nobody may see."""
+    return redact(_QUOTED_BYTES.sub("some bytes", _HEX.sub("", text)), uri)

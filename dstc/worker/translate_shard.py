@@ -31,8 +31,9 @@ from dstc.engines.registry import find_engine
 from dstc.engines.spec import Engine
 from dstc.errors import OutputError
 from dstc.log_lines import show_logs
-from dstc.store import retries, storage
+from dstc.store import retries
 from dstc.store.cells import read_records
+from dstc.store.inputs import read_input
 from dstc.store.packed_rows import pack_rows, unpack_rows
 from dstc.store.results import (
     DONE,
@@ -69,12 +70,16 @@ from dstc.worker.when_all import when_all
 from dstc.worker.write_results import OUTPUT_SCHEMA
 from dstc_engine.decoding.read import Decoded
 from dstc_engine.request import Translation, TranslationRequest
+from dstc_engine.token_count import count_tokens
 
 log = logging.getLogger(__name__)
 
 # Storage answers in tens of milliseconds and steps take longer: a few threads keep slots fed.
 FETCH_THREADS = 8
 WRITE_THREADS = 4
+# Reading one image takes under a second, and storage that does not answer has a minute of retries
+# (`retries.FETCH`); a body of a byte now and then would hold its thread for an hour.
+READ_DEADLINE_S = 300.0
 # Decoded images that rows share, by column: contents, each asked for a few times at most, may not
 # push out styles, which all rows ask for. A photograph of 12 megapixels takes 36 MB.
 CACHED_BYTES = {"content": 128 << 20, "style": 256 << 20, "mask": 64 << 20}
@@ -124,6 +129,7 @@ class TranslateShard:
         self._fetchers = TimedThreads(FETCH_THREADS, task.settings.row_deadline_s, "fetch")
         self._writers = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="write")
         self._images = {name: ImageCache[Decoded](limit) for name, limit in CACHED_BYTES.items()}
+        self._inputs = task.settings.inputs
         # Decoded images may be large: only so many rows wait in memory for a slot.
         self._room_ahead = threading.Semaphore(slots + FETCH_THREADS)
         self._company = Company()
@@ -380,7 +386,7 @@ class TranslateShard:
     def _check(self, shard: ShardRun, offset: int, values: dict[str, Any]) -> Row:
         number = shard.first_row + offset
         seed = self._task.settings.seed
-        return check_row(values, number, seed, shard.duplicate_of.get(number))
+        return check_row(values, number, seed, shard.duplicate_of.get(number), count_tokens)
 
     def _requests(
         self, row: Row, shard: ShardRun, before: Outcome | None
@@ -389,7 +395,7 @@ class TranslateShard:
 
         Where a flagged row is tried again, one alone: its further images stay.
         """
-        request = load_request(row, shard.folder, _fetch, self._images)
+        request = load_request(row, shard.folder, self._fetch, self._images)
         if before is not None:
             return [replace(request, seed=derive_retry_seed(row.seed, before.retries + 1))]
         others = range(1, self._task.settings.samples_per_row)
@@ -397,6 +403,9 @@ class TranslateShard:
             request,
             *(replace(request, seed=derive_sample_seed(row.seed, sample)) for sample in others),
         ]
+
+    def _fetch(self, uri: str) -> bytes:
+        return read_input(uri, self._inputs, retries.FETCH, READ_DEADLINE_S)
 
     def _keep(
         self, row: Row, translations: Sequence[Translation], before: Outcome | None
@@ -434,7 +443,3 @@ class TranslateShard:
             retries=retry,
             samples=before.samples if before else others or None,
         )
-
-
-def _fetch(uri: str) -> bytes:
-    return storage.read_bytes(uri, retries.FETCH)

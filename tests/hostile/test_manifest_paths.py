@@ -22,7 +22,8 @@ from dstc.store import storage
 from dstc.store.manifest import open_manifest
 from dstc.store.manifest_files import folder_by_name
 from dstc.store.run_folder import RunFolder
-from dstc.store.spellings import first_found, spellings, unseen_ends, visible
+from dstc.store.spellings import first_found, spellings, unseen_ends
+from dstc.text import visible
 from dstc.worker.image_cache import ImageCache
 from dstc.worker.row import Rejected, check_row, load_request
 from tests.hostile.case import Case

@@ -28,7 +28,7 @@ Columns = Callable[[int], dict[str, list[Any]]]
 
 
 def settings_of(manifest: Path, output: Path, **values: Any) -> Settings:
-    defaults = {"engine": "fake", "rows_per_shard": 4, "slots": 3}
+    defaults = {"engine": "fake", "rows_per_shard": 4, "slots": 3, "allow_private_hosts": True}
     return make_settings(manifest=str(manifest), output=str(output), **{**defaults, **values})
 
 

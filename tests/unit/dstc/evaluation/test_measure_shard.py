@@ -15,7 +15,8 @@ from dstc.evaluation import measure_shard
 from dstc.evaluation.measure_shard import SCHEMA, MeasureShard, MeasureTask
 from dstc.evaluation.plan import EvaluationConfig, features_part, metrics_part, unmeasured
 from dstc.evaluation.summary import print_summary, summarize_metrics
-from dstc.store import retries, storage
+from dstc.store import inputs
+from dstc.store.input_policy import InputPolicy
 from dstc.store.run_folder import RunFolder
 from dstc_engine.image import fit
 from dstc_engine.metrics.evaluation_models import EvaluationModels
@@ -125,13 +126,13 @@ def test_a_image_that_rows_share_is_fetched_once(
             for n in range(40)
         ]
     )
-    read, asked = storage.read_bytes, list[str]()
+    read, asked = inputs.read_input, list[str]()
 
-    def counted(uri: str, *patience: retries.Patience) -> bytes:
+    def counted(uri: str, policy: InputPolicy) -> bytes:
         asked.append(uri)
-        return read(uri, *patience)
+        return read(uri, policy)
 
-    monkeypatch.setattr(storage, "read_bytes", counted)
+    monkeypatch.setattr("dstc.evaluation.measure_shard.read_input", counted)
     assert len(measured(run, BLIND)) == 40
     assert asked.count(style) == 1 and asked.count(str(tmp_path / "3.png")) == 1
 

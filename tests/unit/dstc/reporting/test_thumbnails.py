@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dstc.reporting.thumbnails import Thumbnail, Thumbnails, shrink
-from dstc.store import storage
+from dstc.store.input_policy import InputPolicy
 
 
 def _decoded(thumbnail: Thumbnail) -> Image.Image:
@@ -56,11 +56,11 @@ def test_storage_that_does_not_answer_is_not_asked_for_ever(
 ) -> None:
     asked = []
 
-    def refuse(uri: str) -> bytes:
+    def refuse(uri: str, policy: InputPolicy) -> bytes:
         asked.append(uri)
         raise ConnectionError("user:secret")
 
-    monkeypatch.setattr(storage, "read_bytes", refuse)
+    monkeypatch.setattr("dstc.reporting.thumbnails.read_input", refuse)
     thumbnails = Thumbnails(256)
     problems = [thumbnails.result(f"s3://me:secret@b/{n}.png").problem for n in range(6)]
     assert len(asked) == 4

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dstc.store import storage
+from dstc.store import inputs
 from dstc_engine.engine import Engine as GuidedEngine
 from dstc_engine.image import fit as fit_image
 from dstc_engine.image import unpad
@@ -26,14 +26,14 @@ def test_shared_images_are_fetched_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fetched: list[str] = []
-    read = storage.read_bytes
+    read = inputs.read_input
 
-    def counted(uri: str, *patience: Any) -> bytes:
+    def counted(uri: str, *how: Any) -> bytes:
         if uri.endswith(".png"):
             fetched.append(Path(uri).name)
-        return read(uri, *patience)
+        return read(uri, *how)
 
-    monkeypatch.setattr(storage, "read_bytes", counted)
+    monkeypatch.setattr("dstc.worker.translate_shard.read_input", counted)
     columns = good_rows(48)
     columns["style"] = [str(images / f"p{n % 2}.png") for n in range(48)]
     results = make_job(write_manifest(columns), samples_per_row=2).translate()
