@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from dstc.store import storage, urls
 
-_PART = re.compile(r"part-(\d{5,})\.parquet")
+_PART = re.compile(r"part-(\d{5,9})\.parquet")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,11 @@ class RunFolder:
 
     def part(self, shard: int) -> str:
         """URI of a shard's result rows."""
-        return urls.join(self.results, f"part-{shard:05d}.parquet")
+        return urls.join(self.uri, self.part_name(shard))
+
+    def part_name(self, shard: int) -> str:
+        """Path of a shard's result rows, relative to the run folder."""
+        return f"results/part-{shard:05d}.parquet"
 
     def stats(self, shard: int) -> str:
         """URI of a shard's timings and attempts."""
@@ -104,6 +108,12 @@ class RunFolder:
         """Numbers of the shards whose part exists, ascending."""
         matches = (_PART.fullmatch(name) for name in storage.list_names(self.results))
         return sorted(int(match[1]) for match in matches if match)
+
+    def part_sizes(self) -> dict[int, int]:
+        """The shards whose part exists, ascending, and the bytes of each."""
+        sizes = storage.list_sizes(self.results)
+        found = ((_PART.fullmatch(name), size) for name, size in sizes.items())
+        return dict(sorted((int(match[1]), size) for match, size in found if match))
 
 
 def _spread(row_id: str) -> str:
