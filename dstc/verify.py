@@ -129,6 +129,12 @@ def _verify(run: RunFolder, repairs: bool, quick: bool) -> Verified:
         )
     manifest, faults = _open_manifest(job)
     is_the_runs = not faults
+    faults += [
+        Fault(
+            FOREIGN_PART, f"results/{name}", "not a part's name; readers take it for one: remove it"
+        )
+        for name in run.foreign_parts()
+    ]
     there, known = set(run.part_sizes()), set(Ledger.open(run).known())
     rows_expected = None
     if manifest is None:

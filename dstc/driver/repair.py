@@ -71,7 +71,9 @@ def _take_away(run: RunFolder, shard: int, good: GoodRows) -> int:
         kept = part.take(pa.array(list(good.places), pa.int64())).replace_schema_metadata(None)
         places = list(good.places.values())
         digests = digest_rows(good.rows)[places]
-        save_rows_so_far(run, shard, with_facts(kept, PartFacts(attempt, digests)), places)
+        save_rows_so_far(
+            run, shard, with_facts(kept, PartFacts(attempt, digests, good.rows.num_rows)), places
+        )
         rows_kept = sum(status != FAILED for status in kept.column("status").to_pylist())
         note_unfinished(run, shard, attempt, rows_kept)
     storage.remove(run.part(shard))

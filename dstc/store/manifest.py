@@ -114,6 +114,11 @@ class Manifest:
         last = self.files[self._file_of_row(self.rows - 1)]
         return last.first_shard + _shards_of(self.rows - last.first_row, self.rows_per_shard)
 
+    @property
+    def all_rows(self) -> int:
+        """Rows of all files, those beyond `limit` included."""
+        return sum(file.rows for file in self.files)
+
     def shard(self, number: int) -> Shard:
         """The shard of this number, counted from 0."""
         file = self.files[int(np.searchsorted(self._first_shards, number, side="right")) - 1]

@@ -14,6 +14,7 @@ from dstc.store.row_digests import Digests, digest_shards, pack_digests, unpack_
 
 _ATTEMPT = b"dstc.attempt"
 _DIGESTS = b"dstc.row_digests"
+_SHARD_ROWS = b"dstc.shard_rows"
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +24,12 @@ class PartFacts:
     Attributes:
         attempt: of all attempts at the shard, which wrote it, counted from 1; 0 when unknown.
         digests: (N,) of the manifest row of each row (`row_digests`); None when unknown.
+        shard_rows: of the shard in the manifest, those beyond a limit included; 0 when unknown.
     """
 
     attempt: int = 0
     digests: Digests | None = None
+    shard_rows: int = 0
 
     @property
     def digest(self) -> int:
@@ -36,7 +39,11 @@ class PartFacts:
 
 def with_facts(rows: pa.Table, facts: PartFacts) -> pa.Table:
     """The rows with what their part is to say of itself."""
-    metadata = {**(rows.schema.metadata or {}), _ATTEMPT: str(facts.attempt).encode()}
+    metadata = {
+        **(rows.schema.metadata or {}),
+        _ATTEMPT: str(facts.attempt).encode(),
+        _SHARD_ROWS: str(facts.shard_rows).encode(),
+    }
     if facts.digests is not None:
         metadata[_DIGESTS] = pack_digests(facts.digests)
     return rows.replace_schema_metadata(metadata)
@@ -47,7 +54,10 @@ def facts_in(schema: pa.Schema, rows: int) -> PartFacts:
     metadata = schema.metadata or {}
     try:
         attempt = int(metadata.get(_ATTEMPT, b"0"))
+        shard_rows = int(metadata.get(_SHARD_ROWS, b"0"))
         digests = unpack_digests(metadata[_DIGESTS]) if _DIGESTS in metadata else None
     except ValueError:
         return PartFacts()
-    return PartFacts(attempt, digests if digests is not None and len(digests) == rows else None)
+    if digests is not None and len(digests) != rows:
+        digests = None
+    return PartFacts(attempt, digests, shard_rows)

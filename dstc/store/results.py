@@ -217,11 +217,12 @@ def _standing_part(run: RunFolder, shard: int) -> pa.Table | None:
 
 
 def _why_it_stays(standing: pa.Table, rows: pa.Table) -> str | None:
-    if standing.num_rows > rows.num_rows:
+    there, here = (facts_in(table.schema, table.num_rows) for table in (standing, rows))
+    is_beyond = 0 < here.shard_rows < standing.num_rows  # it holds rows twice, or of others
+    if standing.num_rows > rows.num_rows and not is_beyond:
         return f"it holds {standing.num_rows} rows, and {rows.num_rows} were to be written"
-    there, here = (facts_in(t.schema, t.num_rows).attempt for t in (standing, rows))
-    if here and there > here:
-        return f"attempt {there} at the shard wrote it, and this was attempt {here}"
+    if here.attempt and there.attempt > here.attempt:
+        return f"attempt {there.attempt} at the shard wrote it, and this was {here.attempt}"
     return None
 
 

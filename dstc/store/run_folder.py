@@ -106,14 +106,27 @@ class RunFolder:
 
     def parts(self) -> list[int]:
         """Numbers of the shards whose part exists, ascending."""
-        matches = (_PART.fullmatch(name) for name in storage.list_names(self.results))
-        return sorted(int(match[1]) for match in matches if match)
+        numbers = map(_number_of, storage.list_names(self.results))
+        return sorted(number for number in numbers if number is not None)
 
     def part_sizes(self) -> dict[int, int]:
         """The shards whose part exists, ascending, and the bytes of each."""
-        sizes = storage.list_sizes(self.results)
-        found = ((_PART.fullmatch(name), size) for name, size in sizes.items())
-        return dict(sorted((int(match[1]), size) for match, size in found if match))
+        sizes = storage.list_sizes(self.results).items()
+        found = ((_number_of(name), size) for name, size in sizes)
+        return dict(sorted((number, size) for number, size in found if number is not None))
+
+    def foreign_parts(self) -> list[str]:
+        """Names of Parquet files among the parts that are none: readers take them for parts."""
+        names = storage.list_names(self.results)
+        return [name for name in names if name.endswith(".parquet") and _number_of(name) is None]
+
+
+def _number_of(name: str) -> int | None:
+    """Number of the shard whose part has this name."""
+    match = _PART.fullmatch(name)
+    # With more zeros than `part_name` writes, it would be a second part of the shard.
+    is_part = match and f"part-{int(match[1]):05d}.parquet" == name
+    return int(match[1]) if match and is_part else None
 
 
 def _spread(row_id: str) -> str:

@@ -150,7 +150,7 @@ def _of_the_manifest(
         checked = check_part(name, part, rows, 0)
         changes = [fault.what for fault in checked.faults if fault.kind == CHANGED_ROW]
         for fault in checked.faults:
-            log.warning("%s: %s; the row runs again", name, fault.what)
+            log.warning("%s: %s", name, fault.what)
         places = list(checked.places.values())
         part = part.take(pa.array(list(checked.places), pa.int64()))
     if changes:

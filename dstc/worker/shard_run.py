@@ -99,7 +99,7 @@ class ShardRun:
             places: of the rows, in the shard.
         """
         digests = None if self.digests is None else self.digests[list(places)]
-        return with_facts(rows, PartFacts(self.attempt.ordinal, digests))
+        return with_facts(rows, PartFacts(self.attempt.ordinal, digests, self._rows.num_rows))
 
     def stop_saving(self) -> bool:
         """No file of rows so far from here on; whether there is one."""
