@@ -79,8 +79,7 @@ class Attempt:
     def finish(self, stats: dict[str, Any]) -> None:
         """Writes the timings of the finished shard in place of the notes."""
         with self._lock:
-            notes = {"state": "done", "attempt": self.number, "ordinal": self.ordinal, **stats}
-            _write(self._uri, notes)
+            _write(self._uri, {"state": "done", "attempt": self.number, **stats})
 
     def _write(self, alone: str | None) -> None:
         with self._lock:
