@@ -39,8 +39,9 @@ def read_cell(cell: pa.Scalar) -> Any:
         return cell.as_py()
     except Exception as error:  # UnicodeDecodeError, OverflowError, ArrowInvalid: by type of cell
         # A UnicodeDecodeError repeats all of the bytes.
-        is_text = isinstance(error, UnicodeDecodeError)
-        problem = f"not UTF-8 ({error.reason})" if is_text else f"{type(error).__name__}: {error}"
+        problem = f"{type(error).__name__}: {error}"
+        if isinstance(error, UnicodeDecodeError):
+            problem = f"not UTF-8 ({error.reason})"
         return BadCell(_as_text(cell), problem[:300])
 
 

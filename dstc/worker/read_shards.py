@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from bisect import bisect_right
 from collections import deque
@@ -18,8 +19,10 @@ from ray.data.datasource import Datasource, ReadTask
 from dstc.errors import ManifestError
 from dstc.store import retries
 from dstc.store.duplicates import Duplicates
+from dstc.store.footers import how_it_changed
 from dstc.store.manifest import Manifest, Shard, ShardGroup, as_planned, open_parquet
 from dstc.store.packed_rows import pack_rows
+from dstc.store.row_digests import digest_rows, pack_digests
 from dstc.worker.named_rows import naming_rows
 
 # Rows decoded at a time while a reader looks for its shards; keeps manifests with heavy extra
@@ -40,11 +43,13 @@ def read_shards(shards: Iterable[Shard], schema: pa.Schema) -> Iterator[tuple[Sh
     """
     waiting = deque(shards)
     file = waiting[0].file
-    with open_parquet(file.uri, file.name, retries.STEADY) as (parquet, _):
-        if parquet.metadata.num_rows != file.rows:
+    with open_parquet(file.uri, file.name, retries.STEADY) as (parquet, raw):
+        planned = file.rows, file.size, file.footer_sha256
+        if fault := how_it_changed(parquet, raw, *planned):
             raise ManifestError(
-                f"manifest file {file.name}: found {parquet.metadata.num_rows} rows; expected the "
-                f"{file.rows} it had when the run was planned"
+                f"manifest file {file.name}: found {fault}, as it had when the run was planned: it "
+                "was replaced while the run read it. Bring back the file that the run began with, "
+                "or give another output folder"
             )
         groups = [
             parquet.metadata.row_group(index).num_rows
@@ -59,6 +64,7 @@ def read_shards(shards: Iterable[Shard], schema: pa.Schema) -> Iterator[tuple[Sh
             parquet,
             list(range(first_group, last_group + 1)),
             partial(as_planned, file=file, schema=schema),
+            [name for name in parquet.schema_arrow.names if name in schema.names],
         ):
             stop = row + batch.num_rows
             while waiting and waiting[0].start < stop:
@@ -80,6 +86,7 @@ def _read_batches(
     parquet: pq.ParquetFile,
     groups: Sequence[int],
     planned: Callable[[pa.RecordBatch], pa.RecordBatch],
+    columns: Sequence[str],
     most: int = _READ_ROWS,
     skip: int = 0,
 ) -> Iterator[pa.RecordBatch]:
@@ -90,7 +97,7 @@ def _read_batches(
     """
     row = 0
     try:
-        for batch in parquet.iter_batches(most, row_groups=list(groups)):
+        for batch in parquet.iter_batches(most, row_groups=list(groups), columns=columns):
             row += batch.num_rows
             if row > skip:
                 yield planned(batch.slice(max(0, skip - row + batch.num_rows)))
@@ -103,10 +110,10 @@ def _read_batches(
         for group in groups:
             rows = parquet.metadata.row_group(group).num_rows
             if skip < rows:
-                yield from _read_batches(parquet, [group], planned, most, skip)
+                yield from _read_batches(parquet, [group], planned, columns, most, skip)
             skip = max(0, skip - rows)
     else:
-        yield from _read_batches(parquet, groups, planned, max(1, most // 32), skip)
+        yield from _read_batches(parquet, groups, planned, columns, max(1, most // 32), skip)
 
 
 SHARD_SCHEMA = pa.schema(
@@ -116,6 +123,7 @@ SHARD_SCHEMA = pa.schema(
         ("first_row", pa.int64()),
         ("duplicates", pa.list_(pa.list_(pa.int64()))),
         ("rows", pa.large_binary()),
+        ("digests", pa.binary()),
     ]
 )
 """How a shard travels through Ray Data: as ONE row.
@@ -123,7 +131,7 @@ SHARD_SCHEMA = pa.schema(
 Ray merges and splits blocks of rows by their size and by `batch_size`. A single row it can neither
 merge (`batch_size=1`) nor split, so one call of the actor is always one whole shard, and every
 column keeps its type. `folder` is what relative URIs start at; `duplicates` are (row, first row)
-pairs; `rows` is an Arrow stream.
+pairs; `rows` is an Arrow stream; `digests` are those of the rows (`row_digests.pack_digests`).
 """
 
 
@@ -187,7 +195,9 @@ class _Read:
             yield from self._blocks()
 
     def _blocks(self) -> Iterable[Block]:
-        for shard, rows in read_shards(self.group, self.schema):
+        # Whole shards, also where a limit cuts the last: its other rows may have results to keep.
+        whole = dataclasses.replace(self.group, rows=self.group.file.rows)
+        for shard, rows in read_shards(whole, self.schema):
             duplicates = self.duplicates.within(shard.first_row, shard.first_row + shard.rows)
             yield pa.table(
                 {
@@ -196,6 +206,7 @@ class _Read:
                     "first_row": [shard.first_row],
                     "duplicates": [duplicates],
                     "rows": [pack_rows(rows)],
+                    "digests": [pack_digests(digest_rows(rows))],
                 },
                 schema=SHARD_SCHEMA,
             )

@@ -12,11 +12,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from dstc.store.part_facts import PartFacts, with_facts
 from dstc.store.results import (
     Outcome,
     outcome_table,
     save_rows_so_far,
 )
+from dstc.store.row_digests import Digests
 from dstc.store.run_folder import RunFolder
 from dstc.text import describe
 from dstc.worker.attempts import Attempt
@@ -43,12 +45,14 @@ class ShardRun:
     duplicate_of: dict[int, int]
     first_row: int
     metrics: ActorMetrics
+    digests: Digests | None = None
     started: float = field(default_factory=time.time)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     ended: int = 0
     flagged: Mapping[int, Outcome] = field(default_factory=dict)
     has_saved: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
+    _shard_rows: int = 0
     _kept: pa.Table = None
     _kept_places: Sequence[int] = ()
     _outcomes: dict[int, Outcome] = field(default_factory=dict)
@@ -56,9 +60,14 @@ class ShardRun:
     _saved_at: float = field(default_factory=time.monotonic)
     _may_save: bool = False
 
-    def start(self, before: EarlierRows) -> None:
-        """The outcomes that stand already."""
+    def rows_wanted(self, rows: int, limit: int | None) -> int:
+        """Of the shard's rows, those to translate: `--limit` may cut the last shard."""
+        return rows if limit is None else max(0, min(rows, limit - self.first_row))
+
+    def start(self, shard_rows: int, before: EarlierRows) -> None:
+        """So many rows of the manifest, and the outcomes that stand already."""
         with self.lock:
+            self._shard_rows = shard_rows
             self._kept, self._kept_places = before.kept, before.places
             self.flagged, self.has_saved = before.flagged, before.has_saved
             self._may_save = True
@@ -82,7 +91,17 @@ class ShardRun:
             self.has_saved = True
         offsets = list(outcomes)
         rows = pa.concat_tables([self._kept, outcome_table([outcomes[o] for o in offsets])])
-        save_rows_so_far(run, self.number, rows, [*self._kept_places, *offsets])
+        places = [*self._kept_places, *offsets]
+        save_rows_so_far(run, self.number, self.with_facts(rows, places), places)
+
+    def with_facts(self, rows: pa.Table, places: Sequence[int]) -> pa.Table:
+        """Result rows, and which attempt made them from which manifest rows.
+
+        Args:
+            places: of the rows, in the shard.
+        """
+        digests = None if self.digests is None else self.digests[list(places)]
+        return with_facts(rows, PartFacts(self.attempt.ordinal, digests, self._shard_rows))
 
     def note_end(self, run: RunFolder, held: Sequence[tuple[int, str]]) -> None:
         """Before the process ends itself: keeps the rows that have ended, and notes what held it.

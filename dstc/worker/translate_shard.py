@@ -35,13 +35,8 @@ from dstc.store import retries
 from dstc.store.cells import read_records
 from dstc.store.inputs import read_input
 from dstc.store.packed_rows import pack_rows, unpack_rows
-from dstc.store.results import (
-    DONE,
-    Outcome,
-    Sample,
-    outcome_table,
-    result_table,
-)
+from dstc.store.results import DONE, Outcome, Sample, outcome_table, result_table
+from dstc.store.row_digests import unpack_digests
 from dstc.text import describe
 from dstc.worker import gates
 from dstc.worker.attempts import Attempt
@@ -163,6 +158,7 @@ class TranslateShard:
             duplicate_of=dict(record["duplicates"]),
             first_row=record["first_row"],
             metrics=self._metrics,
+            digests=unpack_digests(record["digests"]),
         )
         occupancy = self._engine.occupancy
         self._at_work.append(shard)
@@ -171,7 +167,6 @@ class TranslateShard:
                 results = self._translate(shard, rows)
         finally:
             self._at_work.remove(shard)
-        assert results.num_rows == rows.num_rows
         shard.attempt.finish(
             {
                 **shard.stats(results),
@@ -218,18 +213,25 @@ class TranslateShard:
 
     def _translate(self, shard: ShardRun, rows: pa.Table) -> pa.Table:
         run, retry = self._task.run, self._task.settings.retry
-        before = find_earlier_rows(run, shard.number, rows, shard.attempt.is_rerun, retry)
+        wanted = shard.rows_wanted(rows.num_rows, self._task.settings.limit)
+        before = find_earlier_rows(
+            run, shard.number, rows, shard.attempt.is_rerun, retry, shard.digests, wanted
+        )
+        shard.attempt.follow(before.attempt)
         kept, places = before.kept, before.places
         if shard.attempt.is_rerun:
             shard.attempt.keep(len(places))
         is_kept = set(places)
-        todo = [offset for offset in range(rows.num_rows) if offset not in is_kept]
-        shard.start(before)
+        # A part has no gaps: what it lost before a kept row runs again, whatever the limit.
+        todo = [o for o in range(max([wanted, *(p + 1 for p in places)])) if o not in is_kept]
+        shard.start(rows.num_rows, before)
         tell(self._row_count, "tell", shard.number, shard.count(len(places)))
         new = outcome_table(self._outcomes(shard, rows, todo))
         row_at = {offset: row for row, offset in enumerate([*places, *todo])}
-        order = pa.array([row_at[offset] for offset in range(rows.num_rows)], pa.int64())
-        return result_table(rows, pa.concat_tables([kept, new]).take(order))
+        ended = sorted(row_at)
+        order = pa.array([row_at[offset] for offset in ended], pa.int64())
+        outcomes = pa.concat_tables([kept, new]).take(order)
+        return shard.with_facts(result_table(rows.take(pa.array(ended)), outcomes), ended)
 
     def _outcomes(self, shard: ShardRun, rows: pa.Table, offsets: Sequence[int]) -> list[Outcome]:
         records = list(read_records(rows, _KNOWN_COLUMNS))
