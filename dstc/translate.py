@@ -36,6 +36,8 @@ from dstc.ray_session import (
 )
 from dstc.store import weights_bucket
 from dstc.store.ledger import Ledger
+from dstc.store.storage import local_folder
+from dstc.store.temporary_files import swept
 from dstc.text import describe, redact
 from dstc.worker.read_shards import ManifestShards
 from dstc.worker.row_count import start_row_count
@@ -124,7 +126,7 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
             with end_on_signals():
                 _take(lease)
                 interrupt = interrupter()
-                with lease.kept(on_lost=interrupt):
+                with lease.kept(on_lost=interrupt), swept(local_folder(plan.job.run.uri)):
                     # Another driver may have ended since the plan was made.
                     plan = what_is_left(plan)
                     open_or_create(plan.job)

@@ -15,7 +15,6 @@ import io
 import os
 import posixpath
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -24,8 +23,10 @@ import fsspec
 
 from dstc.errors import OutputError, StorageError
 from dstc.store.retries import PROMPT, STEADY, Patience, note_moved, with_retries
+from dstc.store.temporary_files import temporary_beside
 from dstc.store.urls import join, parent
 from dstc.text import describe, redact
+from dstc_engine.durable import make_folder, move_into_place
 
 # A peer that is gone without a word is found out after this; one that is only slow is waited for.
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60
@@ -227,26 +228,22 @@ def write_file(uri: str, source: Path, patience: Patience = STEADY) -> None:
 
 
 def _copy_local(source: Path, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex}.tmp")
+    make_folder(path.parent)
+    temporary = temporary_beside(path)
     try:
         shutil.copyfile(source, temporary)
-        os.replace(temporary, path)
+        move_into_place(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
 def _write_local(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex}.tmp")
+    make_folder(path.parent)
+    temporary = temporary_beside(path)
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            # Without it, a machine that loses power may keep the name and not the bytes.
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.write_bytes(data)
+        move_into_place(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -279,8 +276,8 @@ def create_bytes(uri: str, data: bytes, patience: Patience = PROMPT) -> bool:
 
 
 def _create_local(path: Path, data: bytes) -> bool:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex}.tmp")
+    make_folder(path.parent)
+    temporary = temporary_beside(path)
     temporary.write_bytes(data)
     try:
         os.link(temporary, path)  # fails where the name is taken, and is never half written
@@ -289,6 +286,12 @@ def _create_local(path: Path, data: bytes) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+def local_folder(uri: str) -> Path | None:
+    """The path of a folder of this machine; None for object storage."""
+    filesystem, path = open_filesystem(uri)
+    return Path(path) if _protocol(filesystem) == "file" else None
 
 
 def remove(uri: str) -> None:
