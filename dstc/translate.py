@@ -25,6 +25,7 @@ from dstc.driver.terminal import (
     ProgressLine,
     print_closing,
     print_damaged,
+    print_no_conditions,
     print_plan,
     print_waiting,
 )
@@ -42,6 +43,8 @@ from dstc.ray_session import (
 )
 from dstc.store import weights_bucket
 from dstc.store.ledger import Ledger
+from dstc.store.storage import local_folder
+from dstc.store.temporary_files import swept
 from dstc.text import describe, redact
 from dstc.worker.read_shards import ManifestShards
 from dstc.worker.row_count import start_row_count
@@ -59,7 +62,9 @@ OK, SOME_FAILED = 0, 3  # 3, too, where more rows are rejected than allowed
 _IO_CPUS = 0.25
 
 
-def build_pipeline(plan: Plan, workers: Workers, row_count: Any) -> tuple[ray.data.Dataset, Any]:
+def build_pipeline(
+    plan: Plan, workers: Workers, row_count: Any, epoch: int = 0
+) -> tuple[ray.data.Dataset, Any]:
     """The job as one chain; nothing runs until its second part, the sink, is written to."""
     set_data_context(plan.settings)
     source = ManifestShards(plan.manifest, plan.pending, plan.duplicates)
@@ -92,7 +97,7 @@ def build_pipeline(plan: Plan, workers: Workers, row_count: Any) -> tuple[ray.da
             enable_true_multi_threading=True,
         ),
     )
-    return results, ResultParts(plan.job.run, row_count)
+    return results, ResultParts(plan.job.run, row_count, epoch)
 
 
 def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) -> int:
@@ -133,10 +138,10 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
             with end_on_signals():
                 _take(lease)
                 interrupt = interrupter()
-                with lease.kept(on_lost=interrupt):
+                with lease.kept(on_lost=interrupt), swept(local_folder(plan.job.run.uri)):
                     # Another driver may have ended since the plan was made.
                     plan = what_is_left(plan)
-                    open_or_create(plan.job)
+                    open_or_create(plan.job, lease.epoch)
                     plan.ledger.save()  # before a part changes that it still counts
                     if plan.pending:
                         _run_pipeline(plan, lease, interrupt)
@@ -149,8 +154,8 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
     except KeyboardInterrupt:
         if lease.is_lost:
             raise JobError(
-                f"another driver has taken over {redact(plan.job.run.uri)}, since this one "
-                "could not reach its storage for too long. What is done is kept"
+                f"output {redact(plan.job.run.uri)}: {lease.why_lost}. This driver ends; what is "
+                "done is kept, and the same command continues"
             ) from None
         raise
     print_closing(summary, plan.job.run, settings.max_rejected)
@@ -188,6 +193,8 @@ def _measured(settings: Settings) -> Settings:
 def _take(lease: Lease) -> None:
     try:
         lease.take(on_wait=print_waiting)
+        if not lease.has_conditions:
+            print_no_conditions(lease.shown)
     except OSError as error:
         raise RunFolderError(
             f"output {lease.shown} cannot be written: {describe(error)}"
@@ -200,7 +207,7 @@ def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None]) -> No
         with running_ray(cluster_address(plan.settings.address), on_start=listen_for_end):
             workers = choose_workers(plan.settings, len(plan.pending))
             row_count = start_row_count()
-            results, sink = build_pipeline(plan, workers, row_count)
+            results, sink = build_pipeline(plan, workers, row_count, lease.epoch)
             monitor = Monitor(plan, workers, row_count, lease, interrupt)
             # In this order, so that the last line knows of the last snapshot.
             with ProgressLine(plan.manifest.rows, monitor), monitor:

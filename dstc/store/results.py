@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from dstc.errors import RunFolderError
 from dstc.store import retries, storage
+from dstc.store.fencing import with_epoch, write_fenced
 from dstc.store.packed_rows import pack_rows, unpack_rows
 from dstc.store.part_facts import facts_in
 from dstc.store.run_folder import RunFolder
@@ -194,43 +195,51 @@ def _read_losses(steps: Sequence[Mapping[str, Any]]) -> list[StepLosses]:
     ]
 
 
-def write_part(run: RunFolder, shard: int, rows: pa.Table) -> pa.Table:
+def write_part(run: RunFolder, shard: int, rows: pa.Table, epoch: int = 0) -> pa.Table:
     """Writes a shard's part whole; its images must be there already.
 
     A part that holds more rows, or that a later attempt wrote, stays as it is: a writer that was
     thought dead may come late.
 
+    Args:
+        epoch: of the driver whose part it is, see `fencing`.
+
     Returns:
         The rows that the part holds now.
 
     Raises:
-        OutputError: storage takes no results any more.
+        OutputError: storage takes no results any more, or the run is another driver's by now.
     """
+    standing = rows
+
+    def stays(data: bytes) -> bool:
+        nonlocal standing
+        name = run.part_name(shard)
+        try:
+            there = parse_part(data, name, OUTCOME_SCHEMA.names)
+        except RunFolderError as error:
+            log.warning("%s; it is written anew", error)
+            return False
+        if fault := _why_it_stays(there, rows):
+            log.warning("%s is not replaced: %s", name, fault)
+            standing = there
+        return fault is not None
+
+    sink = pa.BufferOutputStream()
+    # Of a list with more than 2 GB of text in a row group, Arrow writes what it cannot read.
+    per_group = max(1, min(rows.num_rows, rows.num_rows * _GROUP_BYTES // max(1, rows.nbytes)))
+    # With checksums, a byte that storage changes is an error of reading and not another result.
+    pq.write_table(
+        with_epoch(rows, epoch),
+        sink,
+        row_group_size=per_group,
+        compression="zstd",
+        write_page_checksum=True,
+    )
     uri = run.part(shard)
     with storage.writing_output(uri):
-        standing = _standing_part(run, shard)
-        if standing is not None and (fault := _why_it_stays(standing, rows)):
-            log.warning("%s is not replaced: %s", run.part_name(shard), fault)
-            return standing
-        sink = pa.BufferOutputStream()
-        # Of a list with more than 2 GB of text in a row group, Arrow writes what it cannot read.
-        per_group = max(1, min(rows.num_rows, rows.num_rows * _GROUP_BYTES // max(1, rows.nbytes)))
-        # With checksums, a byte that storage changes is an error of reading and not another result.
-        pq.write_table(
-            rows, sink, row_group_size=per_group, compression="zstd", write_page_checksum=True
-        )
-        storage.write_bytes(uri, sink.getvalue().to_pybytes(), retries.STEADY)
-    return rows
-
-
-def _standing_part(run: RunFolder, shard: int) -> pa.Table | None:
-    try:
-        return read_part(run, shard, OUTCOME_SCHEMA.names, patience=retries.STEADY)
-    except FileNotFoundError:
-        return None
-    except RunFolderError as error:
-        log.warning("%s; it is written anew", error)
-        return None
+        write_fenced(uri, sink.getvalue().to_pybytes(), epoch, stays)
+    return standing
 
 
 def _why_it_stays(standing: pa.Table, rows: pa.Table) -> str | None:

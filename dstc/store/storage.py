@@ -15,7 +15,6 @@ import io
 import os
 import posixpath
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -25,8 +24,10 @@ import fsspec
 from dstc.errors import OutputError, StorageError
 from dstc.store.retries import PROMPT, STEADY, Patience, note_moved, with_retries
 from dstc.store.spellings import first_found
+from dstc.store.temporary_files import temporary_beside
 from dstc.store.urls import join, local_path, parent
 from dstc.text import describe, redact
+from dstc_engine.durable import make_folder, move_into_place
 
 # A peer that is gone without a word is found out after this; one that is only slow is waited for.
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60
@@ -238,68 +239,31 @@ def write_file(uri: str, source: Path, patience: Patience = STEADY) -> None:
 
 
 def _copy_local(source: Path, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex}.tmp")
+    make_folder(path.parent)
+    temporary = temporary_beside(path)
     try:
         shutil.copyfile(source, temporary)
-        os.replace(temporary, path)
+        move_into_place(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
 def _write_local(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex}.tmp")
+    make_folder(path.parent)
+    temporary = temporary_beside(path)
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            # Without it, a machine that loses power may keep the name and not the bytes.
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.write_bytes(data)
+        move_into_place(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def create_bytes(uri: str, data: bytes, patience: Patience = PROMPT) -> bool:
-    """Writes a file that must not exist yet; of several writers at once, one succeeds.
-
-    Object stores without conditional writes fall back to a look before the write, which two
-    writers in the same instant can both pass.
-
-    Returns:
-        Whether the file is ours; False when there is one already.
-    """
+def local_folder(uri: str) -> Path | None:
+    """The path of a folder of this machine; None for object storage."""
     filesystem, path = open_filesystem(uri)
-    protocol = _protocol(filesystem)
-    if protocol == "file":
-        return with_retries(lambda: _create_local(Path(path), data), patience)
-    if exists(uri):
-        return False
-    if protocol not in ("s3", "s3a"):
-        write_bytes(uri, data, patience)
-        return True
-    try:
-        with_retries(lambda: filesystem.pipe_file(path, data, mode="create"), patience)
-    except FileExistsError:
-        # An answer that was lost on its way makes our own first attempt look like another's.
-        return read_bytes(uri, patience) == data
-    return True
-
-
-def _create_local(path: Path, data: bytes) -> bool:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex}.tmp")
-    temporary.write_bytes(data)
-    try:
-        os.link(temporary, path)  # fails where the name is taken, and is never half written
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
+    return Path(path) if _protocol(filesystem) == "file" else None
 
 
 def remove(uri: str) -> None:

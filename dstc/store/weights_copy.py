@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -12,6 +11,7 @@ from typing import IO
 from dstc.errors import JobError
 from dstc.store import retries, storage
 from dstc.text import describe
+from dstc_engine.durable import move_into_place
 from dstc_engine.errors import WeightsError
 from dstc_engine.weights.folder import writing
 
@@ -39,13 +39,11 @@ def copy_in(uri: str, path: Path, sha256: str | None = None) -> None:
                 while piece := _read(uri, source):
                     digest.update(piece)
                     target.write(piece)
-                target.flush()
-                os.fsync(target.fileno())  # else a power cut may leave the name and not the bytes
         if sha256 is not None and digest.hexdigest() != sha256:
             raise WeightsError(
                 f"{uri}: sha256 {digest.hexdigest()}; expected {sha256}, as its description says"
             )
-        os.replace(part, path)
+        move_into_place(part, path)
     finally:
         part.unlink(missing_ok=True)  # nodes are near their storage: a broken copy starts anew
 

@@ -8,7 +8,6 @@ named after a hash of the URL, under their own names: there the engine looks for
 from __future__ import annotations
 
 import json
-import os
 import posixpath
 import re
 import uuid
@@ -19,6 +18,7 @@ import yaml
 
 from dstc.store import retries, storage, urls
 from dstc.store.weights_copy import answering, copy_in
+from dstc_engine.durable import move_into_place
 from dstc_engine.errors import WeightsError
 from dstc_engine.weights import places
 from dstc_engine.weights.folder import locked, writing
@@ -56,7 +56,7 @@ def bring_description(url: str, patience: retries.Patience = retries.STEADY) -> 
             copy.parent.mkdir(parents=True, exist_ok=True)
             part = copy.with_name(f".{uuid.uuid4().hex}.part")
             part.write_bytes(data)
-            os.replace(part, copy)
+            move_into_place(part, copy)
     return description
 
 

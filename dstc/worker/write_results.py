@@ -33,10 +33,12 @@ class ResultParts(Datasink[int]):
 
     Args:
         run: whose parts. row_count: a `RowCount` actor to tell of them, or None.
+        epoch: of the driver; a part of a newer one is not replaced.
     """
 
-    def __init__(self, run: RunFolder, row_count: Any = None) -> None:
+    def __init__(self, run: RunFolder, row_count: Any = None, epoch: int = 0) -> None:
         self._run = run
+        self._epoch = epoch
         self._row_count = row_count
 
     def write(self, blocks: Iterable[Block], ctx: object) -> int:
@@ -48,7 +50,7 @@ class ResultParts(Datasink[int]):
             for place, record in enumerate(table.drop_columns(["rows"]).to_pylist()):
                 rows = unpack_rows(packed[place].as_buffer())
                 with blaming(self._row_count):
-                    standing = write_part(self._run, record["shard"], rows)
+                    standing = write_part(self._run, record["shard"], rows, self._epoch)
                 digest = facts_in(standing.schema, standing.num_rows).digest
                 tell(self._row_count, "commit", record["shard"], count_rows(standing), digest)
                 if record["has_rows_so_far"]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from dstc_engine.durable import move_into_place
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -14,7 +15,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
-    os.replace(partial, path)
+    move_into_place(partial, path)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
+
+from dstc_engine.durable import move_into_place
 
 
 def save_weights(
@@ -20,7 +21,7 @@ def save_weights(
     folder.mkdir(parents=True, exist_ok=True)
     path, partial = folder / f"{name}.safetensors", folder / f"{name}.safetensors.partial"
     save_file({key: t.detach().float().contiguous().cpu() for key, t in weights.items()}, partial)
-    os.replace(partial, path)
+    move_into_place(partial, path)
     (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
     return path
 

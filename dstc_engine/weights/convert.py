@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dstc_engine.durable import move_into_place
 from dstc_engine.errors import WeightsError
 from dstc_engine.weights.architectures import clip_sizes, layout
 from dstc_engine.weights.formats import check_layout, read_tensors, shapes, without
@@ -59,10 +59,10 @@ def convert(
             "fetched": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}",
         }
         temporary.chmod(_MODE)  # the library keeps the file to its owner; nodes may share folders
-        os.replace(temporary, path)
+        move_into_place(temporary, path)
         # The sidecar last, and whole: what lacks one is no weights.
         temporary.write_text(json.dumps(description, indent=2) + "\n")
-        os.replace(temporary, path.with_suffix(".json"))
+        move_into_place(temporary, path.with_suffix(".json"))
     finally:
         temporary.unlink(missing_ok=True)
     return path

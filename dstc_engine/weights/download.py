@@ -21,6 +21,7 @@ from pathlib import Path
 
 import requests
 
+from dstc_engine.durable import move_into_place
 from dstc_engine.errors import WeightsError
 from dstc_engine.weights.folder import check_space, locked, writing
 from dstc_engine.weights.page import confirmed_address
@@ -181,9 +182,7 @@ class _Part:
 
     def finish(self) -> None:
         """Gives the file its name."""
-        with self.path.open("rb+") as file:
-            os.fsync(file.fileno())  # else a power cut may leave the name and not the bytes
-        os.replace(self.path, self._target)
+        move_into_place(self.path, self._target)
         self._note.unlink(missing_ok=True)
 
 

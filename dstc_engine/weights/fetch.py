@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 
+from dstc_engine.durable import move_into_place
 from dstc_engine.errors import WeightsError
 from dstc_engine.presets import Preset
 from dstc_engine.weights import registry
@@ -102,7 +103,7 @@ def fetch(
                 brought = _bring(weights, on_progress)
                 _convert(weights, brought)
                 if keep_original:
-                    os.replace(brought.path, original(weights))
+                    move_into_place(brought.path, original(weights))
                 else:
                     brought.path.unlink()
     return registry.verify(name)
