@@ -37,12 +37,10 @@ def read_cell(cell: pa.Scalar) -> Any:
     """
     try:
         return cell.as_py()
-    except Exception as error:  # UnicodeDecodeError, OverflowError, ArrowInvalid: by type of cell
-        # A UnicodeDecodeError repeats all of the bytes.
-        problem = f"{type(error).__name__}: {error}"
-        if isinstance(error, UnicodeDecodeError):
-            problem = f"not UTF-8 ({error.reason})"
-        return BadCell(_as_text(cell), problem[:300])
+    except UnicodeDecodeError as error:  # whose own text repeats all of the bytes
+        return BadCell(_as_text(cell), f"not UTF-8 ({error.reason})")
+    except Exception as error:  # OverflowError, ArrowInvalid: by type of cell
+        return BadCell(_as_text(cell), f"{type(error).__name__}: {error}"[:300])
 
 
 def read_records(
