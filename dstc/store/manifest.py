@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -25,7 +25,10 @@ import pyarrow.parquet as pq
 
 from dstc.errors import ManifestError
 from dstc.store import retries, storage, urls
+from dstc.store.column_types import common_type, convert, plain_type
 from dstc.store.duplicates import Duplicates, IdColumn, find_duplicates_in
+from dstc.store.hive import Partition, partition_of, partition_types
+from dstc.store.manifest_files import find_manifest_files
 from dstc.text import describe, redact
 
 TEXT_COLUMNS = ("id", "content", "style", "prompt", "source_prompt", "mask")
@@ -53,6 +56,7 @@ class ManifestFile:
         footer_sha256: over the Parquet footer, which holds the statistics, offsets and sizes of all
             column chunks: another content nearly always has another footer.
         first_row, first_shard: numbers of its first row and shard in the whole manifest.
+        partition: columns that the names of its folders give.
     """
 
     uri: str
@@ -62,6 +66,7 @@ class ManifestFile:
     footer_sha256: str
     first_row: int
     first_shard: int
+    partition: Partition = ()
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,11 @@ class Manifest:
     Attributes:
         uri: as given, made absolute.
         files: in the order of their names.
-        schema: columns and types, the known ones normalised.
+        schema: columns and types, the known ones normalised, the others such that they hold those
+            of all files.
         rows: rows to translate: all, or the first `limit`.
         rows_per_shard: rows of each shard but the last of each file.
+        folder: what its relative URIs start at.
     """
 
     uri: str
@@ -107,6 +114,7 @@ class Manifest:
     schema: pa.Schema
     rows: int
     rows_per_shard: int
+    folder: str = "."
 
     @cached_property
     def shards(self) -> int:
@@ -216,7 +224,8 @@ def _compact(numbers: Numbers) -> Sequence[int]:
 def _read_ids(file: ManifestFile) -> Iterator[pa.Array]:
     with open_parquet(file.uri, file.name) as (parquet, _):
         for batch in parquet.iter_batches(_ID_ROWS, columns=["id"]):
-            yield batch.column(0)
+            # By name: `columns` takes one called `id.x` along.
+            yield convert(batch.column("id"), pa.large_string())
 
 
 def open_manifest(
@@ -236,9 +245,10 @@ def open_manifest(
         StorageError: the URL cannot be used.
     """
     uri = urls.absolute(uri)
+    folder, found = find_manifest_files(uri)
     # Footers are small and far away: many at once.
     with ThreadPoolExecutor(16) as pool:
-        footers = list(pool.map(lambda found: _read_footer(*found), _find_files(uri)))
+        footers = list(pool.map(lambda file: _read_footer(*file), found))
     schema = _checked_schema(footers, frozenset(reserved))
     files = []
     row, shard = 0, 0
@@ -253,6 +263,7 @@ def open_manifest(
                     footer_sha256=footer.sha256,
                     first_row=row,
                     first_shard=shard,
+                    partition=footer.partition,
                 )
             )
         row += footer.rows
@@ -260,7 +271,7 @@ def open_manifest(
     if not row:
         raise ManifestError(f"{redact(uri)}: the manifest has no rows; expected at least 1")
     rows = row if limit is None else min(row, limit)
-    return Manifest(uri, tuple(files), schema, rows, rows_per_shard)
+    return Manifest(uri, tuple(files), schema, rows, rows_per_shard, folder)
 
 
 def _shards_of(rows: int, rows_per_shard: int) -> int:
@@ -279,29 +290,11 @@ class _Footer:
     sha256: str
     schema: pa.Schema
 
-
-def _find_files(uri: str) -> list[tuple[str, str]]:
-    """(URI, name relative to the manifest) of each file."""
-    shown = redact(uri)
-    try:
-        if any(mark in uri for mark in "*?[") and not uri.startswith(("http://", "https://")):
-            found = storage.glob_files(uri)
-            if not found:
-                raise ManifestError(f"{shown}: no file matches")
-            fixed = uri[: min(uri.index(mark) for mark in "*?[" if mark in uri)]
-            root = urls.parent(fixed + "x")
-        elif storage.is_folder(uri):
-            found, root = storage.find_files(uri, ".parquet"), uri
-            if not found:
-                raise ManifestError(f"{shown}: the folder holds no .parquet file")
-        elif storage.exists(uri):
-            found, root = [uri], urls.parent(uri)
-        else:
-            raise ManifestError(f"{shown}: there is no such manifest")
-    except OSError as error:
-        raise ManifestError(f"{shown}: cannot be listed: {describe(error)}") from error
-    root = root.rstrip("/") + "/"
-    return [(file, file.removeprefix(root)) for file in found]
+    @property
+    def partition(self) -> Partition:
+        """Columns that the names of its folders give; one that the file has itself counts."""
+        found = partition_of(self.name)
+        return tuple(pair for pair in found if pair[0] not in self.schema.names)
 
 
 def _read_footer(uri: str, name: str) -> _Footer:
@@ -339,28 +332,33 @@ def open_parquet(
 
 
 def _checked_schema(footers: Sequence[_Footer], reserved: frozenset[str]) -> pa.Schema:
-    first, *others = footers
-    schema = _normalized(first, reserved)
-    for footer in others:
-        if footer.schema.equals(first.schema):
-            continue
-        found = _normalized(footer, reserved)
-        for name in dict.fromkeys([*schema.names, *found.names]):
-            here, there = _type_of(found, name), _type_of(schema, name)
-            if here != there:
+    """Columns of all files; the type of each holds what any file has there."""
+    partitions = partition_types(footer.partition for footer in footers)
+    seen: dict[tuple[pa.Schema, tuple[str, ...]], _Footer] = {}
+    for footer in footers:  # of many files, most are alike
+        seen.setdefault((footer.schema, tuple(name for name, _ in footer.partition)), footer)
+    fields: dict[str, tuple[pa.Field, _Footer]] = {}
+    for footer in seen.values():
+        for field in _normalized(footer, partitions, reserved):
+            before, of = fields.get(field.name, (field, footer))
+            common = common_type(before.type, field.type)
+            if common is None:
                 raise ManifestError(
-                    f"manifest file {footer.name}, column {name!r}: found {here}; "
-                    f"expected {there}, as in {first.name}"
+                    f"manifest file {footer.name}, column {field.name!r}: found {field.type}; "
+                    f"expected {before.type}, as in {of.name}"
                 )
-    return schema
+            fields[field.name] = before.with_type(common), of
+    return pa.schema([field for field, _ in fields.values()])
 
 
-def _type_of(schema: pa.Schema, name: str) -> str:
-    return str(schema.field(name).type) if name in schema.names else "no such column"
-
-
-def _normalized(footer: _Footer, reserved: frozenset[str]) -> pa.Schema:
-    schema = footer.schema
+def _normalized(
+    footer: _Footer, partitions: Mapping[str, pa.DataType], reserved: frozenset[str]
+) -> pa.Schema:
+    of_folders = [
+        pa.field(name, pa.string() if name in TEXT_COLUMNS else partitions[name])
+        for name, _ in footer.partition
+    ]
+    schema = pa.schema([*footer.schema, *of_folders])
     for name in schema.names:
         if schema.names.count(name) > 1:
             raise ManifestError(
@@ -373,7 +371,7 @@ def _normalized(footer: _Footer, reserved: frozenset[str]) -> pa.Schema:
                 "name; expected any other"
             )
     for name in REQUIRED_COLUMNS:
-        if name not in schema.names:
+        if name not in footer.schema.names:
             raise ManifestError(
                 f"manifest file {footer.name}, column {name!r}: not found; expected a string "
                 f"column (found {', '.join(schema.names) or 'no columns'})"
@@ -387,7 +385,8 @@ def _normalized(footer: _Footer, reserved: frozenset[str]) -> pa.Schema:
 
 
 def _normalized_field(file: str, field: pa.Field) -> pa.Field:
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    kind = plain_type(field.type)
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     # pandas writes a column of only empty values with type null.
     is_empty = pa.types.is_null(kind) and field.name not in REQUIRED_COLUMNS
     if field.name in TEXT_COLUMNS:
@@ -406,7 +405,28 @@ def _normalized_field(file: str, field: pa.Field) -> pa.Field:
                 + (hint if pa.types.is_floating(kind) else "")
             )
         return pa.field("seed", pa.int64())
-    return pa.field(field.name, field.type)
+    # Of types that this Python does not know, their names stand here.
+    kept = {k: v for k, v in (field.metadata or {}).items() if k.startswith(b"ARROW:extension")}
+    return pa.field(field.name, plain_type(field.type), metadata=kept or None)
 
 
 # --- reading --------------------------------------------------------------------------------------
+
+
+def as_planned(batch: pa.RecordBatch, file: ManifestFile, schema: pa.Schema) -> pa.RecordBatch:
+    """Rows of a file in the schema of the whole manifest: no value is opened.
+
+    Raises:
+        ArrowException: more than 2 GB of a known column, which is counted in 32 bits.
+    """
+    partition = dict(file.partition)
+    columns = []
+    for field in schema:
+        if field.name in batch.schema.names:
+            column = convert(batch.column(field.name), field.type)
+        elif (value := partition.get(field.name)) is not None:
+            column = pa.repeat(pa.scalar(value).cast(field.type), batch.num_rows)
+        else:
+            column = pa.nulls(batch.num_rows, field.type)
+        columns.append(column)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -13,7 +13,7 @@ def pack_rows(rows: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def unpack_rows(data: bytes) -> pa.Table:
+def unpack_rows(data: bytes | pa.Buffer) -> pa.Table:
     """The rows of `pack_rows`."""
     with pa.ipc.open_stream(data) as reader:
         return reader.read_all()

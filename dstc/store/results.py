@@ -22,6 +22,8 @@ DONE, REJECTED, FAILED = "done", "rejected", "failed"
 STATUSES = (DONE, REJECTED, FAILED)
 
 _OFFSETS = b"dstc.offsets"
+# Of the row groups of a part, about.
+_GROUP_BYTES = 1 << 30
 
 # What an image tells of itself; its `losses` follow.
 _IMAGE_FIELDS = (
@@ -58,7 +60,8 @@ _FIELDS = (
     pa.field("flagged", pa.string()),
     pa.field("retries", pa.int32()),
 )
-RESERVED_COLUMNS = frozenset([*(f.name for f in _FIELDS), "losses", "samples"]) - {"seed"}
+OUTCOME_SCHEMA = pa.schema([*_FIELDS, _LOSSES_FIELD, _SAMPLES_FIELD])
+RESERVED_COLUMNS = frozenset(OUTCOME_SCHEMA.names) - {"seed"}
 
 
 @dataclass(frozen=True)
@@ -117,20 +120,30 @@ class Outcome:
 def result_schema(manifest: pa.Schema) -> pa.Schema:
     """All columns of the manifest, then those of the result; `seed`, known to both, once."""
     own = [column for column in manifest if column.name != "seed"]
-    return pa.schema([*own, *_FIELDS, _LOSSES_FIELD, _SAMPLES_FIELD])
+    return pa.schema([*own, *OUTCOME_SCHEMA])
 
 
-def result_table(rows: pa.Table, outcomes: Sequence[Outcome]) -> pa.Table:
-    """Manifest rows and their outcomes, in the same order, as result rows."""
-    assert rows.num_rows == len(outcomes), f"{rows.num_rows} rows, {len(outcomes)} outcomes"
-    own = [rows.column(name) for name in rows.schema.names if name != "seed"]
+def outcome_table(outcomes: Sequence[Outcome]) -> pa.Table:
+    """What result rows add to their manifest rows, in OUTCOME_SCHEMA."""
     added = [
         pa.array([getattr(outcome, column.name) for outcome in outcomes], column.type)
         for column in _FIELDS
     ]
     losses = pa.array([_losses(outcome) for outcome in outcomes], _LOSSES_FIELD.type)
     samples = pa.array([_samples(outcome) for outcome in outcomes], _SAMPLES_FIELD.type)
-    return pa.Table.from_arrays([*own, *added, losses, samples], schema=result_schema(rows.schema))
+    return pa.Table.from_arrays([*added, losses, samples], schema=OUTCOME_SCHEMA)
+
+
+def result_table(rows: pa.Table, outcomes: Sequence[Outcome] | pa.Table) -> pa.Table:
+    """Manifest rows and their outcomes, in the same order, as result rows.
+
+    Args:
+        rows: (N,) their columns are taken as they are. outcomes: (N,) or of `outcome_table`.
+    """
+    added = outcomes if isinstance(outcomes, pa.Table) else outcome_table(outcomes)
+    assert rows.num_rows == added.num_rows, f"{rows.num_rows} rows, {added.num_rows} outcomes"
+    own = [rows.column(name) for name in rows.schema.names if name != "seed"]
+    return pa.Table.from_arrays([*own, *added.columns], schema=result_schema(rows.schema))
 
 
 def _losses(of: Outcome | Sample) -> list[dict[str, object]]:
@@ -151,7 +164,7 @@ def _samples(outcome: Outcome) -> list[dict[str, object]] | None:
 
 
 def read_outcome(row: Mapping[str, Any]) -> Outcome:
-    """The outcome that a result row holds: the inverse of `result_table`."""
+    """The outcome that a row of `outcome_table` holds."""
     values = {column.name: row[column.name] for column in _FIELDS}
     samples = row["samples"]
     return Outcome(
@@ -178,7 +191,9 @@ def _read_losses(steps: Sequence[Mapping[str, Any]]) -> list[StepLosses]:
 def write_part(run: RunFolder, shard: int, rows: pa.Table) -> None:
     """Writes a shard's part whole; its images must be there already."""
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd")
+    # Of a list with more than 2 GB of text in a row group, Arrow writes what it cannot read.
+    per_group = max(1, min(rows.num_rows, rows.num_rows * _GROUP_BYTES // max(1, rows.nbytes)))
+    pq.write_table(rows, sink, row_group_size=per_group, compression="zstd")
     with storage.writing_output(run.part(shard)):
         storage.write_bytes(run.part(shard), sink.getvalue().to_pybytes(), retries.STEADY)
 
@@ -187,7 +202,7 @@ def save_rows_so_far(run: RunFolder, shard: int, rows: pa.Table, offsets: Sequen
     """Keeps the rows that have ended of a shard at work, in case its process dies.
 
     Args:
-        rows: result rows. offsets: for each, its place in the shard.
+        rows: of `outcome_table`. offsets: for each, its place in the shard.
 
     Raises:
         OSError: storage does not answer.
@@ -216,8 +231,23 @@ def read_part(
 ) -> pa.Table:
     """The result rows of a shard that is done.
 
+    Args:
+        columns: those to read of those there are; extra ones may be of types that Arrow writes and
+            cannot read.
+
     Raises:
         FileNotFoundError: it is not done.
     """
     data = pa.BufferReader(storage.read_bytes(run.part(shard), patience))
-    return pq.read_table(data, columns=None if columns is None else list(columns))
+    with pq.ParquetFile(data) as part:
+        has = part.schema_arrow.names
+        return part.read(columns=None if columns is None else [c for c in columns if c in has])
+
+
+def part_columns(run: RunFolder, shard: int) -> list[str]:
+    """Names of the columns of a shard's result rows.
+
+    Raises:
+        FileNotFoundError: it is not done.
+    """
+    return list(pq.read_schema(pa.BufferReader(storage.read_bytes(run.part(shard)))).names)

@@ -11,12 +11,12 @@ from dstc.store import retries
 from dstc.store.results import (
     DONE,
     FAILED,
+    OUTCOME_SCHEMA,
     REJECTED,
     Outcome,
     read_outcome,
     read_part,
     read_rows_so_far,
-    result_schema,
 )
 from dstc.store.run_folder import RunFolder
 
@@ -26,7 +26,8 @@ class EarlierRows:
     """Result rows kept from earlier attempts at a shard.
 
     Attributes:
-        kept: rows that stay as they are. places: of each, in the shard.
+        kept: outcomes that stay as they are, in OUTCOME_SCHEMA; all other columns of a result are
+            the manifest's, and are taken from there. places: of each, in the shard.
         flagged: by place, rows that stay too unless another seed makes a better image.
         has_saved: there is a file of `save_rows_so_far`.
     """
@@ -48,15 +49,15 @@ def find_earlier_rows(
             flagged ones again. An attempt that died may have tried some of them already: of two
             rows in one place the one that was tried more often counts.
     """
-    schema = result_schema(rows.schema)
     part = _read_part(run, shard)
     saved = read_rows_so_far(run, shard) if is_rerun else None
-    found, places = schema.empty_table(), list[int]()
+    found, places = OUTCOME_SCHEMA.empty_table(), list[int]()
     from_part = 0
     for table, at in [(part, range(part.num_rows)), *([saved] if saved else [])]:
         try:
-            found = pa.concat_tables([found, table.cast(schema)])
-        except (pa.ArrowException, ValueError):
+            outcomes = table.select(OUTCOME_SCHEMA.names).cast(OUTCOME_SCHEMA)
+            found = pa.concat_tables([found, outcomes])
+        except (pa.ArrowException, ValueError, KeyError):
             continue  # of another version of this program: its rows run again
         places += at
         if table is part:
@@ -93,6 +94,6 @@ def find_earlier_rows(
 
 def _read_part(run: RunFolder, shard: int) -> pa.Table:
     try:
-        return read_part(run, shard, patience=retries.STEADY)
+        return read_part(run, shard, OUTCOME_SCHEMA.names, patience=retries.STEADY)
     except (FileNotFoundError, pa.ArrowException):
         return pa.table({})

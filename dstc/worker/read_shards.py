@@ -5,19 +5,20 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from dstc.errors import ManifestError
-from dstc.store import retries, urls
+from dstc.store import retries
 from dstc.store.duplicates import Duplicates
-from dstc.store.manifest import Manifest, Shard, ShardGroup, open_parquet
+from dstc.store.manifest import Manifest, Shard, ShardGroup, as_planned, open_parquet
 from dstc.store.packed_rows import pack_rows
 
 # Rows decoded at a time while a reader looks for its shards; keeps manifests with heavy extra
@@ -30,7 +31,8 @@ def read_shards(shards: Iterable[Shard], schema: pa.Schema) -> Iterator[tuple[Sh
 
     Args:
         shards: ascending, all of the same file.
-        schema: of the manifest; rows come in it, known columns normalised.
+        schema: of the manifest; rows come in it, in as many chunks as they were read in, since
+            Arrow counts the text of a chunk in 32 bits.
 
     Raises:
         ManifestError: the file cannot be read any more, or is another now.
@@ -52,8 +54,10 @@ def read_shards(shards: Iterable[Shard], schema: pa.Schema) -> Iterator[tuple[Sh
         last_group = bisect_right(ends, waiting[-1].stop - 1)
         row = ends[first_group] - groups[first_group]
         parts: list[pa.RecordBatch] = []
-        for batch in parquet.iter_batches(
-            _READ_ROWS, row_groups=list(range(first_group, last_group + 1))
+        for batch in _read_batches(
+            parquet,
+            list(range(first_group, last_group + 1)),
+            partial(as_planned, file=file, schema=schema),
         ):
             stop = row + batch.num_rows
             while waiting and waiting[0].start < stop:
@@ -62,13 +66,46 @@ def read_shards(shards: Iterable[Shard], schema: pa.Schema) -> Iterator[tuple[Sh
                 parts.append(batch.slice(low, min(shard.stop, stop) - row - low))
                 if shard.stop > stop:
                     break
-                yield shard, pa.Table.from_batches(parts).select(schema.names).cast(schema)
+                yield shard, pa.Table.from_batches(parts, schema)
                 parts = []
                 waiting.popleft()
             row = stop
             if not waiting:
                 return
     assert not waiting, f"{file.name} ended before shard {waiting[0].number}"
+
+
+def _read_batches(
+    parquet: pq.ParquetFile,
+    groups: Sequence[int],
+    planned: Callable[[pa.RecordBatch], pa.RecordBatch],
+    most: int = _READ_ROWS,
+    skip: int = 0,
+) -> Iterator[pa.RecordBatch]:
+    """Rows of some row groups, without the first `skip`; in smaller batches where Arrow needs it.
+
+    It cannot read a list of dictionaries over row groups, each of which has a dictionary of its
+    own, nor a list with more than 2 GB of text in a batch.
+    """
+    row = 0
+    try:
+        for batch in parquet.iter_batches(most, row_groups=list(groups)):
+            row += batch.num_rows
+            if row > skip:
+                yield planned(batch.slice(max(0, skip - row + batch.num_rows)))
+                skip = row
+        return
+    except (pa.ArrowException, MemoryError):
+        if len(groups) == most == 1:
+            raise
+    if len(groups) > 1:
+        for group in groups:
+            rows = parquet.metadata.row_group(group).num_rows
+            if skip < rows:
+                yield from _read_batches(parquet, [group], planned, most, skip)
+            skip = max(0, skip - rows)
+    else:
+        yield from _read_batches(parquet, groups, planned, max(1, most // 32), skip)
 
 
 SHARD_SCHEMA = pa.schema(
@@ -119,7 +156,9 @@ class ManifestShards(Datasource):
         """One task for each of `reads`, whatever parallelism Ray would like."""
         return [
             ReadTask(
-                _Read(group, self._manifest.schema, self._duplicates_in(group)),
+                _Read(
+                    group, self._manifest.schema, self._manifest.folder, self._duplicates_in(group)
+                ),
                 BlockMetadata(
                     num_rows=len(group), size_bytes=None, input_files=None, exec_stats=None
                 ),
@@ -138,6 +177,7 @@ class ManifestShards(Datasource):
 class _Read:
     group: ShardGroup
     schema: pa.Schema
+    folder: str
     duplicates: Duplicates
 
     def __call__(self) -> Iterable[Block]:
@@ -146,7 +186,7 @@ class _Read:
             yield pa.table(
                 {
                     "shard": [shard.number],
-                    "folder": [urls.parent(shard.file.uri)],
+                    "folder": [self.folder],
                     "first_row": [shard.first_row],
                     "duplicates": [duplicates],
                     "rows": [pack_rows(rows)],

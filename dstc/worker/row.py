@@ -16,6 +16,9 @@ import numpy as np
 
 from dstc.errors import StorageError
 from dstc.store import storage, urls
+from dstc.store.cells import BadCell, is_blank
+from dstc.store.manifest import TEXT_COLUMNS
+from dstc.store.spellings import unseen_ends, visible
 from dstc.text import carries_user, describe, redact
 from dstc.worker.image_cache import ImageCache
 from dstc_engine.errors import ImageError, RequestError
@@ -25,6 +28,8 @@ _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 MAX_ID = 512
 # File systems allow 255 bytes for a name; the ending and a margin are ours.
 MAX_SEGMENT = 240
+# Characters of a bad cell that its error shows.
+_SHOWN = 100
 
 
 class Rejected(Exception):
@@ -101,19 +106,23 @@ def check_row(
     """Checks a row without opening anything.
 
     Args:
-        values: the known columns; those the manifest does not have may be missing.
+        values: the known columns, as `read_records` gives them; those that the manifest does not
+            have may be missing. A blank text is the same as none.
         number: of the row in the manifest, counted from 0; names it in errors.
         run_seed: seeds rows that bring none.
         duplicate_of: number of the earlier row that has the same id.
 
     Raises:
-        Rejected: with reason bad_id, duplicate_id, no_content, no_target or bad_seed.
+        Rejected: with reason bad_id, duplicate_id, bad_text, no_content, no_target or bad_seed.
     """
     text = {
-        name: value if isinstance(value := values.get(name), str) else None
-        for name in ("id", "content", "style", "prompt", "source_prompt", "mask")
+        name: value if isinstance(value := values.get(name), str) and not is_blank(value) else None
+        for name in TEXT_COLUMNS
     }
+    bad = {name: value for name, value in values.items() if isinstance(value, BadCell)}
     place = f"manifest row {number}"
+    if cell := bad.pop("id", None):
+        raise Rejected("bad_id", f"{place}: {_fault_of('id', cell)}")
     if fault := check_id(text["id"]):
         raise Rejected("bad_id", f"{place}: {fault}")
     row_id = text["id"]
@@ -125,9 +134,11 @@ def check_row(
             f"{place}: row {duplicate_of} has this id already, and the first one counts; "
             "expected unique ids",
         )
+    for name, cell in bad.items():
+        raise Rejected("bad_text", f"{place}: {_fault_of(name, cell)}")
     if not text["content"]:
         raise Rejected("no_content", f"{place}: content is empty; expected the URI of an image")
-    if not text["style"] and not (text["prompt"] or "").strip():
+    if not text["style"] and not text["prompt"]:
         raise Rejected(
             "no_target", f"{place}: style and prompt are both empty; expected one of them, or both"
         )
@@ -140,12 +151,17 @@ def check_row(
     return Row(
         id=row_id,
         content=text["content"],
-        style=text["style"] or None,
-        prompt=text["prompt"] if (text["prompt"] or "").strip() else None,
-        source_prompt=text["source_prompt"] or None,
-        mask=text["mask"] or None,
+        style=text["style"],
+        prompt=text["prompt"],
+        source_prompt=text["source_prompt"],
+        mask=text["mask"],
         seed=seed,
     )
+
+
+def _fault_of(name: str, cell: BadCell) -> str:
+    text = cell.text if len(cell.text) <= _SHOWN else f"{cell.text[:_SHOWN]} ..."
+    return f"{name} is '{visible(redact(text))}', {cell.problem}; expected text in UTF-8"
 
 
 def load_request(
@@ -198,7 +214,7 @@ def load_request(
 def _load_image(column: str, uri: str, folder: str, read: Callable[[str], bytes]) -> ImageArray:
     from dstc_engine.image import decode  # brings torch, which the driver has no use for
 
-    shown = f"{column} {redact(uri)}"
+    shown = f"{column} {visible(redact(uri))}"
     if carries_user(uri):
         # Drivers repeat what they cannot read, so the password would end up in an error text.
         raise Rejected(
@@ -209,7 +225,9 @@ def _load_image(column: str, uri: str, folder: str, read: Callable[[str], bytes]
     try:
         data = read(urls.resolve(uri, folder))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise Rejected("missing_picture", f"{shown}: there is no such file") from error
+        raise Rejected(
+            "missing_picture", f"{shown}: there is no such file{unseen_ends(uri)}"
+        ) from error
     except (StorageError, ValueError) as error:
         raise Rejected("bad_uri", f"{shown}: {redact(str(error))}") from error
     except Exception as error:  # drivers raise their own types; none may take the shard down

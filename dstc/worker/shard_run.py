@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from dstc.store.results import (
     Outcome,
-    result_table,
+    outcome_table,
     save_rows_so_far,
 )
 from dstc.store.run_folder import RunFolder
@@ -45,7 +45,6 @@ class ShardRun:
     flagged: Mapping[int, Outcome] = field(default_factory=dict)
     has_saved: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
-    _rows: pa.Table = None
     _kept: pa.Table = None
     _kept_places: Sequence[int] = ()
     _outcomes: dict[int, Outcome] = field(default_factory=dict)
@@ -53,10 +52,10 @@ class ShardRun:
     _saved_at: float = field(default_factory=time.monotonic)
     _may_save: bool = False
 
-    def start(self, rows: pa.Table, before: EarlierRows) -> None:
-        """The shard's manifest rows, and the result rows that stand already."""
+    def start(self, before: EarlierRows) -> None:
+        """The outcomes that stand already."""
         with self.lock:
-            self._rows, self._kept, self._kept_places = rows, before.kept, before.places
+            self._kept, self._kept_places = before.kept, before.places
             self.flagged, self.has_saved = before.flagged, before.has_saved
             self._may_save = True
 
@@ -78,10 +77,7 @@ class ShardRun:
             self._saved_at, self._saved_outcomes = time.monotonic(), len(outcomes)
             self.has_saved = True
         offsets = list(outcomes)
-        new = result_table(
-            self._rows.take(pa.array(offsets, pa.int64())), [outcomes[o] for o in offsets]
-        )
-        rows = pa.concat_tables([self._kept, new])
+        rows = pa.concat_tables([self._kept, outcome_table([outcomes[o] for o in offsets])])
         save_rows_so_far(run, self.number, rows, [*self._kept_places, *offsets])
 
     def stop_saving(self) -> bool:

@@ -31,11 +31,13 @@ from dstc.engines.registry import find_engine
 from dstc.engines.spec import Engine
 from dstc.errors import OutputError
 from dstc.store import retries, storage
+from dstc.store.cells import read_records
 from dstc.store.packed_rows import pack_rows, unpack_rows
 from dstc.store.results import (
     DONE,
     Outcome,
     Sample,
+    outcome_table,
     result_table,
 )
 from dstc.text import describe
@@ -133,8 +135,8 @@ class TranslateShard:
             return self._run_shard(batch)
 
     def _run_shard(self, batch: pa.Table) -> pa.Table:
-        (record,) = batch.to_pylist()
-        rows = unpack_rows(record["rows"])
+        (record,) = batch.drop_columns(["rows"]).to_pylist()
+        rows = unpack_rows(batch.column("rows")[0].as_buffer())
         shard = ShardRun(
             number=record["shard"],
             order=next(self._orders),
@@ -202,17 +204,16 @@ class TranslateShard:
             shard.attempt.keep(len(places))
         is_kept = set(places)
         todo = [offset for offset in range(rows.num_rows) if offset not in is_kept]
-        shard.start(rows, before)
+        shard.start(before)
         tell(self._row_count, "tell", shard.number, shard.count(len(places)))
-        outcomes = self._outcomes(shard, rows.take(pa.array(todo, pa.int64())), todo)
-        new = result_table(rows.take(pa.array(todo, pa.int64())), outcomes)
+        new = outcome_table(self._outcomes(shard, rows, todo))
         row_at = {offset: row for row, offset in enumerate([*places, *todo])}
         order = pa.array([row_at[offset] for offset in range(rows.num_rows)], pa.int64())
-        return pa.concat_tables([kept, new]).take(order)
+        return result_table(rows, pa.concat_tables([kept, new]).take(order))
 
     def _outcomes(self, shard: ShardRun, rows: pa.Table, offsets: Sequence[int]) -> list[Outcome]:
-        known = rows.select([name for name in _KNOWN_COLUMNS if name in rows.schema.names])
-        values = list(zip(offsets, known.to_pylist(), strict=True))
+        records = list(read_records(rows, _KNOWN_COLUMNS))
+        values = [(offset, records[offset]) for offset in offsets]
         if shard.attempt.is_careful:
             return [self._run_carefully(shard, offset, row) for offset, row in values]
         return [

@@ -42,8 +42,10 @@ class ResultParts(Datasink[int]):
         """Writes the parts of some shards; the number of rows written."""
         written = 0
         for block in blocks:
-            for record in BlockAccessor.for_block(block).to_arrow().to_pylist():
-                rows = unpack_rows(record["rows"])
+            table = BlockAccessor.for_block(block).to_arrow()
+            packed = table.column("rows")
+            for place, record in enumerate(table.drop_columns(["rows"]).to_pylist()):
+                rows = unpack_rows(packed[place].as_buffer())
                 with blaming(self._row_count):
                     write_part(self._run, record["shard"], rows)
                 tell(self._row_count, "commit", record["shard"], count_rows(rows))
