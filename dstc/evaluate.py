@@ -36,7 +36,7 @@ from dstc.ray_session import choose_device, cluster_gpus, job_error, running_ray
 from dstc.reporting.throughput import finite
 from dstc.store import retries, storage, urls, weights_bucket
 from dstc.store.json_record import Record, read_record
-from dstc.store.results import read_part
+from dstc.store.results import part_columns
 from dstc.store.run_folder import RunFolder
 from dstc.text import describe, redact
 from dstc_engine.errors import DstcError
@@ -233,7 +233,7 @@ def _columns(options: EvaluateOptions, run: RunFolder, shards: Sequence[int]) ->
     found = {use: name for use, name in asked.items() if name is not None}
     if not shards:
         return found
-    columns = read_part(run, shards[0]).column_names
+    columns = part_columns(run, shards[0])
     for use, name in found.items():
         if name not in columns:
             raise SettingsError(

@@ -28,12 +28,14 @@ from dstc.evaluation.plan import (
     write_table,
 )
 from dstc.evaluation.reference import CHUNK, read_reference
-from dstc.reporting.cards import manifest_folders
+from dstc.reporting.cards import relative_to
 from dstc.store import retries, storage, urls, weights_bucket
+from dstc.store.cells import is_blank, read_records, texts
 from dstc.store.results import DONE, read_part
 from dstc.store.run_folder import RunFolder
 from dstc.text import describe, redact
 from dstc.worker.image_cache import ImageCache
+from dstc_engine.errors import ImageError
 from dstc_engine.metrics import METRICS
 from dstc_engine.request import ImageArray
 
@@ -54,6 +56,8 @@ SCHEMA = pa.schema(
         ("metrics_error", pa.string()),
     ]
 )
+# What is read of results, beside the columns that the configuration names.
+_READ_COLUMNS = ("id", "status", "image", "content", "style", "prompt", "source_prompt")
 # Rows whose images are in memory together.
 _ROWS_AT_ONCE = 32
 _READERS = 8
@@ -111,7 +115,7 @@ class MeasureShard:
         self._task = task
         self._run = RunFolder(task.output)
         self._models: EvaluationModels | None = None
-        self._folder_of = manifest_folders(record_of(self._run))
+        self._folder = relative_to(record_of(self._run))
         # Ten million rows in ten styles would ask storage ten million times for ten files.
         self._images = ImageCache(_SHARED_BYTES)
 
@@ -136,12 +140,14 @@ class MeasureShard:
     def _measure(self, shard: int) -> None:
         config = self._task.config
         identity = shard_identity(config, images_sum(self._run, shard))
-        folder = self._folder_of(shard)
+        folder = self._folder
         rows: list[dict[str, Any]] = []
         features = _Features()
-        part = read_part(self._run, shard, patience=retries.STEADY)
-        # Of a large shard, losses as Python objects would fill the memory.
-        results = part.drop_columns(["losses", "samples"]).to_pylist()
+        used = (config.masks, config.truth, config.style_column)
+        # Not the other columns: of a large shard, losses as Python objects would fill the memory.
+        names = list(dict.fromkeys([*_READ_COLUMNS, *filter(None, used)]))
+        part = read_part(self._run, shard, names, patience=retries.STEADY)
+        results = [texts(record) for record in read_records(part, names)]
         for start in range(0, len(results), _ROWS_AT_ONCE):
             rows += self._rows(results[start : start + _ROWS_AT_ONCE], folder, features)
             features.cut(self._task.features_per_shard * len(features.SETS))
@@ -264,7 +270,11 @@ def read_images(
 
     def place(column: str | None) -> str | None:
         uri = row.get(column) if column else None
-        return urls.resolve(uri, folder or "") if uri else None
+        if uri is None or (isinstance(uri, str) and is_blank(uri)):
+            return None
+        if not isinstance(uri, str):
+            raise ImageError(f"column {column!r}: found {uri!r:.80}; expected the URI of an image")
+        return urls.resolve(uri, folder or "")
 
     def given(column: str | None) -> ImageArray | None:
         uri = place(column)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from dstc.errors import RunFolderError
 from dstc.store import retries, storage, urls
+from dstc.store.cells import read_records, texts
 from dstc.store.json_record import Record, read_record
 from dstc.store.results import read_part
 from dstc.store.run_folder import RunFolder
@@ -175,7 +176,7 @@ def unmeasured(run: RunFolder, config: EvaluationConfig, shards: Sequence[int]) 
 def images_sum(run: RunFolder, shard: int) -> str:
     """Checksum of ids and images of a shard's results; changes when any of its rows does."""
     table = read_part(run, shard, ["id", "image_sha256"])
-    text = json.dumps(table.to_pylist(), sort_keys=True)
+    text = json.dumps([texts(record) for record in read_records(table)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

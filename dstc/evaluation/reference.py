@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from dstc.errors import SettingsError
 from dstc.store import retries, storage, urls
+from dstc.store.cells import BadCell, read_cell
 from dstc.text import redact
 from dstc_engine.request import ImageArray
 
@@ -83,30 +84,36 @@ def read_reference(uri: str, where: Mapping[str, str]) -> Reference:
 def _read_reference(uri: str, where: tuple[tuple[str, str], ...]) -> Reference:
     shown = f"--reference {redact(uri)}"
     try:
-        table = pq.read_table(pa.BufferReader(storage.read_bytes(uri, retries.STEADY)))
+        file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri, retries.STEADY)))
+        names = file.schema_arrow.names
+        wanted = [*_IMAGE_COLUMNS, "style", *(name for name, _ in where)]
+        table = file.read(columns=[name for name in names if name in wanted])
     except FileNotFoundError as error:
         raise SettingsError(f"{shown}: there is no such file") from error
     except pa.ArrowException as error:
         raise SettingsError(f"{shown}: not a Parquet file ({error})") from error
-    columns = [name for name in _IMAGE_COLUMNS if name in table.column_names]
-    unknown = [name for name, _ in where if name not in table.column_names]
+    columns = [name for name in _IMAGE_COLUMNS if name in names]
+    unknown = [name for name, _ in where if name not in names]
     if not columns or unknown:
         raise SettingsError(
-            f"{shown}: found columns {', '.join(table.column_names)}; expected "
+            f"{shown}: found columns {', '.join(names)}; expected "
             + (", ".join(unknown) if unknown else " or ".join(_IMAGE_COLUMNS))
         )
     counts = np.ones(len(table), bool)
     for name, value in where:
-        counts &= np.array([str(v) == value for v in table[name].to_pylist()], bool)
+        counts &= np.array([str(read_cell(cell)) == value for cell in table[name]], bool)
     (rows,) = np.nonzero(counts)
     if not len(rows):
         raise SettingsError(f"{shown}: no row of {len(table):,} has {dict(where)}")
     if len(rows) > MOST:
         rows = rows[np.arange(MOST) * len(rows) // MOST]
-    table = table.take(pa.array(rows))
-    has_styles = "style" in table.column_names
-    styles = table["style"].to_pylist() if has_styles else [None] * len(table)
-    return Reference(table[columns[0]].to_pylist(), styles, urls.parent(uri))
+
+    def chosen(name: str) -> list[Any]:
+        cells = (read_cell(table[name][int(row)]) for row in rows)
+        return [cell.text if isinstance(cell, BadCell) else cell for cell in cells]
+
+    styles = chosen("style") if "style" in names else [None] * len(rows)
+    return Reference(chosen(columns[0]), styles, urls.parent(uri))
 
 
 def fit_classifier(reference: Reference, size: int, fit: str) -> tuple[StyleClassifier, float]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate, takewhile
+from itertools import takewhile
 from typing import Any
 
 from markupsafe import Markup
@@ -17,9 +16,10 @@ from dstc.reporting.flags import FLAGGED, flags_of
 from dstc.reporting.texts import text_of
 from dstc.reporting.throughput import finite
 from dstc.reporting.thumbnails import MAX_SIDE, Thumbnail, Thumbnails
-from dstc.store import storage, urls
+from dstc.store import urls
 from dstc.store.json_record import Record
 from dstc.store.manifest import TEXT_COLUMNS
+from dstc.store.manifest_files import folder_by_name, manifest_folder
 from dstc.store.results import RESERVED_COLUMNS
 from dstc.store.run_folder import RunFolder
 from dstc.text import shown
@@ -99,11 +99,11 @@ def make_cards(
     thumbnails = Thumbnails(
         _side(rows, most), int(size) if size is not None and 1 <= size <= 4096 else None, fit
     )
-    folder_of = manifest_folders(job)
+    folder = relative_to(job)
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(
             pool.map(
-                lambda row, of_row: _make_card(run, job, row, of_row, thumbnails, folder_of, most),
+                lambda row, of_row: _make_card(run, job, row, of_row, thumbnails, folder, most),
                 rows,
                 [{}] * len(rows) if measures is None else measures,
             )
@@ -126,13 +126,12 @@ def _make_card(
     row: Mapping[str, Any],
     measures: Mapping[str, float],
     thumbnails: Thumbnails,
-    folder_of: Callable[[int], str | None],
+    folder: str | None,
     most_samples: int,
 ) -> Card:
     text = {name: text_of(row.get(name)) for name in (*TEXT_COLUMNS, "status", "reason", "error")}
     losses = [step for step in row.get("losses") or [] if step]
     resampled = len(list(takewhile(lambda step: step.get("phase") == "resample", losses)))
-    folder = folder_of(int(row["shard"]))
 
     def input_of(column: str) -> Thumbnail | None:
         uri = row.get(column)
@@ -173,30 +172,15 @@ def _make_card(
     )
 
 
-def manifest_folders(job: Record) -> Callable[[int], str | None]:
-    """What the relative URIs of a shard's rows start at: the folder of its manifest file."""
-    manifest = job.part("manifest")
-    uri, files = manifest.get("uri"), manifest.get("files")
-    per_shard = finite(job.part("settings").get("rows_per_shard"))
-    if not isinstance(uri, str) or not isinstance(files, dict) or not files or not per_shard:
-        return lambda shard: None
-    names = list(files)
-    root = _manifest_root(uri)
-    folders = [urls.parent(urls.join(root, name)) for name in names]
-    rows = [finite(file.get("rows")) if isinstance(file, dict) else None for file in files.values()]
-    shards = list(accumulate(math.ceil((number or 0) / per_shard) for number in rows))
-    return lambda shard: folders[min(bisect_right(shards, shard), len(folders) - 1)]
-
-
-def _manifest_root(uri: str) -> str:
-    """What the names of a manifest's files are relative to."""
-    if any(mark in uri for mark in "*?[") and not uri.startswith(("http://", "https://")):
-        return urls.parent(uri[: min(uri.index(mark) for mark in "*?[" if mark in uri)] + "x")
+def relative_to(job: Record) -> str | None:
+    """What relative URIs of a run's rows start at: the folder of its manifest."""
+    uri = job.part("manifest").get("uri")
+    if not isinstance(uri, str):
+        return None
     try:
-        is_folder = storage.is_folder(uri)
-    except Exception:  # the manifest may be long gone, or out of reach from here
-        is_folder = not uri.endswith(".parquet")
-    return uri if is_folder else urls.parent(uri)
+        return manifest_folder(uri)
+    except Exception:  # the manifest may be out of reach from here
+        return folder_by_name(uri)
 
 
 def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:

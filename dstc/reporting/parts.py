@@ -13,12 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dstc.store import retries, storage
+from dstc.store.cells import read_records, texts
+from dstc.store.manifest import TEXT_COLUMNS
+from dstc.store.results import OUTCOME_SCHEMA
 from dstc.store.run_folder import RunFolder
 
 # A shard, and the number of a row in its part.
 Place = tuple[int, int]
 THREADS = 8
 _READ_ROWS = 256
+_KNOWN_COLUMNS = frozenset([*TEXT_COLUMNS, *OUTCOME_SCHEMA.names])
 
 
 class Numbering:
@@ -80,9 +84,12 @@ def by_part(places: Sequence[Place]) -> list[tuple[int, list[int]]]:
 def _read_rows(run: RunFolder, shard: int, offsets: Sequence[int]) -> list[dict[str, Any]]:
     def read() -> list[dict[str, Any]]:
         with open_part(run, shard) as parquet:
-            names = [name for field in parquet.schema_arrow for name in _shown_of(field)]
-            batches = take_rows(parquet, names, offsets)
-            rows = [row for batch in batches for row in batch.to_pylist()]
+            schema = parquet.schema_arrow
+            known = pa.schema([field for field in schema if field.name in _KNOWN_COLUMNS])
+            try:
+                rows = _read_shown(parquet, schema, offsets)
+            except pa.ArrowException:  # an extra column, of a type that Arrow cannot read
+                rows = _read_shown(parquet, known, offsets)
         return [{**r, "shard": shard, "offset": o} for r, o in zip(rows, offsets, strict=True)]
 
     try:
@@ -91,15 +98,24 @@ def _read_rows(run: RunFolder, shard: int, offsets: Sequence[int]) -> list[dict[
         return []
 
 
+def _read_shown(
+    parquet: pq.ParquetFile, schema: pa.Schema, offsets: Sequence[int]
+) -> list[dict[str, Any]]:
+    names = [name for field in schema for name in _shown_of(field)]
+    return [
+        texts(record) for row in take_rows(parquet, names, offsets) for record in read_records(row)
+    ]
+
+
 def take_rows(
     parquet: pq.ParquetFile, names: Sequence[str], offsets: Sequence[int]
 ) -> Iterator[pa.RecordBatch]:
-    """Some rows of an open part, ascending; a few hundred of its rows are in memory at once."""
+    """Some rows of an open part, ascending, one by one; a few hundred are in memory at once."""
     start = 0
     for batch in parquet.iter_batches(_READ_ROWS, columns=list(names)):
-        here = [o - start for o in offsets if start <= o < start + batch.num_rows]
-        if here:
-            yield batch.take(pa.array(here, pa.int64()))
+        for offset in offsets:
+            if start <= offset < start + batch.num_rows:
+                yield batch.slice(offset - start, 1)
         start += batch.num_rows
         if start > offsets[-1]:
             return

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from dstc.reporting.flags import FLAGGED, flags_of, has_flags
 from dstc.reporting.parts import THREADS, Place, open_part
 from dstc.store import retries
+from dstc.store.cells import read_records, texts
 from dstc.store.results import DONE, FAILED, REJECTED
 from dstc.store.run_folder import RunFolder
 from dstc.text import describe, redact
@@ -152,7 +153,8 @@ def _count_batch(part: _Part, batch: pa.RecordBatch, shard: int, first: int) -> 
     seen = Counter[str]()
     for start in range(0, len(offsets), 1024):
         here = offsets.slice(start, 1024)
-        for offset, values in zip(here.to_pylist(), batch.take(here).to_pylist(), strict=True):
+        records = map(texts, read_records(batch.take(here)))
+        for offset, values in zip(here.to_pylist(), records, strict=True):
             miss = Miss(
                 place=(shard, first + offset),
                 id=_text(values.get("id")),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dstc.reporting.cards import _side, _sort_values, manifest_folders
+from dstc.reporting.cards import _side, _sort_values, relative_to
 from dstc.reporting.thumbnails import MAX_SIDE
 from dstc.store.json_record import Record
 
@@ -19,28 +19,32 @@ def _job(uri: str, rows: dict[str, int], rows_per_shard: int = 4) -> Record:
     return Record("job.json", values)
 
 
-def test_relative_uris_start_at_the_file_that_held_the_row(tmp_path: Path) -> None:
-    (tmp_path / "m").mkdir()
-    folder_of = manifest_folders(_job(str(tmp_path / "m"), {"a.parquet": 9, "x/b.parquet": 5}))
-    expected = [str(tmp_path / "m")] * 3 + [str(tmp_path / "m" / "x")] * 2
-    assert [folder_of(shard) for shard in range(5)] == expected
+def test_relative_uris_start_at_the_folder_of_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / "m" / "x").mkdir(parents=True)
+    (tmp_path / "m[1].parquet").touch()
+    assert relative_to(_job(str(tmp_path / "m"), {"x/b.parquet": 5})) == str(tmp_path / "m")
+    pattern = str(tmp_path / "m" / "*" / "part-*.parquet")
+    assert relative_to(_job(pattern, {"7/part-1.parquet": 3})) == str(tmp_path / "m")
+    named = str(tmp_path / "m[1].parquet")
+    assert relative_to(_job(named, {"m[1].parquet": 3})) == str(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("uri", "name", "folder"),
+    ("uri", "folder"),
     [
-        ("/data/one.parquet", "one.parquet", "/data"),
-        ("s3://b/in/*/part-*.parquet", "7/part-1.parquet", "s3://b/in/7"),
-        ("/data/in/m[0-9].parquet", "m1.parquet", "/data/in"),
+        ("/gone/one.parquet", "/gone"),
+        ("/gone/in/*/part-*.parquet", "/gone/in"),
+        ("/gone/in/m[0-9].parquet", "/gone/in"),
+        ("/gone/in/", "/gone/in"),
+        ("nosuch://bucket/in/m.parquet", "nosuch://bucket/in"),
     ],
 )
-def test_files_and_globs(uri: str, name: str, folder: str) -> None:
-    assert manifest_folders(_job(uri, {name: 3}))(0) == folder
+def test_of_a_manifest_that_is_gone_the_name_tells(uri: str, folder: str) -> None:
+    assert relative_to(_job(uri, {"a": 3})) == folder
 
 
 def test_a_partial_record_tells_nothing() -> None:
-    assert manifest_folders(Record("job.json", {}))(0) is None
-    assert manifest_folders(_job("/data/a.parquet", {}))(0) is None
+    assert relative_to(Record("job.json", {})) is None
 
 
 def test_cards_sort_by_metrics_and_by_last_losses_that_are_numbers() -> None:
