@@ -97,7 +97,7 @@ class Monitor:
         if kind is None:
             with contextlib.suppress(OSError):
                 # The last parts' words may still be on their way; the parts are there.
-                self._ledger.complete(self._plan.job.run.parts())
+                self._ledger.complete(self._plan.job.run.part_sizes())
         state = "finished" if kind is None else "broken"
         if kind is not None and issubclass(kind, KeyboardInterrupt) and not self.fault:
             state = "stopped"
@@ -149,8 +149,8 @@ class Monitor:
         except Exception:  # of Ray, in many types; a count that does not answer is no harm
             return
         self.fault = self.fault or snapshot.fault
-        for shard, counts in snapshot.commits:
-            self._ledger.record(shard, counts)
+        for shard, counts, digest in snapshot.commits:
+            self._ledger.record(shard, counts, digest)
         self._commits = snapshot.commits_before + len(snapshot.commits)
         self._meter.take(snapshot, time.monotonic())
         self._snapshot = snapshot

@@ -9,7 +9,6 @@ are counted by arithmetic over files, and a `Shard` is made only where it is rea
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -26,6 +25,7 @@ import pyarrow.parquet as pq
 from dstc.errors import ManifestError
 from dstc.store import retries, storage, urls
 from dstc.store.duplicates import Duplicates, IdColumn, find_duplicates_in
+from dstc.store.footers import read_footer
 from dstc.text import describe, redact
 
 TEXT_COLUMNS = ("id", "content", "style", "prompt", "source_prompt", "mask")
@@ -114,6 +114,11 @@ class Manifest:
         last = self.files[self._file_of_row(self.rows - 1)]
         return last.first_shard + _shards_of(self.rows - last.first_row, self.rows_per_shard)
 
+    @property
+    def all_rows(self) -> int:
+        """Rows of all files, those beyond `limit` included."""
+        return sum(file.rows for file in self.files)
+
     def shard(self, number: int) -> Shard:
         """The shard of this number, counted from 0."""
         file = self.files[int(np.searchsorted(self._first_shards, number, side="right")) - 1]
@@ -129,11 +134,15 @@ class Manifest:
 
     def rows_of(self, shards: Collection[int]) -> int:
         """Rows of these shards together."""
+        return int(self.rows_of_each(shards).sum())
+
+    def rows_of_each(self, shards: Collection[int]) -> Numbers:
+        """Rows of each of these shards, those beyond `limit` left out."""
         numbers = _numbers(shards)
         files = np.searchsorted(self._first_shards, numbers, side="right") - 1
         rows_of_files = np.array([self._rows_of_file(file) for file in self.files], np.int64)
         starts = (numbers - self._first_shards[files]) * self.rows_per_shard
-        return int(np.minimum(rows_of_files[files] - starts, self.rows_per_shard).sum())
+        return np.minimum(rows_of_files[files] - starts, self.rows_per_shard)
 
     def groups(self, shards: Sequence[int]) -> Iterator[ShardGroup]:
         """These shards, ascending, by read task: of one file each, at most `SHARDS_PER_READ`."""
@@ -306,11 +315,7 @@ def _find_files(uri: str) -> list[tuple[str, str]]:
 
 def _read_footer(uri: str, name: str) -> _Footer:
     with open_parquet(uri, name) as (parquet, raw):
-        size = raw.seek(0, 2)
-        raw.seek(size - 8)
-        length = int.from_bytes(raw.read(4), "little")
-        raw.seek(size - 8 - length)
-        digest = hashlib.sha256(raw.read(length)).hexdigest()
+        size, digest = read_footer(raw)
         return _Footer(
             uri=uri,
             name=name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,18 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dstc.errors import RunFolderError
 from dstc.store import retries, storage
 from dstc.store.packed_rows import pack_rows, unpack_rows
+from dstc.store.part_facts import facts_in
 from dstc.store.run_folder import RunFolder
+from dstc.text import describe
 from dstc_engine.losses import LOSS_NAMES
 
 if TYPE_CHECKING:
     from dstc_engine.request import StepLosses
+
+log = logging.getLogger(__name__)
 
 DONE, REJECTED, FAILED = "done", "rejected", "failed"
 STATUSES = (DONE, REJECTED, FAILED)
@@ -175,12 +181,49 @@ def _read_losses(steps: Sequence[Mapping[str, Any]]) -> list[StepLosses]:
     ]
 
 
-def write_part(run: RunFolder, shard: int, rows: pa.Table) -> None:
-    """Writes a shard's part whole; its images must be there already."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd")
-    with storage.writing_output(run.part(shard)):
-        storage.write_bytes(run.part(shard), sink.getvalue().to_pybytes(), retries.STEADY)
+def write_part(run: RunFolder, shard: int, rows: pa.Table) -> pa.Table:
+    """Writes a shard's part whole; its images must be there already.
+
+    A part that holds more rows, or that a later attempt wrote, stays as it is: a writer that was
+    thought dead may come late.
+
+    Returns:
+        The rows that the part holds now.
+
+    Raises:
+        OutputError: storage takes no results any more.
+    """
+    uri = run.part(shard)
+    with storage.writing_output(uri):
+        standing = _standing_part(run, shard)
+        if standing is not None and (fault := _why_it_stays(standing, rows)):
+            log.warning("%s is not replaced: %s", run.part_name(shard), fault)
+            return standing
+        sink = pa.BufferOutputStream()
+        # With checksums, a byte that storage changes is an error of reading and not another result.
+        pq.write_table(rows, sink, compression="zstd", write_page_checksum=True)
+        storage.write_bytes(uri, sink.getvalue().to_pybytes(), retries.STEADY)
+    return rows
+
+
+def _standing_part(run: RunFolder, shard: int) -> pa.Table | None:
+    try:
+        return read_part(run, shard, patience=retries.STEADY)
+    except FileNotFoundError:
+        return None
+    except RunFolderError as error:
+        log.warning("%s; it is written anew", error)
+        return None
+
+
+def _why_it_stays(standing: pa.Table, rows: pa.Table) -> str | None:
+    there, here = (facts_in(table.schema, table.num_rows) for table in (standing, rows))
+    is_beyond = 0 < here.shard_rows < standing.num_rows  # it holds rows twice, or of others
+    if standing.num_rows > rows.num_rows and not is_beyond:
+        return f"it holds {standing.num_rows} rows, and {rows.num_rows} were to be written"
+    if here.attempt and there.attempt > here.attempt:
+        return f"attempt {there.attempt} at the shard wrote it, and this was {here.attempt}"
+    return None
 
 
 def save_rows_so_far(run: RunFolder, shard: int, rows: pa.Table, offsets: Sequence[int]) -> None:
@@ -192,20 +235,21 @@ def save_rows_so_far(run: RunFolder, shard: int, rows: pa.Table, offsets: Sequen
     Raises:
         OSError: storage does not answer.
     """
-    places = json.dumps(list(offsets)).encode()
-    data = pack_rows(rows.replace_schema_metadata({_OFFSETS: places}))
+    metadata = {**(rows.schema.metadata or {}), _OFFSETS: json.dumps(list(offsets)).encode()}
+    data = pack_rows(rows.replace_schema_metadata(metadata))
     storage.write_bytes(run.rows_so_far(shard), data)
 
 
 def read_rows_so_far(run: RunFolder, shard: int) -> tuple[pa.Table, list[int]] | None:
-    """The rows that `save_rows_so_far` kept last, or None."""
+    """The rows that `save_rows_so_far` kept last, with their places in the shard, or None."""
     try:
         data = storage.read_bytes(run.rows_so_far(shard), retries.STEADY)
         rows = unpack_rows(data)
-        offsets = json.loads(rows.schema.metadata[_OFFSETS])
+        metadata = dict(rows.schema.metadata)
+        offsets = json.loads(metadata.pop(_OFFSETS))
     except (FileNotFoundError, pa.ArrowException, KeyError, ValueError, TypeError):
         return None
-    return rows.replace_schema_metadata(None), offsets
+    return rows.replace_schema_metadata(metadata), offsets
 
 
 def read_part(
@@ -218,6 +262,27 @@ def read_part(
 
     Raises:
         FileNotFoundError: it is not done.
+        RunFolderError: the part is damaged; it counts as none.
     """
-    data = pa.BufferReader(storage.read_bytes(run.part(shard), patience))
-    return pq.read_table(data, columns=None if columns is None else list(columns))
+    data = storage.read_bytes(run.part(shard), patience)
+    return parse_part(data, run.part_name(shard), columns)
+
+
+def parse_part(data: bytes, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The result rows in the bytes of a part.
+
+    Args:
+        data: of the file. name: for errors. columns: of those it has; all by default.
+
+    Raises:
+        RunFolderError: the file was cut, or its bytes changed.
+    """
+    try:
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as part:
+            has = part.schema_arrow.names
+            return part.read(columns=None if columns is None else [c for c in columns if c in has])
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise RunFolderError(
+            f"{name}: not a readable part ({len(data):,} bytes; {describe(error)}); it counts as "
+            "missing, and the next `dstc translate` writes it again"
+        ) from error

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from dstc.store import storage, urls
 
-_PART = re.compile(r"part-(\d{5,})\.parquet")
+_PART = re.compile(r"part-(\d{5,9})\.parquet")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,11 @@ class RunFolder:
 
     def part(self, shard: int) -> str:
         """URI of a shard's result rows."""
-        return urls.join(self.results, f"part-{shard:05d}.parquet")
+        return urls.join(self.uri, self.part_name(shard))
+
+    def part_name(self, shard: int) -> str:
+        """Path of a shard's result rows, relative to the run folder."""
+        return f"results/part-{shard:05d}.parquet"
 
     def stats(self, shard: int) -> str:
         """URI of a shard's timings and attempts."""
@@ -102,8 +106,27 @@ class RunFolder:
 
     def parts(self) -> list[int]:
         """Numbers of the shards whose part exists, ascending."""
-        matches = (_PART.fullmatch(name) for name in storage.list_names(self.results))
-        return sorted(int(match[1]) for match in matches if match)
+        numbers = map(_number_of, storage.list_names(self.results))
+        return sorted(number for number in numbers if number is not None)
+
+    def part_sizes(self) -> dict[int, int]:
+        """The shards whose part exists, ascending, and the bytes of each."""
+        sizes = storage.list_sizes(self.results).items()
+        found = ((_number_of(name), size) for name, size in sizes)
+        return dict(sorted((number, size) for number, size in found if number is not None))
+
+    def foreign_parts(self) -> list[str]:
+        """Names of Parquet files among the parts that are none: readers take them for parts."""
+        names = storage.list_names(self.results)
+        return [name for name in names if name.endswith(".parquet") and _number_of(name) is None]
+
+
+def _number_of(name: str) -> int | None:
+    """Number of the shard whose part has this name."""
+    match = _PART.fullmatch(name)
+    # With more zeros than `part_name` writes, it would be a second part of the shard.
+    is_part = match and f"part-{int(match[1]):05d}.parquet" == name
+    return int(match[1]) if match and is_part else None
 
 
 def _spread(row_id: str) -> str:

@@ -335,6 +335,24 @@ def list_names(folder: str, patience: Patience = PROMPT) -> list[str]:
     return sorted(name for name in names if name and not name.endswith(".tmp"))
 
 
+def list_sizes(folder: str, patience: Patience = PROMPT) -> dict[str, int]:
+    """Files directly inside a folder and their bytes; nothing when there is no such folder."""
+    filesystem, path = open_filesystem(folder)
+
+    def look() -> dict[str, int]:
+        if _protocol(filesystem) == "file":
+            with os.scandir(path) as entries:  # fsspec's own listing takes five times as long
+                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+        entries = filesystem.ls(path, detail=True)
+        names = ((posixpath.basename(str(e["name"]).rstrip("/")), e) for e in entries)
+        return {name: int(entry["size"] or 0) for name, entry in names if name}
+
+    try:
+        return with_retries(look, patience)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+
+
 def find_files(folder: str, suffix: str) -> list[str]:
     """URIs of all files below a folder that end in `suffix`, sorted; hidden ones left out.
 

@@ -29,6 +29,7 @@ class Attempt:
 
     Attributes:
         number: 1 for the first attempt since the shard was last finished.
+        ordinal: 1 for the first attempt of all; a part says which of them wrote it.
         fruitless: those of them since one kept more rows than it found.
         is_rerun: an attempt before this one did not end.
         is_careful: rows are to be run one at a time.
@@ -41,6 +42,7 @@ class Attempt:
         self.is_rerun = earlier.get("state") == "running"
         self.number = int(earlier.get("attempt", 0)) + 1 if self.is_rerun else 1
         self.fruitless = int(earlier.get("fruitless", 0)) + 1 if self.is_rerun else 1
+        self.ordinal = int(earlier.get("ordinal", earlier.get("attempt", 0))) + 1
         self._kept = int(earlier.get("kept", 0)) if self.is_rerun else 0
         self._deaths = Counter[str](earlier.get("deaths", {}) if self.is_rerun else {})
         if self.is_rerun and (alone := earlier.get("alone")):
@@ -51,6 +53,10 @@ class Attempt:
     def is_careful(self) -> bool:
         """Rows are to be run one at a time, each named by `start_alone`."""
         return self.fruitless > CAREFUL_AFTER
+
+    def follow(self, ordinal: int) -> None:
+        """Another attempt wrote the part that is there; this one comes after it."""
+        self.ordinal = max(self.ordinal, ordinal + 1)
 
     def keep(self, rows: int) -> None:
         """So many rows were kept from attempts before; more than last time are progress."""
@@ -80,12 +86,23 @@ class Attempt:
             notes = {
                 "state": "running",
                 "attempt": self.number,
+                "ordinal": self.ordinal,
                 "fruitless": self.fruitless,
                 "kept": self._kept,
                 "deaths": self._deaths,
                 "alone": alone,
             }
             _write(self._uri, notes)
+
+
+def note_unfinished(run: RunFolder, shard: int, ordinal: int, kept: int) -> None:
+    """Notes that a shard has to run again, and that so many rows so far are kept for it.
+
+    Args:
+        ordinal: of the attempt that made them.
+    """
+    notes = {"state": "running", "attempt": 0, "ordinal": ordinal, "fruitless": 0, "kept": kept}
+    _write(run.stats(shard), notes)
 
 
 def _read(uri: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from bisect import bisect_right
 from collections import deque
@@ -17,8 +18,10 @@ from ray.data.datasource import Datasource, ReadTask
 from dstc.errors import ManifestError
 from dstc.store import retries, urls
 from dstc.store.duplicates import Duplicates
+from dstc.store.footers import how_it_changed
 from dstc.store.manifest import Manifest, Shard, ShardGroup, open_parquet
 from dstc.store.packed_rows import pack_rows
+from dstc.store.row_digests import digest_rows, pack_digests
 
 # Rows decoded at a time while a reader looks for its shards; keeps manifests with heavy extra
 # columns out of memory.
@@ -37,11 +40,13 @@ def read_shards(shards: Iterable[Shard], schema: pa.Schema) -> Iterator[tuple[Sh
     """
     waiting = deque(shards)
     file = waiting[0].file
-    with open_parquet(file.uri, file.name, retries.STEADY) as (parquet, _):
-        if parquet.metadata.num_rows != file.rows:
+    with open_parquet(file.uri, file.name, retries.STEADY) as (parquet, raw):
+        planned = file.rows, file.size, file.footer_sha256
+        if fault := how_it_changed(parquet, raw, *planned):
             raise ManifestError(
-                f"manifest file {file.name}: found {parquet.metadata.num_rows} rows; expected the "
-                f"{file.rows} it had when the run was planned"
+                f"manifest file {file.name}: found {fault}, as it had when the run was planned: it "
+                "was replaced while the run read it. Bring back the file that the run began with, "
+                "or give another output folder"
             )
         groups = [
             parquet.metadata.row_group(index).num_rows
@@ -53,7 +58,9 @@ def read_shards(shards: Iterable[Shard], schema: pa.Schema) -> Iterator[tuple[Sh
         row = ends[first_group] - groups[first_group]
         parts: list[pa.RecordBatch] = []
         for batch in parquet.iter_batches(
-            _READ_ROWS, row_groups=list(range(first_group, last_group + 1))
+            _READ_ROWS,
+            row_groups=list(range(first_group, last_group + 1)),
+            columns=schema.names,
         ):
             stop = row + batch.num_rows
             while waiting and waiting[0].start < stop:
@@ -78,6 +85,7 @@ SHARD_SCHEMA = pa.schema(
         ("first_row", pa.int64()),
         ("duplicates", pa.list_(pa.list_(pa.int64()))),
         ("rows", pa.large_binary()),
+        ("digests", pa.binary()),
     ]
 )
 """How a shard travels through Ray Data: as ONE row.
@@ -85,7 +93,7 @@ SHARD_SCHEMA = pa.schema(
 Ray merges and splits blocks of rows by their size and by `batch_size`. A single row it can neither
 merge (`batch_size=1`) nor split, so one call of the actor is always one whole shard, and every
 column keeps its type. `folder` is what relative URIs start at; `duplicates` are (row, first row)
-pairs; `rows` is an Arrow stream.
+pairs; `rows` is an Arrow stream; `digests` are those of the rows (`row_digests.pack_digests`).
 """
 
 
@@ -141,7 +149,9 @@ class _Read:
     duplicates: Duplicates
 
     def __call__(self) -> Iterable[Block]:
-        for shard, rows in read_shards(self.group, self.schema):
+        # Whole shards, also where a limit cuts the last: its other rows may have results to keep.
+        whole = dataclasses.replace(self.group, rows=self.group.file.rows)
+        for shard, rows in read_shards(whole, self.schema):
             duplicates = self.duplicates.within(shard.first_row, shard.first_row + shard.rows)
             yield pa.table(
                 {
@@ -150,6 +160,7 @@ class _Read:
                     "first_row": [shard.first_row],
                     "duplicates": [duplicates],
                     "rows": [pack_rows(rows)],
+                    "digests": [pack_digests(digest_rows(rows))],
                 },
                 schema=SHARD_SCHEMA,
             )

@@ -47,7 +47,7 @@ class Snapshot:
         rows_kept: of them, those.
         work: of all actors that ever were, less what was underway in those that are gone.
         actors_at_work: actors that are there and have taken a step.
-        commits: (shard, counts) of parts written, beginning behind those acknowledged.
+        commits: (shard, counts, digest) of parts written, beginning behind those acknowledged.
         commits_before: how many were acknowledged.
         workers: actors that are there now. workers_seen: actors that ever were.
         starts: processes that began to load their networks since one last was done with it.
@@ -60,7 +60,7 @@ class Snapshot:
     rows_kept: int
     work: Work
     actors_at_work: int
-    commits: list[tuple[int, Counts]]
+    commits: list[tuple[int, Counts, int]]
     commits_before: int
     workers: int
     workers_seen: int
@@ -75,7 +75,7 @@ class RowCount:
     def __init__(self) -> None:
         self._rows: dict[int, int] = {}
         self._total = self._kept = 0
-        self._commits: list[tuple[int, Counts]] = []
+        self._commits: list[tuple[int, Counts, int]] = []
         self._acknowledged = 0
         # By worker: when it gave its last beat, its busy and all slots since the one before.
         self._workers: dict[str, tuple[float, int, int]] = {}
@@ -99,10 +99,10 @@ class RowCount:
             self._rows[shard] = rows
             self._total += rows - known
 
-    def commit(self, shard: int, counts: Counts) -> None:
-        """The part of a shard is written."""
+    def commit(self, shard: int, counts: Counts, digest: int = 0) -> None:
+        """The part of a shard is written; `digest` as in `Ledger.record`."""
         self.tell(shard, sum(sum(by_reason.values()) for by_reason in counts.values()))
-        self._commits.append((shard, counts))
+        self._commits.append((shard, counts, digest))
 
     def blame(self, fault: DstcError) -> None:
         """A worker cannot go on, and the job neither; the first to say so is believed."""

@@ -11,11 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from dstc.store.part_facts import PartFacts, with_facts
 from dstc.store.results import (
     Outcome,
     result_table,
     save_rows_so_far,
 )
+from dstc.store.row_digests import Digests
 from dstc.store.run_folder import RunFolder
 from dstc.worker.attempts import Attempt
 from dstc.worker.earlier_rows import EarlierRows
@@ -39,6 +41,7 @@ class ShardRun:
     duplicate_of: dict[int, int]
     first_row: int
     metrics: ActorMetrics
+    digests: Digests | None = None
     started: float = field(default_factory=time.time)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     ended: int = 0
@@ -52,6 +55,10 @@ class ShardRun:
     _saved_outcomes: int = 0
     _saved_at: float = field(default_factory=time.monotonic)
     _may_save: bool = False
+
+    def rows_wanted(self, rows: int, limit: int | None) -> int:
+        """Of the shard's rows, those to translate: `--limit` may cut the last shard."""
+        return rows if limit is None else max(0, min(rows, limit - self.first_row))
 
     def start(self, rows: pa.Table, before: EarlierRows) -> None:
         """The shard's manifest rows, and the result rows that stand already."""
@@ -81,8 +88,18 @@ class ShardRun:
         new = result_table(
             self._rows.take(pa.array(offsets, pa.int64())), [outcomes[o] for o in offsets]
         )
-        rows = pa.concat_tables([self._kept, new])
-        save_rows_so_far(run, self.number, rows, [*self._kept_places, *offsets])
+        places = [*self._kept_places, *offsets]
+        rows = self.with_facts(pa.concat_tables([self._kept, new]), places)
+        save_rows_so_far(run, self.number, rows, places)
+
+    def with_facts(self, rows: pa.Table, places: Sequence[int]) -> pa.Table:
+        """Result rows, and which attempt made them from which manifest rows.
+
+        Args:
+            places: of the rows, in the shard.
+        """
+        digests = None if self.digests is None else self.digests[list(places)]
+        return with_facts(rows, PartFacts(self.attempt.ordinal, digests, self._rows.num_rows))
 
     def stop_saving(self) -> bool:
         """No file of rows so far from here on; whether there is one."""

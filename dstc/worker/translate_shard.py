@@ -38,6 +38,7 @@ from dstc.store.results import (
     Sample,
     result_table,
 )
+from dstc.store.row_digests import unpack_digests
 from dstc.text import describe
 from dstc.worker import gates
 from dstc.worker.attempts import Attempt
@@ -143,6 +144,7 @@ class TranslateShard:
             duplicate_of=dict(record["duplicates"]),
             first_row=record["first_row"],
             metrics=self._metrics,
+            digests=unpack_digests(record["digests"]),
         )
         occupancy = self._engine.occupancy
         self._at_work.append(shard)
@@ -150,7 +152,6 @@ class TranslateShard:
             results = self._translate(shard, rows)
         finally:
             self._at_work.remove(shard)
-        assert results.num_rows == rows.num_rows
         shard.attempt.finish(
             {
                 **shard.stats(results),
@@ -196,19 +197,25 @@ class TranslateShard:
 
     def _translate(self, shard: ShardRun, rows: pa.Table) -> pa.Table:
         run, retry = self._task.run, self._task.settings.retry
-        before = find_earlier_rows(run, shard.number, rows, shard.attempt.is_rerun, retry)
+        wanted = shard.rows_wanted(rows.num_rows, self._task.settings.limit)
+        before = find_earlier_rows(
+            run, shard.number, rows, shard.attempt.is_rerun, retry, shard.digests, wanted
+        )
+        shard.attempt.follow(before.attempt)
         kept, places = before.kept, before.places
         if shard.attempt.is_rerun:
             shard.attempt.keep(len(places))
         is_kept = set(places)
-        todo = [offset for offset in range(rows.num_rows) if offset not in is_kept]
+        # A part has no gaps: what it lost before a kept row runs again, whatever the limit.
+        todo = [o for o in range(max([wanted, *(p + 1 for p in places)])) if o not in is_kept]
         shard.start(rows, before)
         tell(self._row_count, "tell", shard.number, shard.count(len(places)))
         outcomes = self._outcomes(shard, rows.take(pa.array(todo, pa.int64())), todo)
         new = result_table(rows.take(pa.array(todo, pa.int64())), outcomes)
         row_at = {offset: row for row, offset in enumerate([*places, *todo])}
-        order = pa.array([row_at[offset] for offset in range(rows.num_rows)], pa.int64())
-        return pa.concat_tables([kept, new]).take(order)
+        ended = sorted(row_at)
+        order = pa.array([row_at[offset] for offset in ended], pa.int64())
+        return shard.with_facts(pa.concat_tables([kept, new]).take(order), ended)
 
     def _outcomes(self, shard: ShardRun, rows: pa.Table, offsets: Sequence[int]) -> list[Outcome]:
         known = rows.select([name for name in _KNOWN_COLUMNS if name in rows.schema.names])

@@ -12,6 +12,7 @@ from ray.data.datasource import Datasink
 from dstc.store import storage
 from dstc.store.ledger import count_rows
 from dstc.store.packed_rows import unpack_rows
+from dstc.store.part_facts import facts_in
 from dstc.store.results import write_part
 from dstc.store.run_folder import RunFolder
 from dstc.worker.row_count import blaming, tell
@@ -45,8 +46,9 @@ class ResultParts(Datasink[int]):
             for record in BlockAccessor.for_block(block).to_arrow().to_pylist():
                 rows = unpack_rows(record["rows"])
                 with blaming(self._row_count):
-                    write_part(self._run, record["shard"], rows)
-                tell(self._row_count, "commit", record["shard"], count_rows(rows))
+                    standing = write_part(self._run, record["shard"], rows)
+                digest = facts_in(standing.schema, standing.num_rows).digest
+                tell(self._row_count, "commit", record["shard"], count_rows(standing), digest)
                 if record["has_rows_so_far"]:
                     storage.remove(self._run.rows_so_far(record["shard"]))
                 written += rows.num_rows

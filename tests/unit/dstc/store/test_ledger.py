@@ -108,3 +108,39 @@ def test_a_part_of_before_there_were_gates_is_counted(tmp_path: Path) -> None:
     ledger.complete([0])
     assert ledger.totals() == {"done": {None: 1}, "failed": {"x": 1}}
     assert ledger.flagged_shards() == []
+
+
+def test_a_part_of_another_size_is_read_again(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    finish(run, 0, [DONE, DONE])
+    finish(run, 1, [DONE])
+    ledger = Ledger(run)
+    ledger.complete(run.part_sizes())
+    ledger.save()
+    finish(run, 0, [DONE, DONE, ("failed", "x")])
+    again = Ledger.open(run)
+    assert again.rows_of(0) == 2, "the ledger is an index"
+    assert again.complete(run.part_sizes()) == {}
+    assert [again.rows_of(shard) for shard in again.known()] == [3, 1]
+
+
+def test_sizes_that_are_not_known_are_taken_from_storage(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    finish(run, 0, [DONE])
+    ledger = Ledger(run)
+    ledger.record(0, {"done": {None: 99}}, digest=-7)
+    ledger.complete(run.part_sizes())
+    assert (ledger.rows_of(0), ledger.digest_of(0)) == (99, -7)
+    Path(run.part(0)).write_bytes(b"cut")
+    (why,) = ledger.complete(run.part_sizes()).values()
+    assert "results/part-00000.parquet: not a readable part (3 bytes" in why and 0 not in ledger
+
+
+def test_damaged_parts_are_named_and_not_counted(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    finish(run, 0, [DONE])
+    pq.write_table(pa.table({"x": [1]}), run.part(1))
+    ledger = Ledger(run)
+    assert list(ledger.complete(run.parts())) == [1] and ledger.known() == [0]
+    ledger.save()
+    assert Ledger.open(run).known() == [0]

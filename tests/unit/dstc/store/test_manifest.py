@@ -164,7 +164,10 @@ def test_shards_hold_every_row_once_in_order(
     manifest = open_manifest(str(folder), rows_per_shard, limit=limit)
     expected = ids[: manifest.rows]
     assert len(expected) == min(limit or len(ids), len(ids))
-    assert read_all(manifest).column("id").to_pylist() == expected
+    # The last shard comes whole, since its rows beyond a limit may have results to be kept.
+    found = read_all(manifest).column("id").to_pylist()
+    assert found == ids[: len(found)] and len(expected) <= len(found)
+    assert len(found) - len(expected) < rows_per_shard
     # Any selection of shards reads the same rows as the whole.
     some = [manifest.shard(number) for number in range(0, manifest.shards, 2)]
     for shard in some:
