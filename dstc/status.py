@@ -127,7 +127,7 @@ def read_status(output: str, now: float | None = None) -> Status:
 def _counts(run: RunFolder) -> dict[str, Any]:
     """What the finished shards hold, whatever the last driver knew of them."""
     ledger = Ledger.open(run)
-    ledger.complete(run.parts())
+    ledger.complete(run.part_sizes())
     totals = ledger.totals()
     rejected, failed = totals.get("rejected", Counter()), totals.get("failed", Counter())
     done, flagged = totals["done"].total(), flagged_reasons(totals)

@@ -21,7 +21,13 @@ from dstc.driver.monitor import Monitor
 from dstc.driver.signals import end_on_signals, interrupter, listen_for_end
 from dstc.driver.slot_count import with_measured_slots, with_recorded_slots
 from dstc.driver.summary import summarize_run
-from dstc.driver.terminal import ProgressLine, print_closing, print_plan, print_waiting
+from dstc.driver.terminal import (
+    ProgressLine,
+    print_closing,
+    print_damaged,
+    print_plan,
+    print_waiting,
+)
 from dstc.engines.registry import find_engine
 from dstc.errors import JobError, RunFolderError, StorageError
 from dstc.planning.plan import Plan, make_plan, what_is_left
@@ -109,6 +115,7 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
         plan = make_plan(settings)
     except OSError as error:
         raise StorageError(f"storage does not answer: {describe(error)}") from error
+    print_damaged(plan)
     if dry_run:
         device = likely_device(settings)
         print_plan(plan, _expected_cost(plan, device, tflops), device)

@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from dstc.errors import JobError
 from dstc.store import storage
 from dstc.store.ledger import flagged_reasons
@@ -51,16 +53,15 @@ def summarize_run(plan: Plan, seconds: float) -> Summary:
     """
     manifest, run = plan.manifest, plan.job.run
     ledger = plan.ledger
-    ledger.complete(run.parts())
-    missing = [
-        shard
-        for shard in range(manifest.shards)
-        if shard not in ledger or ledger.rows_of(shard) < manifest.shard(shard).rows
-    ]
-    if missing:
+    damaged = ledger.complete(run.part_sizes())
+    shards = range(manifest.shards)
+    held = (ledger.rows_of(shard) if shard in ledger else -1 for shard in shards)
+    is_missing = np.fromiter(held, np.int64, len(shards)) < manifest.rows_of_each(shards)
+    if missing := np.flatnonzero(is_missing).tolist():
+        first = missing[0]
         raise JobError(
             f"{len(missing)} of {manifest.shards} shards have no complete results (the first is "
-            f"{missing[0]}); the same command runs them"
+            f"{first}: {damaged.get(first, run.part_name(first))}); the same command runs them"
         )
     ledger.save()
     totals = ledger.totals()

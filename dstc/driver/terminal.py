@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _BAR_EVERY_S = 0.5
 _BAR_WIDTH = 20  # beside the longest text, on a terminal of 80 columns or a little more
 _LINE_EVERY_S = 5.0
+_SHOWN_PARTS = 10
 
 
 def print_plan(plan: Plan, expected: Estimate | None, device: str) -> None:
@@ -81,6 +82,14 @@ def print_waiting(holder: str) -> None:
         file=sys.stderr,
         flush=True,
     )
+
+
+def print_damaged(plan: Plan) -> None:
+    """Names the parts that count as missing, on stderr."""
+    for why in plan.damaged[:_SHOWN_PARTS]:
+        print(f"damaged: {why}; the shard runs again", file=sys.stderr, flush=True)
+    if (more := len(plan.damaged) - _SHOWN_PARTS) > 0:
+        print(f"damaged: {more:,} more parts; `dstc verify` names all", file=sys.stderr, flush=True)
 
 
 def print_closing(summary: Summary, run: RunFolder) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dstc.engines.registry import find_engine
 from dstc.errors import SettingsError
+from dstc.planning.kept_parts import find_kept_parts, refuse_other_rows
 from dstc.planning.run_identity import Job, existing_job, plan_job
 from dstc.planning.settings import Settings
 from dstc.store.duplicates import Duplicates
@@ -31,6 +32,7 @@ class Plan:
         rows_done: rows of the shards that are not pending.
         is_new: the run folder does not exist yet.
         ledger: counts of the shards that are not pending.
+        damaged: parts that count as missing, each with its name and the reason.
         weights: records of the networks' weights.
     """
 
@@ -43,6 +45,7 @@ class Plan:
     is_new: bool
     ledger: Ledger
     weights: Sequence[Weights]
+    damaged: Sequence[str] = ()
 
 
 def make_plan(settings: Settings) -> Plan:
@@ -70,7 +73,9 @@ def make_plan(settings: Settings) -> Plan:
         ledger=Ledger(planned.run),
         weights=weights,
     )
-    return what_is_left(plan)
+    plan = what_is_left(plan)
+    refuse_other_rows(plan.job.run, manifest, plan.ledger)
+    return plan
 
 
 def what_is_left(plan: Plan) -> Plan:
@@ -82,11 +87,13 @@ def what_is_left(plan: Plan) -> Plan:
     manifest = plan.manifest
     existing = existing_job(plan.job)
     job, done, ledger = existing or plan.job, set[int](), Ledger(plan.job.run)
+    damaged: list[str] = []
     if existing:
-        done = existing.done_shards(manifest)
-        ledger = Ledger.open(job.run)
+        kept = find_kept_parts(job.run, manifest)
+        done, ledger = kept.done, kept.ledger
+        cut = existing.cut_shards(manifest)
+        damaged = [why for shard, why in sorted(kept.damaged.items()) if shard not in cut]
     if existing and plan.settings.retry:
-        ledger.complete(done)
         retry_flagged = plan.settings.retry == "flagged"
         done -= set(ledger.flagged_shards() if retry_flagged else ledger.failed_shards())
     pending = manifest.shards_without(done)
@@ -98,6 +105,7 @@ def what_is_left(plan: Plan) -> Plan:
         rows_done=manifest.rows_of(done),
         is_new=existing is None,
         ledger=ledger,
+        damaged=damaged,
     )
 
 

@@ -12,9 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from dstc.errors import RunFolderError
 from dstc.planning.settings import Settings
 from dstc.store import storage
@@ -52,21 +49,10 @@ class Job:
     limits: tuple[int, ...]
     record: Mapping[str, Any]
 
-    def done_shards(self, manifest: Manifest) -> set[int]:
-        """Shards of the manifest whose part holds all their rows."""
-        done = {shard for shard in self.run.parts() if shard < manifest.shards}
-        # Only where an earlier limit ended can a part be shorter than its shard is now.
-        for limit in self.limits:
-            if limit >= manifest.rows:
-                continue
-            shard = dataclasses.replace(manifest, rows=limit).shards - 1
-            if shard in done and self._rows_of(shard) < manifest.shard(shard).rows:
-                done.discard(shard)
-        return done
-
-    def _rows_of(self, shard: int) -> int:
-        part = pa.BufferReader(storage.read_bytes(self.run.part(shard)))
-        return int(pq.read_metadata(part).num_rows)
+    def cut_shards(self, manifest: Manifest) -> set[int]:
+        """Shards that an earlier, lower limit may have cut."""
+        lower = [limit for limit in self.limits if limit < manifest.rows]
+        return {dataclasses.replace(manifest, rows=limit).shards - 1 for limit in lower}
 
 
 def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()) -> Job:

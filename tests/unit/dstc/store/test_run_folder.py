@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from dstc.errors import RunFolderError
+from dstc.planning.kept_parts import find_kept_parts
 from dstc.planning.run_identity import Job, existing_job, open_or_create, plan_job
 from dstc.planning.settings import make_settings
 from dstc.store.manifest import open_manifest
@@ -144,11 +145,12 @@ def test_done_are_shards_whose_part_holds_all_rows(
     finish(limited.run, 0, ["done"] * 4)
     finish(limited.run, 1, ["done", "failed"])
     manifest = open_manifest(str(tmp_path / "manifest.parquet"), 4, limit=6)
-    assert limited.done_shards(manifest) == {0, 1}
+    assert find_kept_parts(limited.run, manifest).done == {0, 1}
     # Without the limit, the second shard has four rows, and its part only two.
     whole = open_or_create(plan())
     manifest = open_manifest(str(tmp_path / "manifest.parquet"), 4)
-    assert whole.done_shards(manifest) == {0}
+    assert find_kept_parts(whole.run, manifest).done == {0}
+    assert whole.cut_shards(manifest) == {1}
 
 
 def test_every_limit_is_remembered_since_each_may_have_cut_a_shard(
@@ -164,4 +166,5 @@ def test_every_limit_is_remembered_since_each_may_have_cut_a_shard(
     finish(second.run, 1, ["done"] * 2)
     whole = open_or_create(plan())
     assert whole.limits == (2, 6)
-    assert whole.done_shards(open_manifest(str(tmp_path / "manifest.parquet"), 4)) == {0}
+    manifest = open_manifest(str(tmp_path / "manifest.parquet"), 4)
+    assert find_kept_parts(whole.run, manifest).done == {0} and whole.cut_shards(manifest) == {0, 1}
