@@ -33,7 +33,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@# In order of folders: tests/unit/benchmarks has the longest ones, which at the end would run alone.
-	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/unit
+	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/unit tests/hostile
 
 # One after the other: three at once starved Ray's daemons on two slow cores, and its job server refused work.
 test: check
