@@ -8,7 +8,7 @@ DEMO_OUTPUT ?= demo-output
 # One thread of torch: processes beside each other share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-all check slow bench install clean
+.PHONY: demo test test-all check slow soak bench install clean
 
 install: $(STAMP)
 
@@ -39,11 +39,16 @@ check: $(STAMP)
 test: check
 	$(PYTEST) tests/parity tests/integration tests/chaos
 
-test-all: test slow
+test-all: test slow soak
 
 # The presets at full size with random weights: a quarter of an hour on two cores, 19 GiB of memory.
 slow: $(STAMP)
 	$(BIN)/python -m pytest tests/slow -m slow
+
+# A few hundred rows on a real S3 server while processes are killed and storage fails; about 4 minutes.
+# All of it, 20,000 rows, is `python -m benchmarks.soak`.
+soak: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak --quick
 
 # On the CPU, one thread: the engine against the authors' evaluation pattern, how full its slots are,
 # and where a step's time goes. About 10 minutes.
