@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 SBOM_TOOL := cyclonedx-bom==7.5.0
 
-.PHONY: demo test test-all check slow bench install lock sbom clean
+.PHONY: demo test test-all check slow soak bench install lock sbom clean
 
 install: $(STAMP)
 
@@ -36,17 +36,22 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@# In order of folders: tests/unit/benchmarks has the longest ones, which at the end would run alone.
-	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/unit
+	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/unit tests/hostile
 
 # One after the other: three at once starved Ray's daemons on two slow cores, and its job server refused work.
 test: check
 	$(PYTEST) tests/parity tests/integration tests/chaos
 
-test-all: test slow
+test-all: test slow soak
 
 # The presets at full size with random weights: a quarter of an hour on two cores, 19 GiB of memory.
 slow: $(STAMP)
 	$(BIN)/python -m pytest tests/slow -m slow
+
+# A few hundred rows on a real S3 server while processes are killed and storage fails; about 4 minutes.
+# All of it, 20,000 rows, is `python -m benchmarks.soak`.
+soak: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak --quick
 
 # On the CPU, one thread: the engine against the authors' evaluation pattern, how full its slots are,
 # and where a step's time goes. About 10 minutes.

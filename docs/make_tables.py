@@ -1,4 +1,4 @@
-"""Writes the tables of docs/presets.md that follow from the code, each between its two marks.
+"""Writes the tables of the docs that follow from the code, each between its two marks.
 
 python docs/make_tables.py
 """
@@ -6,18 +6,22 @@ python docs/make_tables.py
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from dstc_engine.losses import LOSSES
 from dstc_engine.preset_fields import as_text
 from dstc_engine.presets import FIELDS, PRESETS, Preset
 
-PAGE = Path(__file__).with_name("presets.md")
+DOCS = Path(__file__).resolve().parent
+
+Tables = dict[str, str]
+"""The tables of a page by the names that their marks have."""
 
 
-def tables() -> dict[str, str]:
-    """The tables by the names that their marks have."""
+def presets() -> Tables:
+    """Fields, presets and losses."""
     default = {field.name: as_text(field.default) for field in dataclasses.fields(Preset)}
 
     def changes(preset: Preset) -> str:
@@ -47,14 +51,34 @@ def tables() -> dict[str, str]:
     }
 
 
-def renewed(page: str) -> str:
-    """The text of the page with its tables as the code has them now."""
-    for name, table in tables().items():
+def reliability() -> Tables:
+    """The hostile cases that tests try."""
+    # Tests are no installed package, and a script's own folder is all that Python looks in.
+    sys.path.insert(0, str(DOCS.parent))
+    try:
+        from tests.hostile.all_cases import all_cases
+    finally:
+        sys.path.pop(0)
+
+    cases = all_cases()
+    rows = (
+        (case.kind, f"`{case.name}`", case.what.replace("|", "\\|"), case.outcome) for case in cases
+    )
+    table = _table(("kind", "case", "what is tried", "how it ends"), rows)
+    return {"hostile": f"{len(cases)} cases.\n\n{table}"}
+
+
+PAGES: dict[str, Callable[[], Tables]] = {"presets.md": presets, "reliability.md": reliability}
+
+
+def renewed(page: str, name_of_page: str = "presets.md") -> str:
+    """The text of a page with its tables as the code has them now."""
+    for name, table in PAGES[name_of_page]().items():
         begin, end = f"<!-- made by docs/make_tables.py: {name} -->", f"<!-- end: {name} -->"
         before, _, rest = page.partition(begin)
         _, found, after = rest.partition(end)
         if not found:
-            raise ValueError(f"{PAGE}: expected the marks {begin} and {end}")
+            raise ValueError(f"{DOCS / name_of_page}: expected the marks {begin} and {end}")
         page = f"{before}{begin}\n{table}\n{end}{after}"
     return page
 
@@ -65,4 +89,6 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(renewed(PAGE.read_text()))
+    for each in PAGES:
+        path = DOCS / each
+        path.write_text(renewed(path.read_text(), each))

@@ -19,20 +19,20 @@ COLORS = ("#1b6ca8", "#d1495b", "#2e933c", "#8f5db7", "#e08e1b", "#555555")
 Points = list[tuple[float, float]]
 
 
-def read_log(path: Path, columns: list[str]) -> dict[str, Points]:
+def read_log(path: Path, columns: list[str], over: str = "step") -> dict[str, Points]:
     """(step, value) of each column, where it was measured; a repeated step keeps its last row."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     found: dict[str, Points] = {}
     for column in columns:
-        values = {float(row["step"]): float(row[column]) for row in rows if row.get(column)}
+        values = {float(row[over]): float(row[column]) for row in rows if row.get(column)}
         if not values:
             raise SystemExit(f"{path}: nothing measured in column {column}; it has {list(rows[0])}")
         found[column] = sorted(values.items())
     return found
 
 
-def draw_curves(curves: dict[str, Points], log_scale: bool) -> Image.Image:
+def draw_curves(curves: dict[str, Points], log_scale: bool, over: str = "step") -> Image.Image:
     """One plot of all curves over shared axes, with a legend on the right."""
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(11)
@@ -60,7 +60,7 @@ def draw_curves(curves: dict[str, Points], log_scale: bool) -> Image.Image:
         label = (x, HEIGHT - BOTTOM + 6)
         pen.text(label, f"{share * last:.0f}", fill="#444444", font=font, anchor="mt")
     middle = ((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4)
-    pen.text(middle, "step", fill="#444444", font=font, anchor="mb")
+    pen.text(middle, over, fill="#444444", font=font, anchor="mb")
     for place_in_legend, (name, points) in enumerate(curves.items()):
         color = COLORS[place_in_legend % len(COLORS)]
         line = [place(step, value) for step, value in points]
@@ -81,8 +81,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("columns", nargs="+")
     parser.add_argument("--log-scale", action="store_true")
+    parser.add_argument("--over", default="step", help="column of the horizontal axis (step)")
     args = parser.parse_args()
-    image = draw_curves(read_log(args.log, args.columns), args.log_scale)
+    image = draw_curves(read_log(args.log, args.columns, args.over), args.log_scale, args.over)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     image.quantize(32).save(args.out, optimize=True)
 
