@@ -312,7 +312,7 @@ def _return_memory() -> None:
     Pieces below 32 MB stay with the thread that freed them: eight threads that decoded 100
     megapixels one after the other were left with 2.4 GB, and are with 0.5 GB now.
     """
-    Image.core.set_block_size(512 << 20)
+    Image.core.set_block_size(512 << 20)  # type: ignore[attr-defined]
 
 
 def _load(image: ImageFile.ImageFile, kind: str, parts: Parts, halving: int) -> Source:
