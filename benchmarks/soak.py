@@ -254,6 +254,8 @@ def main() -> None:
         # Ray's processes take the environment of the moment in which Ray starts.
         variables = {**s3.env, "AWS_ENDPOINT_URL": proxy.endpoint, "DSTC_LEASE_S": LEASE_S}
         stack.enter_context(environment(variables))
+        # Ray's news of processes that die goes to where progress goes.
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         start_ray(None, num_cpus=4)
         stack.callback(ray.shutdown)
         # Else drivers would outlive the servers. After Ray has started, which has a handler too.
@@ -263,8 +265,7 @@ def main() -> None:
             outcomes = [soak.translate(load) for load in loads]
         except SoakError as error:
             sys.exit(str(error))
-        is_good = print_outcomes(loads, outcomes)
-    sys.exit(not is_good)
+    sys.exit(not print_outcomes(loads, outcomes))
 
 
 if __name__ == "__main__":

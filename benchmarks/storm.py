@@ -29,9 +29,10 @@ ACTOR, DRIVER, SERVER = "actors killed", "drivers killed", "server killed"
 REFUSED, THROTTLED, DROPPED = "storage refused", "throttled", "bodies dropped"
 RIVAL = "second driver started"
 DECK = (ACTOR, ACTOR, ACTOR, DRIVER, DRIVER, SERVER, REFUSED, THROTTLED, DROPPED, RIVAL)
-# A driver that stands still for longer than its lease lasts, and then goes on.
-FROZEN = "driver frozen for 40 s"
-_FROZEN_S, LEASE_S = 40.0, "35"
+# A driver that stands still, and goes on when another has come and waited for its lease to end.
+# 40 s were too few, since the other takes 10 s to start.
+FROZEN = "driver frozen for 60 s"
+_FROZEN_S, LEASE_S = 60.0, "35"
 KINDS = (*dict.fromkeys(DECK), FROZEN)
 
 _DONE = (0, 3)  # exit codes: every row has ended
