@@ -1,4 +1,4 @@
-"""The commands: `dstc translate`, `presets`, `status`, `report`, `train`, `emoji`, `weights`.
+"""The commands: `dstc translate`, `presets`, `status`, `verify`, `report`, `train`, `emoji`, ...
 
 Heavy imports (torch, Ray) wait inside the commands, so that `--help` answers at once.
 """
@@ -318,6 +318,35 @@ def status(
         if not watch or found.state not in ("running", "new"):
             return
         time.sleep(10)
+
+
+@app.command(
+    no_args_is_help=True,
+    epilog="Exit codes: 0 everything is as it was written; 1 something is not; 2 no run is there.",
+)
+def verify(
+    output: Annotated[str, typer.Argument(help="Run folder; path or URL.")],
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="The next `dstc translate` makes what is missing or changed."
+        ),
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only look whether images are there; read none.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Says whether a run folder holds what was written: rows, ids, manifest, sums of images."""
+    from dstc.verify import FAULTY, WHOLE, print_verified, to_json
+    from dstc.verify import verify as compare
+
+    found = compare(output, repairs=repair, quick=quick)
+    if as_json:
+        print(to_json(found))
+    else:
+        print_verified(found)
+    raise typer.Exit(WHOLE if found.is_whole else FAULTY)
 
 
 emoji = typer.Typer(help="The project's own small images.", no_args_is_help=True)

@@ -15,7 +15,10 @@ import pytest
 
 from dstc.errors import RunFolderError
 from dstc.planning.settings import Settings, make_settings
+from dstc.store.ledger import Ledger
+from dstc.store.run_folder import RunFolder
 from dstc.translate import OK, SOME_FAILED, run
+from dstc.verify import verify
 from dstc.worker.row import derive_retry_seed, derive_seed
 from dstc_engine.presets import TINY64
 from tests.outcomes import without_times
@@ -160,6 +163,10 @@ def test_limit_then_the_rest_and_images_depend_on_their_row_alone(
     assert [row["id"] for row in whole] == columns["id"]
     assert whole[:6] == limited
     assert before.items() <= modified(output / "images").items()
+    found = verify(str(output))
+    assert found.is_whole and (found.rows, found.images, found.parts) == (22, 22, 6)
+    ledger = Ledger.open(RunFolder(str(output)))
+    assert all(ledger.digest_of(shard) for shard in range(6)), "digests came with the commits"
 
     # Another order, other shards, one actor: the same images, byte for byte.
     turned = tmp_path / "turned.parquet"
