@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from dstc.emoji import app as emoji
 from dstc.log_lines import show_logs
 from dstc.options import (
     AllowLocal,
@@ -407,24 +407,7 @@ def verify(
     raise typer.Exit(WHOLE if found.is_whole else FAULTY)
 
 
-emoji = typer.Typer(help="The project's own small images.", no_args_is_help=True)
 app.add_typer(emoji, name="emoji")
-
-
-@emoji.command("build", no_args_is_help=True)
-def emoji_build(
-    folder: Annotated[Path, typer.Argument(help="Where the Parquet file goes.")],
-    size: Annotated[int, typer.Option(help="Pixels of an image's side.", min=8)] = 64,
-) -> None:
-    """Builds the emoji data set from its published packages."""
-    from tiny64.data import EmojiDataError, build_emoji
-
-    try:
-        print(build_emoji(folder, size=size))
-    except EmojiDataError as error:
-        raise DstcError(str(error)) from error
-
-
 app.add_typer(weights, name="weights")
 
 

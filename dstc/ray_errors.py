@@ -12,7 +12,7 @@ import re
 from dstc.text import redact, visible
 
 _LONG = 500
-_END = re.compile(r"(?<!\.)[.;, ]+$")  # the dots of what is left out stay
+_PERIOD = re.compile(r"(?<!\.)\.$")  # at the end, and not the dots of what is left out
 _CHAINED = "The above exception was the direct cause of the following exception:"
 # What a traceback begins with, in Python's words or in Ray's; frames follow.
 _HEAD = re.compile(r"Traceback \(most recent call last\):\n|\(pid=\d+, ip=[^)\n]*\)+\n")
@@ -59,7 +59,7 @@ def innermost(error: BaseException) -> str:
     else:
         told = "; ".join(lines)
     # A message may be a megabyte; more than this is never shown.
-    told = _END.sub("", visible(redact(told[: 20 * _LONG])))
+    told = _PERIOD.sub("", visible(redact(told[: 20 * _LONG])).rstrip(";, "))
     return told if len(told) <= _LONG else told[:_LONG] + " ..."
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dstc.errors import StorageError
-from dstc.text import MAX_SHOWN, parse_url, shortened
+from dstc.text import MAX_SHOWN, parse_url, shortened, visible
 
 # Schemes that a manifest may name, beside local paths; no other driver is ever made for one.
 SCHEMES = frozenset("file s3 s3a gs gcs abfs abfss az hf http https".split())
@@ -94,5 +94,5 @@ def check_uri(uri: str) -> None:
 
 
 def shown_uri(uri: str) -> str:
-    """A URI for an error: without what is secret in it, at most 500 characters."""
-    return shortened(str(parse_url(uri) or uri), MAX_SHOWN)
+    """A URI for an error: visible, without what is secret in it, at most 500 characters."""
+    return shortened(visible(str(parse_url(uri) or uri)), MAX_SHOWN)

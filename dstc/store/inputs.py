@@ -13,6 +13,7 @@ from dstc.store import http_fetch, retries, storage
 from dstc.store.input_policy import InputPolicy, InputTooLarge, check_uri
 from dstc.store.local_files import read_regular_file
 from dstc.store.retries import DeadlinePassed, Patience, with_retries
+from dstc.store.spellings import first_found
 from dstc.store.urls import local_path
 
 
@@ -35,22 +36,25 @@ def read_input(
     """
     check_uri(uri)
     end = time.monotonic() + seconds
-    path = local_path(uri)
+    is_web = uri.lower().startswith(("http://", "https://"))
 
-    def read() -> bytes:
+    def read(uri: str) -> bytes:
         left = end - time.monotonic()
         if left <= 0:
             raise DeadlinePassed(f"not read within {seconds:g} s")
-        if path is not None:
+        if (path := local_path(uri)) is not None:
             below = None if policy.any_local else policy.local_folders
             return read_regular_file(path, policy.max_bytes, below)
-        if uri.lower().startswith(("http://", "https://")):
+        if is_web:
             return http_fetch.get(
                 uri, private_hosts=policy.private_hosts, max_bytes=policy.max_bytes, seconds=left
             )
         return _read_object(uri, policy.max_bytes)
 
-    data = with_retries(read, patience)
+    def read_patiently(uri: str) -> bytes:
+        return with_retries(lambda: read(uri), patience)
+
+    data = read_patiently(uri) if is_web else first_found(read_patiently, uri)
     retries.note_moved("read", len(data))
     return data
 

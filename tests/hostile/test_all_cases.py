@@ -15,7 +15,7 @@ A, B = Case("Kind", "a", "what a is", "done"), Case("Kind", "b", "what b is", "k
 
 
 def test_each_name_is_unique() -> None:
-    names = Counter(case.name for case in all_cases())
+    names = Counter((case.kind, case.name) for case in all_cases())
     assert not [name for name, times in names.items() if times > 1]
 
 

@@ -25,6 +25,7 @@ from dstc.worker.attempts import Attempt
 from dstc.worker.engine_thread import EngineThread
 from dstc.worker.prometheus import ActorMetrics
 from dstc.worker.row_count import blaming
+from dstc_engine.decoding import read
 from dstc_engine.fake import FakeEngine
 from dstc_engine.presets import TINY64
 from dstc_engine.request import StepLosses, Translation, TranslationRequest
@@ -153,7 +154,7 @@ def _renamed(translation: Translation) -> Translation:
 
 
 def _in_decoder(case: str) -> Callable[..., Any]:
-    decode, what = dstc_engine.image.decode, case.partition("_")[2]
+    decode, what = read.read_image, case.partition("_")[2]
 
     def hostile(data: bytes, shown: str) -> Any:
         if "p2.png" in shown:
@@ -207,7 +208,7 @@ def test_a_row_ends_by_itself(
     case: Case, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if case.name.startswith("decoder_"):
-        monkeypatch.setattr(dstc_engine.image, "decode", _in_decoder(case.name))
+        monkeypatch.setattr(read, "read_image", _in_decoder(case.name))
     if case.name == "writer_exits":
         encode = dstc_engine.image.encode_png
 
@@ -233,7 +234,7 @@ def test_a_row_ends_by_itself(
 def test_a_decoder_ends_its_row_where_rows_run_alone(
     what: str, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dstc_engine.image, "decode", _in_decoder(f"decoder_{what}"))
+    monkeypatch.setattr(read, "read_image", _in_decoder(f"decoder_{what}"))
     job = make_job("calm")
     for _ in range(2):
         Attempt(job.run, 0)
@@ -245,7 +246,7 @@ def test_a_decoder_ends_its_row_where_rows_run_alone(
 def test_more_hanging_fetches_than_threads_do_not_stop_the_others(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dstc_engine.image, "decode", _in_decoder("decoder_hangs"))
+    monkeypatch.setattr(read, "read_image", _in_decoder("decoder_hangs"))
     job = make_job("calm", rows=72)  # every sixth hangs: 12 of them, and there are 8 threads
     counts = list(ended(job).values())
     assert (counts.count("done"), counts.count("failed: timed_out")) == (60, 12)
@@ -324,7 +325,7 @@ def test_an_engine_that_exits_while_it_is_made_ends_the_job_with_a_word() -> Non
 def _translate(make_job: MakeJob, case: str) -> None:
     watchdog._LEAST_STANDSTILL_S = 2.0
     if case == "lock_held":
-        dstc_engine.image.decode = _in_decoder("lock_held")
+        read.read_image = _in_decoder("lock_held")
     job = make_job(case)
     write_part(job.run, 0, job.translate())
     os._exit(0)  # without the exit handlers that this copy shares with its parent

@@ -19,6 +19,7 @@ from dstc.evaluation.measure_shard import read_images
 from dstc.evaluation.plan import EvaluationConfig
 from dstc.reporting.thumbnails import Thumbnails
 from dstc.store import storage
+from dstc.store.input_policy import ASKED_FOR
 from dstc.store.manifest import open_manifest
 from dstc.store.manifest_files import folder_by_name
 from dstc.store.run_folder import RunFolder
@@ -186,7 +187,7 @@ def test_evaluation_and_report_find_it_too(tmp_path: Path) -> None:
     config = EvaluationConfig("", 8, -1, "", None, 8, "crop")
     row = {"content": f"{NFC}.png", "image": "images/a.png", "style": " "}
     run = RunFolder(str(tmp_path / "run"))
-    found = read_images(run, config, row, str(tmp_path), ImageCache(1 << 20))
+    found = read_images(run, config, row, str(tmp_path), ImageCache(1 << 20), ASKED_FOR)
     assert found.content.shape == (8, 8, 3) and found.style is None
     assert Thumbnails(8).input(str(tmp_path / f"{NFC}.png")).problem is None
 

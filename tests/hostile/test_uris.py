@@ -450,8 +450,9 @@ def test_any_uri_ends_its_row_with_a_reason(uri: str) -> None:
             raise ConnectionError(f"no network for {uri}")
         return read_input(uri, InputPolicy(any_local=True), ONCE, 5)
 
-    row = check_row(values, 0, 0)
+    row: Row | None = None
     try:
+        row = check_row(values, 0, 0)
         load_request(row, "/nowhere/at-all", read)
     except Exception as error:
         outcome = outcome_of(error, row, values)
