@@ -14,7 +14,7 @@ import ray.data
 
 from dstc.errors import JobError, SettingsError
 from dstc.planning.settings import Settings
-from dstc.text import redact
+from dstc.ray_errors import innermost, without_advice
 from dstc_engine.errors import DstcError
 
 _LEVEL = "RAY_BACKEND_LOG_LEVEL"
@@ -102,9 +102,14 @@ def _quiet_core() -> Iterator[None]:
 def own_error_in(error: BaseException | None) -> DstcError | None:
     """An error of ours inside Ray's wrappers, such as weights that a worker lacks."""
     while error is not None:
-        if isinstance(error, DstcError):
+        cause = getattr(error, "cause", None)
+        # Ray's own class of both: its text is a traceback, the error inside has ours.
+        if isinstance(error, DstcError) and not isinstance(cause, DstcError):
+            error.args = tuple(
+                without_advice(value) if isinstance(value, str) else value for value in error.args
+            )
             return error
-        error = getattr(error, "cause", None) or error.__cause__
+        error = cause or error.__cause__
     return None
 
 
@@ -116,13 +121,12 @@ def job_error(error: BaseException, what: str) -> DstcError:
         what: broke, for example "the job".
 
     Returns:
-        The error of ours inside it, or else a `JobError` with the last line of Ray's.
+        The error of ours inside it, or else a `JobError` with the innermost cause.
     """
     own = own_error_in(error)
     if own is not None:
         return own
-    lines = str(error).strip().splitlines() or ["no message"]
-    reason = redact(f"{type(error).__name__}: {lines[-1].strip()}")
+    reason = innermost(error)
     return JobError(f"{what} broke: {reason}. What is done is kept; the same command continues")
 
 

@@ -19,6 +19,7 @@ from dstc.store import retries, urls
 from dstc.store.duplicates import Duplicates
 from dstc.store.manifest import Manifest, Shard, ShardGroup, open_parquet
 from dstc.store.packed_rows import pack_rows
+from dstc.worker.named_rows import naming_rows
 
 # Rows decoded at a time while a reader looks for its shards; keeps manifests with heavy extra
 # columns out of memory.
@@ -141,6 +142,11 @@ class _Read:
     duplicates: Duplicates
 
     def __call__(self) -> Iterable[Block]:
+        first, last = self.group[0], self.group[-1]
+        with naming_rows(first.first_row, last.first_row + last.rows - first.first_row):
+            yield from self._blocks()
+
+    def _blocks(self) -> Iterable[Block]:
         for shard, rows in read_shards(self.group, self.schema):
             duplicates = self.duplicates.within(shard.first_row, shard.first_row + shard.rows)
             yield pa.table(

@@ -46,6 +46,7 @@ from dstc.worker.earlier_rows import find_earlier_rows
 from dstc.worker.engine_thread import EngineThread, Occupancy
 from dstc.worker.image_cache import ImageCache
 from dstc.worker.image_writer import ImageWriter
+from dstc.worker.named_rows import naming_rows
 from dstc.worker.prometheus import ActorMetrics
 from dstc.worker.row import (
     Failed,
@@ -90,8 +91,8 @@ class TranslateShard:
         row_count: Any = None,
         make_engine: Callable[[int], Engine] | None = None,
     ) -> None:
-        self._task = task
         show_logs()
+        self._task = task
         self._row_count = row_count
         tell(row_count, "start")
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
@@ -149,7 +150,8 @@ class TranslateShard:
         occupancy = self._engine.occupancy
         self._at_work.append(shard)
         try:
-            results = self._translate(shard, rows)
+            with naming_rows(shard.first_row, rows.num_rows, shard.number):
+                results = self._translate(shard, rows)
         finally:
             self._at_work.remove(shard)
         assert results.num_rows == rows.num_rows
