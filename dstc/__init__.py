@@ -3,7 +3,7 @@
     from dstc import make_settings, run, write_report
 
     settings = make_settings(manifest="manifests/demo.parquet", output="demo-output", slots=4)
-    exit_code = run(settings)  # 0: every row is done or rejected; 3: some failed
+    exit_code = run(settings)  # 0: done or rejected; 3: some failed, or too many rejected
     print(write_report(settings.output))
 
 The commands (`dstc --help`) do the same; docs/architecture.md says where everything is.

@@ -35,7 +35,8 @@ _HOW, _WHAT, _WHERE = "How images are made", "Which rows", "Where it runs"
 
 
 _EXIT_CODES = (
-    "Exit codes: 0 every row is done, or rejected with a reason; 3 some rows failed; "
+    "Exit codes: 0 every row is done, or rejected with a reason; 3 some rows failed, or more "
+    "than --max-rejected were rejected; "
     "2 arguments or manifest cannot be used; 1 the job itself broke."
 )
 
@@ -91,10 +92,19 @@ def translate(
     retry: Annotated[
         Retry | None,
         typer.Option(
-            help="Also run the failed rows again; or the flagged ones, with another seed.",
+            help="Also run the failed rows again; the rejected ones, whose files may be there now; "
+            "or the flagged ones, with another seed.",
             rich_help_panel=_WHAT,
         ),
     ] = None,
+    max_rejected: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Exit code 3 where more of the rows are rejected; 1 never minds.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = 0.1,
     rows_per_shard: Annotated[
         int, typer.Option(help="Rows committed together.", rich_help_panel=_WHAT)
     ] = 16,
@@ -160,6 +170,7 @@ def translate(
         rows_per_shard=rows_per_shard,
         limit=limit,
         retry=retry.value if retry else None,
+        max_rejected=max_rejected,
         device=device.value,
         address=address,
         engine=engine,
@@ -356,6 +367,7 @@ def _mount_training() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of the console script: runs a command and exits with its code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    show_logs()
     if not arguments or arguments[0] in ("train", "--help"):
         _mount_training()
     try:
@@ -370,7 +382,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    show_logs()
     print(visible(message), file=sys.stderr)
     raise SystemExit(code)
 

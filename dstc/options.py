@@ -36,6 +36,7 @@ class Retry(StrEnum):
     """Which rows that have a result run again."""
 
     failed = "failed"
+    rejected = "rejected"
     flagged = "flagged"
 
 

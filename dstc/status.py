@@ -196,5 +196,5 @@ def print_status(status: Status) -> None:
     if status.occupancy is not None:
         table.add_row("slots busy", f"{status.occupancy:.0%}")
     if status.state == "finished":
-        say_what_may_run_again(table, status.failed, status.flagged)
+        say_what_may_run_again(table, status.failed, status.rejected, status.flagged)
     console().print(table)

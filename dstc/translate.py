@@ -46,7 +46,7 @@ from dstc_engine.errors import DstcError, UserError
 if TYPE_CHECKING:
     from dstc.planning.cost import Estimate
 
-OK, SOME_FAILED = 0, 3
+OK, SOME_FAILED = 0, 3  # 3, too, where more rows are rejected than allowed
 
 
 # Reads and writes mostly wait for storage. One core must hold an actor and both of them.
@@ -98,7 +98,8 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
         tflops: sustained TFLOP/s of one device, for the plan; an assumed rate by default.
 
     Returns:
-        The exit code: 0 all rows done or rejected, 3 some failed.
+        The exit code: 0 all rows done or rejected, 3 some failed, or more than
+        `settings.max_rejected` of them were rejected.
 
     Raises:
         UserError: arguments, manifest, weights or output folder that cannot be used.
@@ -145,8 +146,9 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
                 "could not reach its storage for too long. What is done is kept"
             ) from None
         raise
-    print_closing(summary, plan.job.run)
-    return SOME_FAILED if summary.failed else OK
+    print_closing(summary, plan.job.run, settings.max_rejected)
+    too_many = summary.rejected_share > settings.max_rejected
+    return SOME_FAILED if summary.failed or too_many else OK
 
 
 def _expected_cost(plan: Plan, device: str, tflops: float | None) -> Estimate | None:

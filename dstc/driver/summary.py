@@ -41,6 +41,11 @@ class Summary:
     rows_run: int
     rate: float
 
+    @property
+    def rejected_share(self) -> float:
+        """Of all rows, 0 .. 1."""
+        return self.rejected / self.rows if self.rows else 0.0
+
 
 def summarize_run(plan: Plan, seconds: float) -> Summary:
     """Counts the result rows of all parts and writes summary.json.

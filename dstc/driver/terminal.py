@@ -85,8 +85,12 @@ def print_waiting(holder: str) -> None:
     )
 
 
-def print_closing(summary: Summary, run: RunFolder) -> None:
-    """Prints how the run ended, and where its results are."""
+def print_closing(summary: Summary, run: RunFolder, max_rejected: float = 1.0) -> None:
+    """Prints how the run ended, and where its results are.
+
+    Args:
+        max_rejected: share of rows, 0 .. 1; that more are rejected is said last.
+    """
     table = facts_table("Run " + summary.run_id)
     table.add_row("done", f"{summary.done:,}")
     if summary.flagged:
@@ -98,13 +102,22 @@ def print_closing(summary: Summary, run: RunFolder) -> None:
         table.add_row("this time", f"{took}, starting included: {row_rate(summary.rate)}")
     table.add_row("results", run.results)
     table.add_row("report", f"dstc report {run.uri}")
-    say_what_may_run_again(table, summary.failed, summary.flagged)
+    say_what_may_run_again(table, summary.failed, summary.rejected, summary.flagged)
     console().print(table)
+    if summary.rejected_share > max_rejected:
+        print(
+            f"{summary.rejected:,} of {summary.rows:,} rows are rejected, more than "
+            f"--max-rejected {max_rejected:g}: exit code 3",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
-def say_what_may_run_again(table: Table, failed: int, flagged: int) -> None:
+def say_what_may_run_again(table: Table, failed: int, rejected: int, flagged: int) -> None:
     if failed:
         table.add_row("again", "the same command with --retry failed")
+    if rejected:
+        table.add_row("again", "with --retry rejected, once what those rows lack is there")
     if flagged:
         table.add_row("again", "with --retry flagged: another seed, the better image is kept")
 
@@ -113,6 +126,16 @@ def console() -> Console:
     console = Console()
     # Logs have no width: paths stay whole there, to be copied.
     return console if console.is_terminal else Console(width=400)
+
+
+class _Facts(Table):
+    """A table whose cells are what they say: `out[/b]` is a path, no markup of Rich."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*(_highlighted(visible(str(cell))) for cell in cells), **options)
+
+
+_highlighted = ReprHighlighter()
 
 
 def facts_table(title: str) -> Table:
@@ -134,16 +157,6 @@ def by_reason(reasons: dict[str, int]) -> str:
 
 
 class ProgressLine:
-class _Facts(Table):
-    """A table whose cells are what they say: `out[/b]` is a path, no markup of Rich."""
-
-    def add_row(self, *cells: Any, **options: Any) -> None:
-        super().add_row(*(_highlighted(visible(str(cell))) for cell in cells), **options)
-
-
-_highlighted = ReprHighlighter()
-
-
     """Shows rows ended, rate and time left, while its `with` block runs.
 
     A bar on a terminal; elsewhere one line every few seconds, so that logs stay readable.

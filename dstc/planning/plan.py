@@ -87,8 +87,12 @@ def what_is_left(plan: Plan) -> Plan:
         ledger = Ledger.open(job.run)
     if existing and plan.settings.retry:
         ledger.complete(done)
-        retry_flagged = plan.settings.retry == "flagged"
-        done -= set(ledger.flagged_shards() if retry_flagged else ledger.failed_shards())
+        shards_with = {
+            "failed": ledger.failed_shards,
+            "rejected": ledger.rejected_shards,
+            "flagged": ledger.flagged_shards,
+        }
+        done -= set(shards_with[plan.settings.retry]())
     pending = manifest.shards_without(done)
     ledger.forget(pending)
     return dataclasses.replace(

@@ -119,7 +119,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
                 "created": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}",
                 "fingerprint": fingerprint,
                 "settings": settings.model_dump(
-                    exclude={"address", "retry", "limit", "device", "auto_slots"}
+                    exclude={"address", "retry", "max_rejected", "limit", "device", "auto_slots"}
                 ),
                 "preset": preset,
                 "weights": [dataclasses.asdict(record) for record in weights],

@@ -53,8 +53,10 @@ class Settings(BaseModel):
         rows_per_shard: rows that are committed, and after a crash done again, together. 16 rows
             are minutes of work; more than 16 `slots` are fed by over two shards at once.
         limit: translate only the first rows of the manifest.
-        retry: "failed" also runs the failed rows of finished shards again; "flagged" the flagged
-            ones, with another seed, and keeps the better image.
+        retry: "failed" also runs the failed rows of finished shards again; "rejected" the rejected
+            ones, whose files may be there now; "flagged" the flagged ones, with another seed, and
+            keeps the better image.
+        max_rejected: share of the rows, 0 .. 1; where more are rejected, the exit code says so.
         device: "auto" takes GPUs where Ray has any at the start; "cuda" also waits for a cluster
             that brings them later.
         address: of a running Ray cluster; None starts one here, unless RAY_ADDRESS is set.
@@ -79,7 +81,8 @@ class Settings(BaseModel):
     samples_per_row: Annotated[int, Field(ge=1, le=256)] = 1
     rows_per_shard: Annotated[int, Field(ge=1, le=100_000)] = 16
     limit: Annotated[int, Field(ge=1)] | None = None
-    retry: Literal["failed", "flagged"] | None = None
+    retry: Literal["failed", "rejected", "flagged"] | None = None
+    max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     address: str | None = None
     engine: Annotated[str, Field(pattern=r"^(\w+|[\w.]+:\w+)$")] = "guided"

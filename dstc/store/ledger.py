@@ -154,6 +154,10 @@ class Ledger:
         """Known shards with failed rows, ascending."""
         return self._shards_with(lambda status, reason: status == "failed")
 
+    def rejected_shards(self) -> list[int]:
+        """Known shards with rejected rows, ascending."""
+        return self._shards_with(lambda status, reason: status == "rejected")
+
     def flagged_shards(self) -> list[int]:
         """Known shards with rows that are done and flagged, ascending."""
         return self._shards_with(lambda status, reason: status == "done" and reason is not None)

@@ -44,9 +44,9 @@ def find_earlier_rows(
 
     Args:
         rows: of the manifest. is_rerun: an attempt before this one did not end.
-        retry: of `Settings`. "flagged" leaves failed rows of the part as they are, and tries its
-            flagged ones again. An attempt that died may have tried some of them already: of two
-            rows in one place the one that was tried more often counts.
+        retry: of `Settings`. "rejected" and "flagged" leave failed rows of the part as they are,
+            and try its rejected or flagged ones again. An attempt that died may have tried some of
+            them already: of two rows in one place the one that was tried more often counts.
     """
     schema = result_schema(rows.schema)
     part = _read_part(run, shard)
@@ -67,8 +67,8 @@ def find_earlier_rows(
 
     def stands(row: int) -> bool:
         if status[row] == FAILED:
-            return retry == "flagged" and row < from_part
-        return status[row] in (DONE, REJECTED)
+            return retry in ("rejected", "flagged") and row < from_part
+        return status[row] == DONE or (status[row] == REJECTED and retry != "rejected")
 
     best: dict[int, int] = {}
     for row, place in enumerate(places):

@@ -25,7 +25,7 @@ Columns = Callable[[int], dict[str, list[Any]]]
 
 
 def settings_of(manifest: Path, output: Path, **values: Any) -> Settings:
-    defaults = {"engine": "fake", "rows_per_shard": 3, "slots": 3}
+    defaults = {"engine": "fake", "rows_per_shard": 3, "slots": 3, "max_rejected": 0.5}
     return make_settings(manifest=str(manifest), output=str(output), **{**defaults, **values})
 
 

@@ -104,6 +104,7 @@ def test_a_scrape_says_what_became_of_the_rows(
         rows_per_shard=4,
         slots=3,
         actors=2,
+        max_rejected=0.5,
     )
     with Scraper(metrics_url) as scraper:
         assert run(settings) == OK

@@ -131,7 +131,8 @@ def test_a_run_with_every_kind_of_row_then_again_then_retry_failed(
     assert modified(output) == before, "nothing is computed or written twice"
 
     flaky.is_well = True
-    assert run(settings_of(manifest, output, retry="failed")) == OK
+    assert run(settings_of(manifest, output, retry="failed", max_rejected=0.3)) == SOME_FAILED
+    assert run(settings_of(manifest, output, max_rejected=8 / 26)) == OK
     again = result_rows(output)
     assert again[12]["status"] == "done"
     assert again[:12] == first[:12] and again[13:] == first[13:], "other rows are kept as they were"

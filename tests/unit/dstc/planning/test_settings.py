@@ -18,7 +18,9 @@ from dstc_engine.errors import PresetError
         ("seed", -1, "--seed: found -1"),
         ("rows_per_shard", 0, "--rows-per-shard: found 0"),
         ("limit", 0, "--limit: found 0"),
-        ("retry", "rejected", "--retry: found 'rejected'"),
+        ("retry", "done", "--retry: found 'done'"),
+        ("max_rejected", 1.01, "--max-rejected: found 1.01"),
+        ("max_rejected", float("nan"), "--max-rejected: found nan"),
         ("precision", "int8", "--precision: found 'int8'"),
     ],
 )
