@@ -8,14 +8,17 @@ DEMO_OUTPUT ?= demo-output
 # One thread of torch: processes beside each other share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-all check slow bench install clean
+SBOM_TOOL := cyclonedx-bom==7.5.0
+
+.PHONY: demo test test-all check slow bench install lock sbom clean
 
 install: $(STAMP)
 
-# The lock pins exact versions; without it (another platform) `pip install -e .[dev]` resolves anew.
+# The lock pins exact versions and the sums of their files; on another platform `pip install -e .[dev]`
+# resolves anew.
 $(STAMP): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@# All cores at once, where pip takes one. Left out, every worker process would compile torch for
 	@# itself wherever PYTHONDONTWRITEBYTECODE is set. One file of torch is for Python 3.12 alone. What
@@ -53,5 +56,17 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.profile_step
 	$(BIN)/python -m benchmarks.profile_step --precision bf16
 
+# Follows what pyproject.toml adds or drops; `python deploy/lock.py --upgrade` takes newer versions. Needs uv.
+lock:
+	$(PYTHON) deploy/lock.py
+
+# What is installed, with licenses (docs/licenses.md), as CycloneDX. The tool is no part of it, so it has
+# an environment of its own.
+sbom: $(STAMP)
+	$(PYTHON) -m venv $(VENV)/sbom
+	$(VENV)/sbom/bin/python -m pip install --quiet $(SBOM_TOOL)
+	$(VENV)/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file sbom.json $(BIN)/python
+
 clean:
-	rm -rf $(VENV) $(DEMO_OUTPUT) build *.egg-info
+	rm -rf $(VENV) $(DEMO_OUTPUT) build *.egg-info sbom.json

@@ -35,7 +35,7 @@ def image_tag() -> str:
 def locked(package: str) -> str:
     """The version of a package in requirements.lock."""
     (found,) = re.findall(
-        rf"^{package}==(\S+)$", (REPOSITORY / "requirements.lock").read_text(), re.MULTILINE
+        rf"^{package}==([^\s\\]+)", (REPOSITORY / "requirements.lock").read_text(), re.MULTILINE
     )
     return str(found)
 

