@@ -15,6 +15,7 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[3]
 CLUSTER = REPOSITORY / "cluster.yaml"
 RAYJOB = REPOSITORY / "deploy/kuberay/rayjob.yaml"
+NETWORK_POLICY = REPOSITORY / "deploy/kuberay/network-policy.yaml"
 DOCKERFILE = REPOSITORY / "deploy/Dockerfile"
 
 # What a credential may look like when it is written out: an AWS key, a private key, a token in hex.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 from typing import Any
 
@@ -18,6 +19,12 @@ from tests.unit.deploy.files import (
     leaves,
     read_yaml,
 )
+
+UNPRIVILEGED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +133,37 @@ def test_a_worker_ends_within_a_spot_notice(gpus: dict[str, Any]) -> None:
     assert gpus["template"]["spec"]["terminationGracePeriodSeconds"] < 120
 
 
-def test_nobody_is_root(spec: dict[str, Any]) -> None:
-    for name in ("head", "gpu-spot"):
-        assert pods(spec)[name]["securityContext"]["runAsNonRoot"] is True
-        assert pods(spec)[name]["securityContext"]["runAsUser"] == 1000
+@pytest.mark.parametrize("name", ["submitter", "head", "gpu-spot"])
+def test_pods_meet_the_standard_restricted(spec: dict[str, Any], name: str) -> None:
+    pod = pods(spec)[name]
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "runAsGroup": 100,
+        "fsGroup": 100,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+    assert container(pod)["securityContext"] == UNPRIVILEGED
+    # The head's autoscaler alone talks to Kubernetes.
+    assert pod.get("automountServiceAccountToken", True) is (name == "head")
+
+
+@pytest.mark.parametrize("name", ["submitter", "head", "gpu-spot"])
+def test_only_volumes_are_written_to(spec: dict[str, Any], name: str) -> None:
+    pod = pods(spec)[name]
+    volumes = {volume.pop("name"): volume for volume in copy.deepcopy(pod["volumes"])}
+    assert volumes == {"tmp": {"emptyDir": {}}, "cache": {"emptyDir": {}}}
+    mounts = {each["mountPath"]: each["name"] for each in container(pod)["volumeMounts"]}
+    assert mounts == {"/tmp": "tmp", "/home/ray/.cache": "cache"}
+    # What Ray, torch and DSTC write by default lies below one of them.
+    assert "TORCHINDUCTOR_CACHE_DIR" not in str(container(pod)), "its default is below /tmp"
+
+
+def test_what_kuberay_puts_beside_the_head_is_held_to_the_same(cluster: dict[str, Any]) -> None:
+    options = cluster["autoscalerOptions"]
+    assert options["securityContext"] == UNPRIVILEGED
+    assert {each["mountPath"] for each in options["volumeMounts"]} == {"/tmp", "/home/ray/.cache"}
 
 
 def test_credentials_come_from_outside(spec: dict[str, Any], cluster: dict[str, Any]) -> None:
@@ -140,7 +174,11 @@ def test_credentials_come_from_outside(spec: dict[str, Any], cluster: dict[str, 
         (source,) = container(pod)["envFrom"]
         assert source["secretRef"]["optional"] is True
     assert not SECRET.search(RAYJOB.read_text())
-    assert [path for path, _ in leaves(spec) if SECRET_NAME.search(path[-1])] == [
+    switch = "automountServiceAccountToken"  # the name of a token, and none
+    named = [
+        path for path, _ in leaves(spec) if SECRET_NAME.search(path[-1]) and path[-1] != switch
+    ]
+    assert named == [
         (*path, "key")
         for path in [
             ("rayClusterSpec", "workerGroupSpecs", "template", "spec", "tolerations"),
@@ -153,4 +191,5 @@ def test_credentials_come_from_outside(spec: dict[str, Any], cluster: dict[str, 
 def test_driver_and_workers_find_the_same_weights(spec: dict[str, Any]) -> None:
     for name in ("head", "gpu-spot"):
         variables = {each["name"]: each["value"] for each in container(pods(spec)[name])["env"]}
-        assert variables == {"DSTC_WEIGHTS": "s3://BUCKET/weights"}
+        assert variables.pop("DSTC_WEIGHTS") == "s3://BUCKET/weights"
+        assert variables == {"TRITON_CACHE_DIR": "/tmp/triton", "CUDA_CACHE_PATH": "/tmp/cuda"}
