@@ -21,7 +21,13 @@ from dstc.driver.monitor import Monitor
 from dstc.driver.signals import end_on_signals, interrupter, listen_for_end
 from dstc.driver.slot_count import with_measured_slots, with_recorded_slots
 from dstc.driver.summary import summarize_run
-from dstc.driver.terminal import ProgressLine, print_closing, print_plan, print_waiting
+from dstc.driver.terminal import (
+    ProgressLine,
+    print_closing,
+    print_no_conditions,
+    print_plan,
+    print_waiting,
+)
 from dstc.engines.registry import find_engine
 from dstc.errors import JobError, RunFolderError, StorageError
 from dstc.planning.plan import Plan, make_plan, what_is_left
@@ -55,7 +61,9 @@ OK, SOME_FAILED = 0, 3
 _IO_CPUS = 0.25
 
 
-def build_pipeline(plan: Plan, workers: Workers, row_count: Any) -> tuple[ray.data.Dataset, Any]:
+def build_pipeline(
+    plan: Plan, workers: Workers, row_count: Any, epoch: int = 0
+) -> tuple[ray.data.Dataset, Any]:
     """The job as one chain; nothing runs until its second part, the sink, is written to."""
     set_data_context(plan.settings)
     source = ManifestShards(plan.manifest, plan.pending, plan.duplicates)
@@ -87,7 +95,7 @@ def build_pipeline(plan: Plan, workers: Workers, row_count: Any) -> tuple[ray.da
             enable_true_multi_threading=True,
         ),
     )
-    return results, ResultParts(plan.job.run, row_count)
+    return results, ResultParts(plan.job.run, row_count, epoch)
 
 
 def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) -> int:
@@ -129,7 +137,7 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
                 with lease.kept(on_lost=interrupt), swept(local_folder(plan.job.run.uri)):
                     # Another driver may have ended since the plan was made.
                     plan = what_is_left(plan)
-                    open_or_create(plan.job)
+                    open_or_create(plan.job, lease.epoch)
                     plan.ledger.save()  # before a part changes that it still counts
                     if plan.pending:
                         _run_pipeline(plan, lease, interrupt)
@@ -142,8 +150,8 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
     except KeyboardInterrupt:
         if lease.is_lost:
             raise JobError(
-                f"another driver has taken over {redact(plan.job.run.uri)}, since this one "
-                "could not reach its storage for too long. What is done is kept"
+                f"output {redact(plan.job.run.uri)}: {lease.why_lost}. This driver ends; what is "
+                "done is kept, and the same command continues"
             ) from None
         raise
     print_closing(summary, plan.job.run)
@@ -180,6 +188,8 @@ def _measured(settings: Settings) -> Settings:
 def _take(lease: Lease) -> None:
     try:
         lease.take(on_wait=print_waiting)
+        if not lease.has_conditions:
+            print_no_conditions(lease.shown)
     except OSError as error:
         raise RunFolderError(
             f"output {lease.shown} cannot be written: {describe(error)}"
@@ -192,7 +202,7 @@ def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None]) -> No
         with running_ray(cluster_address(plan.settings.address), on_start=listen_for_end):
             workers = choose_workers(plan.settings, len(plan.pending))
             row_count = start_row_count()
-            results, sink = build_pipeline(plan, workers, row_count)
+            results, sink = build_pipeline(plan, workers, row_count, lease.epoch)
             monitor = Monitor(plan, workers, row_count, lease, interrupt)
             # In this order, so that the last line knows of the last snapshot.
             with ProgressLine(plan.manifest.rows, monitor), monitor:

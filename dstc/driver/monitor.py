@@ -172,6 +172,8 @@ class Monitor:
         saved = written = time.monotonic()
         self._write_progress("running")
         while not self._stop.wait(1.0):
+            if self._lease.is_lost:
+                return  # the files are another driver's now
             now = time.monotonic()
             if now - written >= _PROGRESS_EVERY_S:
                 written = now

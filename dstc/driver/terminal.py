@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from dstc.driver.lease import EXPIRES_AFTER_S
+from dstc.driver.lease import expires_after
 from dstc.driver.summary import Summary
 from dstc.store.run_folder import RunFolder
 from dstc.text import duration, row_rate
@@ -77,7 +77,17 @@ def print_waiting(holder: str) -> None:
     """Prints that another driver may be at work on the folder."""
     print(
         f"another driver ({holder}) has the output folder; waiting up to "
-        f"{EXPIRES_AFTER_S:.0f} s to see whether it is alive",
+        f"{expires_after():.0f} s to see whether it is alive",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def print_no_conditions(output: str) -> None:
+    """Prints that this storage cannot keep two drivers apart with certainty."""
+    print(
+        f"output {output}: this storage ignores conditions of writes, so two drivers that start "
+        "within the same second may both work; start one at a time",
         file=sys.stderr,
         flush=True,
     )

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from dstc.errors import RunFolderError
 from dstc.planning.settings import Settings
-from dstc.store import storage
+from dstc.store import conditional, storage
 from dstc.store.manifest import Manifest
 from dstc.store.run_folder import RunFolder
 from dstc.text import describe, redact
@@ -188,26 +188,48 @@ def recorded_slots(output: str) -> int | None:
         return None  # `existing_job` says what is wrong with the folder, if anything is
 
 
-def open_or_create(planned: Job) -> Job:
+def open_or_create(planned: Job, epoch: int | None = None) -> Job:
     """The folder's own run when it is this one, else a new run in an empty folder.
 
+    Args:
+        epoch: of the driver that takes the run, noted in job.json; None leaves that as it is.
+
     Raises:
-        RunFolderError: the folder holds another run, or something that is no run.
+        RunFolderError: the folder holds another run, or something that is no run, or has been
+            taken by a driver of a newer epoch.
     """
-    job = existing_job(planned)
-    if job is None:
-        _save(planned)
-        return planned
-    if list(job.limits) != list(job.record["limits"]):
-        job = dataclasses.replace(job, record={**job.record, "limits": list(job.limits)})
-        _save(job)
-    return job
+    while True:
+        found = _read(planned.run)
+        job = existing_job(planned)
+        noted = job.record.get("epoch") if job else None  # none in runs begun before epochs
+        if epoch is not None and isinstance(noted, int) and noted >= epoch:
+            raise RunFolderError(
+                f"output {redact(planned.run.uri)}: another driver has just taken it (epoch "
+                f"{noted}; here {epoch})"
+            )
+        record = dict(job.record) if job else dict(planned.record)
+        if job:
+            record["limits"] = list(job.limits)
+        if epoch is not None:
+            record["epoch"] = epoch
+        job = dataclasses.replace(job or planned, record=record)
+        # Where somebody has written since it was read, it is looked at again.
+        if (found and json.loads(found.data) == record) or _save(job, found):
+            return job
 
 
-def _save(job: Job) -> None:
-    text = json.dumps(job.record, indent=2, ensure_ascii=False)
+def _read(run: RunFolder) -> conditional.Versioned | None:
     try:
-        storage.write_bytes(job.run.job, text.encode() + b"\n")
+        return conditional.read(run.job)
+    except OSError as error:
+        raise _unusable(run, "read", error) from error
+
+
+def _save(job: Job, found: conditional.Versioned | None) -> bool:
+    text = json.dumps(job.record, indent=2, ensure_ascii=False)
+    version = found.version if found else None
+    try:
+        return conditional.swap(job.run.job, text.encode() + b"\n", version) is not None
     except OSError as error:
         raise _unusable(job.run, "written", error) from error
 

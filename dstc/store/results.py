@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dstc.store import retries, storage
+from dstc.store.fencing import with_epoch, write_fenced
 from dstc.store.packed_rows import pack_rows, unpack_rows
 from dstc.store.run_folder import RunFolder
 from dstc_engine.losses import LOSS_NAMES
@@ -175,12 +176,19 @@ def _read_losses(steps: Sequence[Mapping[str, Any]]) -> list[StepLosses]:
     ]
 
 
-def write_part(run: RunFolder, shard: int, rows: pa.Table) -> None:
-    """Writes a shard's part whole; its images must be there already."""
+def write_part(run: RunFolder, shard: int, rows: pa.Table, epoch: int = 0) -> None:
+    """Writes a shard's part whole; its images must be there already.
+
+    Args:
+        epoch: of the driver whose part it is, see `fencing`.
+
+    Raises:
+        OutputError: storage takes no results any more, or the run is another driver's by now.
+    """
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd")
+    pq.write_table(with_epoch(rows, epoch), sink, compression="zstd")
     with storage.writing_output(run.part(shard)):
-        storage.write_bytes(run.part(shard), sink.getvalue().to_pybytes(), retries.STEADY)
+        write_fenced(run.part(shard), sink.getvalue().to_pybytes(), epoch)
 
 
 def save_rows_so_far(run: RunFolder, shard: int, rows: pa.Table, offsets: Sequence[int]) -> None:

@@ -249,45 +249,6 @@ def _write_local(path: Path, data: bytes) -> None:
         raise
 
 
-def create_bytes(uri: str, data: bytes, patience: Patience = PROMPT) -> bool:
-    """Writes a file that must not exist yet; of several writers at once, one succeeds.
-
-    Object stores without conditional writes fall back to a look before the write, which two
-    writers in the same instant can both pass.
-
-    Returns:
-        Whether the file is ours; False when there is one already.
-    """
-    filesystem, path = open_filesystem(uri)
-    protocol = _protocol(filesystem)
-    if protocol == "file":
-        return with_retries(lambda: _create_local(Path(path), data), patience)
-    if exists(uri):
-        return False
-    if protocol not in ("s3", "s3a"):
-        write_bytes(uri, data, patience)
-        return True
-    try:
-        with_retries(lambda: filesystem.pipe_file(path, data, mode="create"), patience)
-    except FileExistsError:
-        # An answer that was lost on its way makes our own first attempt look like another's.
-        return read_bytes(uri, patience) == data
-    return True
-
-
-def _create_local(path: Path, data: bytes) -> bool:
-    make_folder(path.parent)
-    temporary = temporary_beside(path)
-    temporary.write_bytes(data)
-    try:
-        os.link(temporary, path)  # fails where the name is taken, and is never half written
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
-
-
 def local_folder(uri: str) -> Path | None:
     """The path of a folder of this machine; None for object storage."""
     filesystem, path = open_filesystem(uri)

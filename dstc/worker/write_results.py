@@ -32,10 +32,12 @@ class ResultParts(Datasink[int]):
 
     Args:
         run: whose parts. row_count: a `RowCount` actor to tell of them, or None.
+        epoch: of the driver; a part of a newer one is not replaced.
     """
 
-    def __init__(self, run: RunFolder, row_count: Any = None) -> None:
+    def __init__(self, run: RunFolder, row_count: Any = None, epoch: int = 0) -> None:
         self._run = run
+        self._epoch = epoch
         self._row_count = row_count
 
     def write(self, blocks: Iterable[Block], ctx: object) -> int:
@@ -45,7 +47,7 @@ class ResultParts(Datasink[int]):
             for record in BlockAccessor.for_block(block).to_arrow().to_pylist():
                 rows = unpack_rows(record["rows"])
                 with blaming(self._row_count):
-                    write_part(self._run, record["shard"], rows)
+                    write_part(self._run, record["shard"], rows, self._epoch)
                 tell(self._row_count, "commit", record["shard"], count_rows(rows))
                 if record["has_rows_so_far"]:
                     storage.remove(self._run.rows_so_far(record["shard"]))

@@ -14,6 +14,7 @@ import pytest
 from dstc.driver import lease as lease_module
 from dstc.driver.lease import EXPIRES_AFTER_S, Lease
 from dstc.errors import RunFolderError
+from dstc.store import conditional
 
 
 class Clock:
@@ -127,6 +128,11 @@ def test_a_lease_is_kept_while_its_block_runs_and_its_loss_is_told(
         while path.read_text() == before:
             assert time.monotonic() < end
         assert not lost.is_set()
-        path.write_bytes(lease_of(tmp_path)._content())
+        # A plain write between look and rename of a renewal, every 10 ms here, would be lost.
+        taken = None
+        while taken is None:
+            found = conditional.read(str(path))
+            assert found is not None
+            taken = conditional.swap(str(path), lease_of(tmp_path)._content(), found.version)
         assert lost.wait(10) and first.is_lost
     assert path.exists(), "it is another's now"

@@ -160,16 +160,6 @@ def test_http_errors_are_retried_by_their_status(status: int, is_permanent: bool
     assert (calls == [1]) == is_permanent
 
 
-def test_of_several_writers_one_creates_a_file(tmp_path: Path) -> None:
-    for uri in (f"{tmp_path}/deep/lease.json", "memory://create/lease.json"):
-        assert storage.create_bytes(uri, b"first")
-        assert not storage.create_bytes(uri, b"second")
-        assert storage.read_bytes(uri) == b"first"
-        storage.remove(uri)
-        storage.remove(uri)
-        assert storage.create_bytes(uri, b"third")
-
-
 class Shaky(MemoryFileSystem):
     """Breaks off every other read, as a lost connection does."""
 
