@@ -288,13 +288,4 @@ def _load_image(column: str, uri: str, folder: str, read: Callable[[str], bytes]
     except MaskError as error:
         raise Rejected("bad_mask", redact(str(error))) from error
     except ImageError as error:
-        raise Rejected("unreadable_picture", _without_bytes(str(error), uri)) from error
-
-
-_HEX = re.compile(r" starting (?:[0-9a-f]{2}\b ?)+")
-_QUOTED_BYTES = re.compile(r"""\bb(['"]).*?\1""")
-
-
-def _without_bytes(text: str, uri: str) -> str:
-    """An error of decoding without what was read: the file may be one that nobody may see."""
-    return redact(_QUOTED_BYTES.sub("some bytes", _HEX.sub("", text)), uri)
+        raise Rejected("unreadable_picture", redact(str(error), uri)) from error
