@@ -73,7 +73,7 @@ def build_pipeline(
         # One block for each shard. Ray would cut the blocks of fewer tasks than it expects.
         override_num_blocks=len(source.reads),
         num_cpus=_IO_CPUS,
-        concurrency=workers.io_tasks,
+        concurrency=workers.io_tasks_for(len(source.reads)),
     )
     results = shards.map_batches(
         TranslateShard,
@@ -212,7 +212,9 @@ def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None]) -> No
             # In this order, so that the last line knows of the last snapshot.
             with ProgressLine(plan.manifest.rows, monitor), monitor:
                 results.write_datasink(
-                    sink, ray_remote_args={"num_cpus": _IO_CPUS}, concurrency=workers.io_tasks
+                    sink,
+                    ray_remote_args={"num_cpus": _IO_CPUS},
+                    concurrency=workers.io_tasks_for(len(plan.pending)),
                 )
     except KeyboardInterrupt:
         if monitor is not None and monitor.fault:

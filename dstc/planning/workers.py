@@ -46,6 +46,10 @@ class Workers:
     cpus: float
     io_tasks: int | None
 
+    def io_tasks_for(self, inputs: int) -> int | None:
+        """Tasks at once for so many inputs; Ray warns of more than there are."""
+        return None if self.io_tasks is None else min(self.io_tasks, inputs)
+
     def task(self, plan: Plan) -> ShardTask:
         """Arguments of each actor."""
         return ShardTask(
@@ -94,8 +98,7 @@ def choose_workers(settings: Settings, shards: int) -> Workers:
         device=device,
         cpu_threads=threads,
         cpus=cpus,
-        # Ray warns of more than there are.
-        io_tasks=None if is_cluster else min(max(_LOCAL_IO_TASKS, actors), shards),
+        io_tasks=None if is_cluster else max(_LOCAL_IO_TASKS, actors),
     )
 
 
