@@ -38,9 +38,11 @@ check: $(STAMP)
 	@# In order of folders: tests/unit/benchmarks has the longest ones, which at the end would run alone.
 	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/unit tests/hostile
 
-# One after the other: three at once starved Ray's daemons on two slow cores, and its job server refused work.
+# What starts Ray, one after the other: three at once starved Ray's daemons on two slow cores, and its job
+# server refused work.
 test: check
-	$(PYTEST) tests/parity tests/integration tests/chaos
+	$(PYTEST) --numprocesses 2 --dist loadfile tests/parity
+	$(PYTEST) tests/integration tests/chaos
 
 test-all: test slow soak
 
