@@ -144,8 +144,8 @@ def test_a_calm_run_asks_storage_for_little(calm: Any) -> None:
     assert [r.method for r in asked if "/images/" in r.path] == ["PUT"] * ROWS
     parts = [r for r in asked if "/results/part-" in r.path]
     assert sum(r.method == "PUT" for r in parts) == SHARDS
-    # For a shard: is there an earlier part, an earlier attempt; a note on this one; a look before the
-    # part is written, since a storage may ignore its condition; part and stats.
+    # For a shard: is there an earlier part, an earlier attempt; a note on this one; a look before
+    # the part is written, since a storage may ignore its condition; part and stats.
     shards = [r for r in asked if "/stats/0" in r.path or "/results/part-" in r.path]
     assert len(shards) <= 6 * SHARDS
     # The driver looks around at its start and counts parts at its end, however many rows there are.
