@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 # 4 MB of zeros, in 4 kB.
-_BOMB = gzip.compress(bytes(4 << 20))
+_BOMB = gzip.compress(bytes(16 << 20))
 
 
 class HostileHost:

@@ -116,19 +116,14 @@ class Tried:
     folder: str = "/"
 
 
-@pytest.fixture
-def tried(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    hostile_host: HostileHost,  # noqa: F811
-) -> Tried:
-    name = request.getfixturevalue("case").name
+def tries(tmp_path: Path, host: HostileHost) -> dict[str, Tried]:
+    """A row for each case, by its name; makes the files that they name."""
     image = _png()
-    hostile_host.image = image
+    host.image = image
     for each in ("a.png", "b::a.png", "simplecache::a.png", "a b.png", "a%20b.png"):
         (tmp_path / each).write_bytes(image)
     (tmp_path / "secret.txt").write_text("AWS_SECRET=s3cr3t")
-    (tmp_path / "large.png").write_bytes(image + bytes(2 << 20))
+    (tmp_path / "large.png").write_bytes(image + bytes(5 << 20))
     os.mkfifo(tmp_path / "fifo")
     inside, beside = tmp_path / "in", tmp_path / "inside"
     for folder in (inside, beside):
@@ -137,9 +132,9 @@ def tried(
     links = {"to-fifo": "fifo", "to-proc": "/proc/self/environ", "in/out.png": "../a.png"}
     for link, target in links.items():
         (tmp_path / link).symlink_to(target)
-    host, port = hostile_host.url, hostile_host.port
-    hostile_host.redirects.update(
-        image=f"{host}/a.png",
+    url, port = host.url, host.port
+    host.redirects.update(
+        image=f"{url}/a.png",
         metadata="http://169.254.169.254/latest/meta-data/",
         file="file:///etc/passwd",
         password=f"http://user:s3cr3t@127.0.0.1:{port}/a.png",
@@ -149,9 +144,9 @@ def tried(
     remote = InputPolicy(max_bytes=1 << 20)
     some = InputPolicy(local_folders=(str(inside),), max_bytes=1 << 20)
     by_name: dict[str, tuple[str, InputPolicy]] = {
-        "reference": (f"reference://k::{host}/refs.json", private),
-        "simplecache": (f"simplecache::{host}/a.png", private),
-        "zip": (f"zip://a.png::{host}/a.zip", private),
+        "reference": (f"reference://k::{url}/refs.json", private),
+        "simplecache": (f"simplecache::{url}/a.png", private),
+        "zip": (f"zip://a.png::{url}/a.zip", private),
         "github": ("github://owner:name@main/a.png", private),
         "sftp": ("sftp://127.0.0.1/a.png", private),
         "memory": ("memory://a.png", private),
@@ -160,7 +155,7 @@ def tried(
         "long_uri": ("a/" * 500_000, strict),
         "long_name": ("a" * 300 + ".png", strict),
         "null": ("a\0.png", strict),
-        "line_break": (f"{host}/a.png\r\nX-Forged: 1", private),
+        "line_break": (f"{url}/a.png\r\nX-Forged: 1", private),
         "fifo": (str(tmp_path / "fifo"), strict),
         "link_to_fifo": ("to-fifo", strict),
         "dev_zero": ("/dev/zero", strict),
@@ -181,26 +176,26 @@ def tried(
         "chain_in_a_name": ("simplecache::a.png", strict),
         "percent": (f"file://{tmp_path}/a%20b.png", strict),
         "percent_in_a_path": ("a%20b.png", strict),
-        "loopback": (f"{host}/a.png", strict),
+        "loopback": (f"{url}/a.png", strict),
         "loopback_by_number": (f"http://2130706433:{port}/a.png", strict),
         "loopback_by_name": (f"http://localhost:{port}/a.png", strict),
         "loopback_by_ipv6": (f"http://[::ffff:127.0.0.1]:{port}/a.png", strict),
-        "loopback_allowed": (f"{host}/a.png", private),
+        "loopback_allowed": (f"{url}/a.png", private),
         "metadata": ("http://169.254.169.254/latest/meta-data/", private),
         "metadata_by_ipv6": ("http://[::ffff:a9fe:a9fe]/", private),
-        "redirect_to_metadata": (f"{host}/to/metadata", private),
-        "redirect_to_a_file": (f"{host}/to/file", private),
-        "redirect_with_password": (f"{host}/to/password", private),
-        "redirect_for_ever": (f"{host}/loop", private),
-        "redirect": (f"{host}/to/image", private),
-        "bomb": (f"{host}/bomb", private),
-        "endless": (f"{host}/endless", private),
+        "redirect_to_metadata": (f"{url}/to/metadata", private),
+        "redirect_to_a_file": (f"{url}/to/file", private),
+        "redirect_with_password": (f"{url}/to/password", private),
+        "redirect_for_ever": (f"{url}/loop", private),
+        "redirect": (f"{url}/to/image", private),
+        "bomb": (f"{url}/bomb", private),
+        "endless": (f"{url}/endless", private),
         "large_file": ("large.png", strict),
-        "slow_body": (f"{host}/slow-body", private),
-        "slow_headers": (f"{host}/slow-headers", private),
-        "page": (f"{host}/page", private),
-        "denied": (f"{host}/denied", private),
-        "not_found": (f"{host}/none", private),
+        "slow_body": (f"{url}/slow-body", private),
+        "slow_headers": (f"{url}/slow-headers", private),
+        "page": (f"{url}/page", private),
+        "denied": (f"{url}/denied", private),
+        "not_found": (f"{url}/none", private),
         "password": (f"http://user:s3cr3t@127.0.0.1:{port}/a.png", private),
         "password_with_slash": (f"http://user:s3/cr3t@127.0.0.1:{port}/a.png", private),
         "key_of_s3": ("s3://KEY:s3/cr3t s3cr3t@bucket/a.png", private),
@@ -208,9 +203,6 @@ def tried(
         "bad_ipv6": ("http://[::1/a.png", private),
     }
     values: dict[str, Any] = {"id": "row", "content": "a.png", "prompt": "a dog"}
-    if name in by_name:
-        content, policy = by_name[name]
-        return Tried({**values, "content": content}, policy, str(tmp_path))
     changes: dict[str, dict[str, Any]] = {
         "style": {"style": "ftp://127.0.0.1/a.png"},
         "mask": {"mask": "ftp://127.0.0.1/a.png"},
@@ -218,7 +210,23 @@ def tried(
         "long_word": {"source_prompt": "s3cr3t" * 2_700},
         "prompt": {"prompt": "a dog " * 682},
     }
-    return Tried({**values, **changes[name]}, strict, str(tmp_path))
+    folder = str(tmp_path)
+    return {
+        **{
+            name: Tried({**values, "content": content}, policy, folder)
+            for name, (content, policy) in by_name.items()
+        },
+        **{name: Tried({**values, **change}, strict, folder) for name, change in changes.items()},
+    }
+
+
+@pytest.fixture
+def tried(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    hostile_host: HostileHost,  # noqa: F811
+) -> Tried:
+    return tries(tmp_path, hostile_host)[request.getfixturevalue("case").name]
 
 
 def _png() -> bytes:
