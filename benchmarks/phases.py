@@ -122,7 +122,9 @@ def networks_of(models: Models, preset: Preset) -> dict[str, nn.Module]:
     """What is watched, by name; of a CLIP model, the tower that sees images."""
     found: dict[str, nn.Module | None] = {"UNet": models.unet, "DINO": models.dino}
     # A preset's list may be longer than what was loaded: no CLIP at all.
-    found |= {name: clip.model.visual for name, clip in zip(preset.clips, models.clips)}  # noqa: B905
+    found |= {
+        name: clip.model.visual for name, clip in zip(preset.clips, models.clips, strict=False)
+    }
     found |= {"ArcFace": models.arcface, "VGG": models.vgg}
     return {name: network for name, network in found.items() if network is not None}
 

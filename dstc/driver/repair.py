@@ -19,7 +19,7 @@ from dstc.errors import OutputError
 from dstc.store import retries, storage
 from dstc.store.ledger import Ledger
 from dstc.store.part_facts import PartFacts, facts_in, with_facts
-from dstc.store.results import FAILED, read_part, save_rows_so_far
+from dstc.store.results import FAILED, OUTCOME_SCHEMA, read_part, save_rows_so_far
 from dstc.store.row_digests import digest_rows
 from dstc.store.run_folder import RunFolder
 from dstc.text import redact
@@ -66,7 +66,7 @@ def repair(run: RunFolder, parts: Mapping[int, GoodRows]) -> int:
 def _take_away(run: RunFolder, shard: int, good: GoodRows) -> int:
     rows_kept = 0
     if good.rows is not None and good.places:
-        part = read_part(run, shard, patience=retries.STEADY)
+        part = read_part(run, shard, OUTCOME_SCHEMA.names, patience=retries.STEADY)
         attempt = facts_in(part.schema, part.num_rows).attempt
         kept = part.take(pa.array(list(good.places), pa.int64())).replace_schema_metadata(None)
         places = list(good.places.values())

@@ -44,16 +44,19 @@ def read_cell(cell: pa.Scalar) -> Any:
 
 
 def read_records(
-    rows: pa.Table | pa.RecordBatch, names: Iterable[str] | None = None
+    rows: pa.Table | pa.RecordBatch,
+    names: Iterable[str] | None = None,
+    places: Iterable[int] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows as dictionaries: each cell by `read_cell`, blank ones of known text columns as None.
 
     Args:
         rows: (N,) of any types. names: of columns; those that the rows lack are left out.
+        places: of the rows to read, all by default.
     """
     wanted = rows.schema.names if names is None else names
     columns = {name: rows.column(name) for name in wanted if name in rows.schema.names}
-    for place in range(rows.num_rows):
+    for place in range(rows.num_rows) if places is None else places:
         yield {name: _known(name, read_cell(column[place])) for name, column in columns.items()}
 
 

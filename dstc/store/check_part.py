@@ -11,7 +11,7 @@ import pyarrow as pa
 from dstc.store.faults import BAD_STATUS, CHANGED_ROW, DOUBLED_ID, FOREIGN_ROW, LOST_ROW, Fault
 from dstc.store.part_facts import facts_in
 from dstc.store.results import STATUSES
-from dstc.store.row_digests import changed_rows, describe_change, digest_rows
+from dstc.store.row_digests import KNOWN_COLUMNS, changed_rows, describe_change, digest_rows
 from dstc.text import shown
 
 
@@ -69,8 +69,13 @@ def _wrong_rows(
     name: str, part: pa.Table, rows: pa.Table, places: dict[int, int]
 ) -> Iterator[tuple[int, Fault]]:
     held = list(places)
-    there = part.take(pa.array(held, pa.int64()))
-    here = rows.take(pa.array(list(places.values()), pa.int64()))
+    # Extra columns may be of types that Arrow holds and cannot take rows of.
+    there, here = (
+        table.select([name for name in KNOWN_COLUMNS if name in table.schema.names]).take(
+            pa.array(at, pa.int64())
+        )
+        for table, at in ((part, held), (rows, list(places.values())))
+    )
     digests, before = digest_rows(here), facts_in(part.schema, part.num_rows).digests
     changed = set(changed_rows(there, here, digests, None))
     if before is not None:

@@ -316,10 +316,11 @@ def _locked(path: Path) -> Iterator[BinaryIO | None]:
     """The file, locked against all who would replace it; None when there is none."""
     end = time.monotonic() + _LOCK_PATIENCE_S
     while True:
+        file: BinaryIO
         try:
             file = path.open("rb+")  # NFS locks no file that is open for reading only
         except PermissionError:
-            file = path.open("rb")  # type: ignore[assignment]
+            file = path.open("rb")
         except FileNotFoundError:
             yield None
             return

@@ -6,14 +6,12 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-import pyarrow as pa
-
 from dstc.store.results import (
     DONE,
     FAILED,
     REJECTED,
     Outcome,
-    result_table,
+    outcome_table,
 )
 from dstc.text import describe
 from dstc.worker.row import (
@@ -25,8 +23,6 @@ from dstc.worker.timed_threads import TIMED_OUT, Overdue
 from dstc_engine.request import Translation
 
 log = logging.getLogger(__name__)
-
-_ANY_ROW = pa.table({"id": ["any"]})
 
 
 def failed_sample(row: Row, number: int, translation: Translation) -> Outcome:
@@ -60,7 +56,7 @@ def checked(outcome: Outcome) -> Outcome:
     Raises:
         AttributeError, TypeError, ValueError, ArrowException: it cannot.
     """
-    result_table(_ANY_ROW, [outcome])
+    outcome_table([outcome])
     return outcome
 
 

@@ -228,14 +228,14 @@ class TranslateShard:
         tell(self._row_count, "tell", shard.number, shard.count(len(places)))
         new = outcome_table(self._outcomes(shard, rows, todo))
         row_at = {offset: row for row, offset in enumerate([*places, *todo])}
-        ended = sorted(row_at)
+        ended = range(len(row_at))
         order = pa.array([row_at[offset] for offset in ended], pa.int64())
         outcomes = pa.concat_tables([kept, new]).take(order)
-        return shard.with_facts(result_table(rows.take(pa.array(ended)), outcomes), ended)
+        # A slice, since Arrow cannot take rows of every column that it can hold.
+        return shard.with_facts(result_table(rows.slice(0, len(ended)), outcomes), ended)
 
     def _outcomes(self, shard: ShardRun, rows: pa.Table, offsets: Sequence[int]) -> list[Outcome]:
-        records = list(read_records(rows, _KNOWN_COLUMNS))
-        values = [(offset, records[offset]) for offset in offsets]
+        values = list(zip(offsets, read_records(rows, _KNOWN_COLUMNS, offsets), strict=True))
         if shard.attempt.is_careful:
             with self._company.alone():
                 return [self._run_carefully(shard, offset, row) for offset, row in values]

@@ -30,6 +30,7 @@ from dstc.store.fencing import epoch_of
 from dstc.store.results import DONE, Outcome, result_table, write_part
 from dstc.store.run_folder import RunFolder
 from tests.hostile.case import Case
+from tests.lease_clock import Clock
 from tests.s3_server import S3
 
 pytest_plugins = ["tests.s3_server"]
@@ -83,22 +84,6 @@ def place(
         s3: S3 = request.getfixturevalue("s3")
         pause = lambda stops: s3.server.pause() if stops else s3.server.resume()  # noqa: E731
         yield Place(s3.uri(f"runs/{tmp_path.name}"), monkeypatch, pause)
-
-
-class Clock:
-    """Time that only passes while somebody sleeps; `meanwhile` happens in each pause."""
-
-    def __init__(self, meanwhile: Callable[[], object] = lambda: None) -> None:
-        self.now = 0.0
-        self.meanwhile = meanwhile
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        self.meanwhile()
-
-    def take(self, lease: Lease) -> Lease:
-        lease.take(sleep=self.sleep, clock=lambda: self.now)
-        return lease
 
 
 def taken(place: Place) -> Lease:
