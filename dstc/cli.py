@@ -8,10 +8,13 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Annotated, NoReturn
 
 import typer
 
+from dstc import help_texts
+from dstc.config_file import Config, Configurable
 from dstc.emoji import app as emoji
 from dstc.log_lines import show_logs
 from dstc.options import (
@@ -36,23 +39,31 @@ app = typer.Typer(
     name="dstc",
     help="Translates whole data sets of images into other looks, while every shape stays in place.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"dstc {metadata.version('dstc')}")
+        raise typer.Exit
+
+
 _HOW, _WHAT, _WHERE = "How images are made", "Which rows", "Where it runs"
 
 
-_EXIT_CODES = (
-    "Exit codes: 0 every row is done, or rejected with a reason; 3 some rows failed, or more "
-    "than --max-rejected were rejected; "
-    "2 arguments or manifest cannot be used; 1 the job itself broke."
-)
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_version),
+    ] = False,
+) -> None: ...
 
 
-@app.command(no_args_is_help=True, epilog=_EXIT_CODES)
+@app.command(cls=Configurable, no_args_is_help=True, epilog=help_texts.TRANSLATE)
 def translate(
     manifest: Annotated[str, typer.Argument(help="Parquet file, folder or glob; path or URL.")],
     output: Annotated[str, typer.Argument(help="Run folder, new or to continue; path or URL.")],
@@ -169,6 +180,8 @@ def translate(
         ),
     ] = "guided",
     fake_step_seconds: Annotated[float, typer.Option(hidden=True)] = 0.0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what goes wrong.")] = False,
+    config: Config = None,
     allow_local: AllowLocal = None,
     allow_private_hosts: AllowPrivateHosts = False,
     max_image_bytes: MaxImageBytes = MAX_IMAGE_BYTES,
@@ -204,7 +217,7 @@ def translate(
         max_image_bytes=max_image_bytes,
     )
     try:
-        code = run(settings, dry_run=dry_run, tflops=tflops)
+        code = run(settings, dry_run=dry_run, tflops=tflops, quiet=quiet)
     except Terminated:
         _end("told to end; the same command continues", TERMINATED)
     except KeyboardInterrupt:
@@ -212,7 +225,7 @@ def translate(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(epilog=help_texts.PRESETS)
 def presets(
     name: Annotated[str | None, typer.Argument(help="Show its fields; else list all.")] = None,
     set_: Annotated[
@@ -226,7 +239,7 @@ def presets(
     show_presets(name, read_key_values(set_ or []))
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=Configurable, no_args_is_help=True, epilog=help_texts.REPORT)
 def report(
     output: Annotated[str, typer.Argument(help="Run folder; path or URL.")],
     contact_sheet: Annotated[
@@ -242,6 +255,7 @@ def report(
     port: Annotated[
         int, typer.Option(help="For --serve; 0 takes any free one.", min=0, max=65535)
     ] = 8000,
+    config: Config = None,
     allow_local: AllowLocal = None,
     allow_private_hosts: AllowPrivateHosts = False,
     max_image_bytes: MaxImageBytes = MAX_IMAGE_BYTES,
@@ -269,7 +283,7 @@ def _inputs(folders: list[str] | None, private_hosts: bool, max_bytes: int) -> I
     )
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=Configurable, no_args_is_help=True, epilog=help_texts.EVALUATE)
 def evaluate(
     output: Annotated[str, typer.Argument(help="Run folder, finished or not; path or URL.")],
     dino: Annotated[
@@ -318,6 +332,7 @@ def evaluate(
         str | None,
         typer.Option(help="Running Ray cluster [dim](RAY_ADDRESS, else Ray starts here)[/dim]."),
     ] = None,
+    config: Config = None,
     allow_local: AllowLocal = None,
     allow_private_hosts: AllowPrivateHosts = False,
     max_image_bytes: MaxImageBytes = MAX_IMAGE_BYTES,
@@ -348,7 +363,7 @@ def evaluate(
     )
 
 
-@app.command(no_args_is_help=True)
+@app.command(no_args_is_help=True, epilog=help_texts.STATUS)
 def status(
     output: Annotated[str, typer.Argument(help="Run folder; path or URL.")],
     watch: Annotated[
@@ -378,10 +393,7 @@ def status(
         time.sleep(10)
 
 
-@app.command(
-    no_args_is_help=True,
-    epilog="Exit codes: 0 everything is as it was written; 1 something is not; 2 no run is there.",
-)
+@app.command(no_args_is_help=True, epilog=help_texts.VERIFY)
 def verify(
     output: Annotated[str, typer.Argument(help="Run folder; path or URL.")],
     repair: Annotated[

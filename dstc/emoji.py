@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dstc import help_texts
 from dstc_engine.errors import DstcError
 
 app = typer.Typer(help="The project's own small images.", no_args_is_help=True)
@@ -17,7 +18,7 @@ def _several() -> None:
     """Lets `build` be named, though it is the only command."""
 
 
-@app.command(no_args_is_help=True)
+@app.command(no_args_is_help=True, epilog=help_texts.EMOJI_BUILD)
 def build(
     folder: Annotated[Path, typer.Argument(help="Where the Parquet file goes.")],
     size: Annotated[int, typer.Option(help="Pixels of an image's side.", min=8)] = 64,

@@ -12,8 +12,9 @@ from typing import Any
 import ray
 import ray.data
 
-from dstc.errors import JobError, SettingsError
+from dstc.errors import JobError
 from dstc.planning.settings import Settings
+from dstc.ray_address import check_address, no_cluster
 from dstc.ray_errors import innermost, without_advice
 from dstc_engine.errors import DstcError
 
@@ -46,7 +47,7 @@ def start_ray(address: str | None, **options: Any) -> None:
         options: for `ray.init`.
 
     Raises:
-        SettingsError: no cluster answers at the address.
+        SettingsError: no cluster answers at the address, or it wants another token.
         JobError: Ray does not start here.
     """
     # Ray's news of itself would drown ours; its logs stay in its session folder.
@@ -54,11 +55,12 @@ def start_ray(address: str | None, **options: Any) -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # ours says it in one line
     options = {"logging_level": logging.ERROR, "log_to_driver": False, **options}
     if address:
+        check_address(address)
         try:
             with _quiet_core():
                 ray.init(address=address, **options)
         except ConnectionError as error:
-            raise SettingsError(f"--address {address}: no Ray cluster answers there") from error
+            raise no_cluster(address) from error
         return
     try:
         with _quiet_core():

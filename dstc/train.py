@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dstc import help_texts
 from dstc.errors import JobError
 from dstc.options import Device, read_key_values
 from dstc_engine.errors import UserError
@@ -113,7 +114,7 @@ _Address = Annotated[
 ]
 
 
-@app.command(no_args_is_help=True)
+@app.command(no_args_is_help=True, epilog=help_texts.TRAIN_PRIOR)
 def prior(
     data: _Data,
     out: _Out,
@@ -141,7 +142,7 @@ class _Encoder(StrEnum):
     clip = "clip"
 
 
-@app.command(no_args_is_help=True)
+@app.command(no_args_is_help=True, epilog=help_texts.TRAIN_ENCODER)
 def encoder(
     data: _Data,
     out: _Out,

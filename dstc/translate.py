@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -100,13 +101,16 @@ def build_pipeline(
     return results, ResultParts(plan.job.run, row_count, epoch)
 
 
-def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) -> int:
+def run(
+    settings: Settings, dry_run: bool = False, tflops: float | None = None, quiet: bool = False
+) -> int:
     """Runs the job, or only says what it would do.
 
     Args:
         settings: of the run.
         dry_run: print the plan; nothing is started or written.
         tflops: sustained TFLOP/s of one device, for the plan; an assumed rate by default.
+        quiet: neither progress nor a closing table; warnings stay.
 
     Returns:
         The exit code: 0 all rows done or rejected, 3 some failed, or more than
@@ -144,7 +148,7 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
                     open_or_create(plan.job, lease.epoch)
                     plan.ledger.save()  # before a part changes that it still counts
                     if plan.pending:
-                        _run_pipeline(plan, lease, interrupt)
+                        _run_pipeline(plan, lease, interrupt, quiet)
         summary = summarize_run(plan, time.monotonic() - started)
     except OSError as error:
         raise JobError(
@@ -158,7 +162,7 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
                 "done is kept, and the same command continues"
             ) from None
         raise
-    print_closing(summary, plan.job.run, settings.max_rejected)
+    print_closing(summary, plan.job.run, settings.max_rejected, quiet)
     too_many = summary.rejected_share > settings.max_rejected
     return SOME_FAILED if summary.failed or too_many else OK
 
@@ -201,7 +205,7 @@ def _take(lease: Lease) -> None:
         ) from error
 
 
-def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None]) -> None:
+def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None], quiet: bool) -> None:
     monitor: Monitor | None = None
     try:
         with running_ray(cluster_address(plan.settings.address), on_start=listen_for_end):
@@ -210,7 +214,8 @@ def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None]) -> No
             results, sink = build_pipeline(plan, workers, row_count, lease.epoch)
             monitor = Monitor(plan, workers, row_count, lease, interrupt)
             # In this order, so that the last line knows of the last snapshot.
-            with ProgressLine(plan.manifest.rows, monitor), monitor:
+            progress = ProgressLine(plan.manifest.rows, monitor)
+            with contextlib.nullcontext() if quiet else progress, monitor:
                 results.write_datasink(
                     sink,
                     ray_remote_args={"num_cpus": _IO_CPUS},

@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from dstc import help_texts
 from dstc.text import visible
 from dstc_engine.errors import DstcError, WeightsError
 
@@ -47,7 +48,7 @@ Names = Annotated[list[str] | None, typer.Argument(help="Names from the list.")]
 PresetName = Annotated[str | None, typer.Option("--preset", help="Those that this preset needs.")]
 
 
-@app.command("list")
+@app.command("list", epilog=help_texts.WEIGHTS_LIST)
 def list_(
     preset: PresetName = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
@@ -67,7 +68,7 @@ def list_(
     console.print(Text(f"folder: {visible(str(_place()))}"), soft_wrap=True)
 
 
-@app.command("fetch")
+@app.command("fetch", epilog=help_texts.WEIGHTS_FETCH)
 def fetch_(
     names: Names = None,
     preset: PresetName = None,
@@ -97,7 +98,7 @@ def fetch_(
         raise WeightsError(f"{len(failed)} of {len(chosen)} did not come: {', '.join(failed)}")
 
 
-@app.command("verify")
+@app.command("verify", epilog=help_texts.WEIGHTS_VERIFY)
 def verify_(names: Names = None, preset: PresetName = None) -> None:
     """Compares the weights on this machine with their sums; without arguments, all there are."""
     from dstc_engine.weights import registry

@@ -104,12 +104,27 @@ def print_damaged(plan: Plan) -> None:
         print(f"damaged: {more:,} more parts; `dstc verify` names all", file=sys.stderr, flush=True)
 
 
-def print_closing(summary: Summary, run: RunFolder, max_rejected: float = 1.0) -> None:
+def print_closing(
+    summary: Summary, run: RunFolder, max_rejected: float = 1.0, quiet: bool = False
+) -> None:
     """Prints how the run ended, and where its results are.
 
     Args:
         max_rejected: share of rows, 0 .. 1; that more are rejected is said last.
+        quiet: say that alone.
     """
+    if not quiet:
+        console().print(_closing(summary, run))
+    if summary.rejected_share > max_rejected:
+        print(
+            f"{summary.rejected:,} of {summary.rows:,} rows are rejected, more than "
+            f"--max-rejected {max_rejected:g}: exit code 3",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _closing(summary: Summary, run: RunFolder) -> Table:
     table = facts_table("Run " + summary.run_id)
     table.add_row("done", f"{summary.done:,}")
     if summary.flagged:
@@ -122,14 +137,7 @@ def print_closing(summary: Summary, run: RunFolder, max_rejected: float = 1.0) -
     table.add_row("results", run.results)
     table.add_row("report", f"dstc report {run.uri}")
     say_what_may_run_again(table, summary.failed, summary.rejected, summary.flagged)
-    console().print(table)
-    if summary.rejected_share > max_rejected:
-        print(
-            f"{summary.rejected:,} of {summary.rows:,} rows are rejected, more than "
-            f"--max-rejected {max_rejected:g}: exit code 3",
-            file=sys.stderr,
-            flush=True,
-        )
+    return table
 
 
 def say_what_may_run_again(table: Table, failed: int, rejected: int, flagged: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -160,6 +160,52 @@ def _absolute_networks(key: str, text: str) -> str:
     return ",".join(urls.absolute(n) if is_description(n) else n for n in names)
 
 
+def _refusal(fault: Any) -> str:
+    """What pydantic found, in words of ours: `--slots: found 0; expected a whole number, 1 to 1024`."""
+    field, input_ = str(fault["loc"][0]), fault["input"]
+    option = "--" + field.replace("_", "-")
+    if fault["type"] == "extra_forbidden":
+        return f"{option}: no such option"
+    if fault["type"] == "missing":
+        return f"{field}: not given"
+    if fault["type"] == "value_error":  # of a validator here
+        return f"{option}: found {input_!r}; {fault['ctx']['error']}"
+    return f"{option}: found {input_!r}; expected {_expected(field)}"
+
+
+def _expected(field: str) -> str:
+    """What a field takes, read off its JSON schema."""
+    schema = Settings.model_json_schema()["properties"][field]
+    schema = next((s for s in schema.get("anyOf", ()) if s.get("type") != "null"), schema)
+    if "enum" in schema:
+        return "one of " + ", ".join(schema["enum"])
+    text = _KINDS[schema["type"]]
+    lowest, highest = schema.get("minimum"), schema.get("maximum")
+    if lowest is not None and highest is not None:
+        text += f", {lowest:g} to {highest:g}"
+    elif lowest is not None:
+        text += f", {lowest:g} or more"
+    if "exclusiveMinimum" in schema:
+        text += f" above {schema['exclusiveMinimum']:g}"
+    if "exclusiveMaximum" in schema:
+        text += f", below {schema['exclusiveMaximum']}"
+    if field == "slots":
+        text += ", or auto"
+    if field == "engine":
+        text = "a name, or package.module:RECORD"
+    return text
+
+
+_KINDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "text",
+    "object": "KEY=VALUE pairs",
+    "array": "a list",
+}
+
+
 def make_settings(**values: object) -> Settings:
     """Settings from the command line, paths made absolute.
 
@@ -173,9 +219,7 @@ def make_settings(**values: object) -> Settings:
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = "--" + str(first["loc"][0]).replace("_", "-")
-        raise SettingsError(f"{name}: found {first['input']!r}; {first['msg']}") from None
+        raise SettingsError("; ".join(map(_refusal, error.errors()))) from None
     urls.refuse_credentials(settings.manifest, "manifest")
     urls.refuse_credentials(settings.output, "output")
     assert settings.resolved_preset  # refuse a bad preset before anything else happens

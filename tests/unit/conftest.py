@@ -10,7 +10,9 @@ from typing import Any, NoReturn
 
 import pytest
 
-_OWN_SERVERS = frozenset(["file_host", "report_server"])
+_OWN_SERVERS = frozenset(
+    ["closed_port", "file_host", "head_with_token", "mute_server", "report_server"]
+)
 
 
 @pytest.fixture(autouse=True)

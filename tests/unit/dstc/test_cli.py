@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 def test_help(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     code, out, _ = call(capsys, *arguments)
     assert code == 0 and "Usage" in out and "fake" not in out
+
+
+def test_h_and_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "translate", "-h")
+    assert code == 0 and "dstc translate rows.parquet out" in out
+    code, out, err = call(capsys, "--version")
+    assert (code, out, err) == (0, f"dstc {metadata.version('dstc')}\n", "")
 
 
 @pytest.mark.parametrize(

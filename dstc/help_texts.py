@@ -1,0 +1,43 @@
+"""What stands below the options of each command's `--help`: examples, and exit codes."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+
+
+def _epilog(*examples: str, codes: str = "") -> str:
+    # Rich sets each paragraph on its own line.
+    lines = [f"[cyan]{escape(example)}[/cyan]" for example in examples]
+    heading = "Examples:" if len(examples) > 1 else "Example:"
+    return "\n\n".join([heading, *lines, *([f"Exit codes: {codes}"] if codes else [])])
+
+
+TRANSLATE = _epilog(
+    "dstc translate rows.parquet out",
+    "dstc translate s3://bucket/rows.parquet s3://bucket/out --dry-run",
+    "dstc translate rows.parquet out --set skip=30 --slots 4 --limit 20",
+    "dstc translate --config run.yaml --retry failed",
+    codes="0 every row is done, or rejected with a reason; 3 some rows failed, or more than "
+    "--max-rejected were rejected; 2 arguments or manifest cannot be used; 1 the job itself broke.",
+)
+PRESETS = _epilog("dstc presets", "dstc presets tiny64 --set skip=30")
+REPORT = _epilog(
+    "dstc report out", "dstc report out --serve", "dstc report out --contact-sheet sheet.png"
+)
+EVALUATE = _epilog(
+    "dstc evaluate out", "dstc evaluate out --truth truth --lpips alex=alexnet.pth --device cpu"
+)
+STATUS = _epilog("dstc status out --watch", "dstc status s3://bucket/out --json")
+VERIFY = _epilog(
+    "dstc verify out",
+    "dstc verify s3://bucket/out --repair",
+    codes="0 everything is as it was written; 1 something is not; 2 no run is there.",
+)
+EMOJI_BUILD = _epilog("dstc emoji build data")
+WEIGHTS_LIST = _epilog("dstc weights list --preset imagenet256-text")
+WEIGHTS_FETCH = _epilog("dstc weights fetch --preset imagenet256-text")
+WEIGHTS_VERIFY = _epilog("dstc weights verify")
+TRAIN_PRIOR = _epilog("dstc train prior --data data/emoji-64.parquet --out prior --minutes 60")
+TRAIN_ENCODER = _epilog(
+    "dstc train encoder --kind vit --data data/emoji-64.parquet --out vit --minutes 60"
+)
