@@ -27,6 +27,7 @@ class Configurable(TyperCommand):
         for name, parameter in _parameters(self).items():
             if isinstance(parameter, TyperOption) and name != "config":
                 parameter.envvar = f"DSTC_{name.upper()}"
+                parameter.show_envvar = False  # one rule for all; --config's help has it
 
 
 def _parameters(command: Any) -> dict[str, Any]:

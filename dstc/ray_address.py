@@ -39,7 +39,7 @@ def check_address(address: str) -> None:
     if found[1] or os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
         return
     says = _ask(f"{found[2]}:{port}")
-    if says == "DEADLINE_EXCEEDED" or says == "UNAVAILABLE":
+    if says in ("DEADLINE_EXCEEDED", "UNAVAILABLE"):
         raise no_cluster(address, "something listens, which is no Ray cluster")
     if says == "UNAUTHENTICATED" and not _has_token():
         raise SettingsError(
@@ -75,7 +75,9 @@ def _ask(target: str) -> str:
         try:
             question(b"", timeout=_ANSWER_S)
         except grpc.RpcError as error:
-            return str(error.code().name)
+            # A web server, which gRPC reports as a method that is not there.
+            is_http = "http2 header with status" in (error.details() or "")
+            return "UNAVAILABLE" if is_http else str(error.code().name)
     return "OK"
 
 

@@ -161,7 +161,7 @@ def _absolute_networks(key: str, text: str) -> str:
 
 
 def _refusal(fault: Any) -> str:
-    """What pydantic found, in words of ours: `--slots: found 0; expected a whole number, 1 to 1024`."""
+    """A fault in words of ours: `--seed: found -1; expected a whole number, 0 or more`."""
     field, input_ = str(fault["loc"][0]), fault["input"]
     option = "--" + field.replace("_", "-")
     if fault["type"] == "extra_forbidden":

@@ -77,9 +77,7 @@ def test_something_else_listens(mute_server: int, monkeypatch: pytest.MonkeyPatc
 def test_a_missing_token_is_told_from_a_missing_cluster(
     no_token: None, head_with_token: str
 ) -> None:
-    with pytest.raises(
-        SettingsError, match="asks for a token, and none is given; .*RAY_AUTH_TOKEN"
-    ):
+    with pytest.raises(SettingsError, match="asks for a token, and none is given"):
         check_address(head_with_token)
 
 

@@ -18,7 +18,7 @@ from dstc_engine.errors import PresetError
         (
             "seed",
             -1,
-            "--seed: found -1; expected a whole number, 0 or more, below 9223372036854775808",
+            "--seed: found -1; expected a whole number, 0 or more, below 9",
         ),
         ("rows_per_shard", 0, "--rows-per-shard: found 0"),
         ("limit", 0, "--limit: found 0; expected a whole number, 1 or more"),
