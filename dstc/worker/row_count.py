@@ -79,6 +79,7 @@ class RowCount:
         self._total = self._kept = 0
         self._commits: list[tuple[int, Counts, int]] = []
         self._acknowledged = 0
+        self._unwritten: set[int] = set()  # shards
         # By worker: when it gave its last beat, its busy and all slots since the one before.
         self._workers: dict[str, tuple[float, int, int]] = {}
         self._work: dict[str, Work] = {}
@@ -103,8 +104,20 @@ class RowCount:
 
     def commit(self, shard: int, counts: Counts, digest: int = 0) -> None:
         """The part of a shard is written; `digest` as in `Ledger.record`."""
+        self._unwritten.discard(shard)
         self.tell(shard, sum(sum(by_reason.values()) for by_reason in counts.values()))
         self._commits.append((shard, counts, digest))
+
+    def end(self, shard: int) -> None:
+        """All rows of a shard have ended, and its part is to be written."""
+        self._unwritten.add(shard)
+
+    def shards_ahead(self) -> float:
+        """Shards whose parts are to be written, for each actor."""
+        return len(self._unwritten) / max(1, len(self._there(time.monotonic())))
+
+    def _there(self, now: float) -> dict[str, tuple[float, int, int]]:
+        return {name: w for name, w in self._workers.items() if now - w[0] < _GONE_AFTER_S}
 
     def blame(self, fault: DstcError) -> None:
         """A worker cannot go on, and the job neither; the first to say so is believed."""
@@ -136,8 +149,7 @@ class RowCount:
         """
         del self._commits[: max(0, acknowledged - self._acknowledged)]
         self._acknowledged = max(self._acknowledged, acknowledged)
-        now = time.monotonic()
-        there = {name: w for name, w in self._workers.items() if now - w[0] < _GONE_AFTER_S}
+        there = self._there(time.monotonic())
         slots = sum(all_slots for _, _, all_slots in there.values())
         ever = self._work.values()
         at_work = [self._work[name] for name in there]

@@ -40,6 +40,7 @@ from dstc.store.row_digests import unpack_digests
 from dstc.text import describe
 from dstc.worker import gates
 from dstc.worker.attempts import Attempt
+from dstc.worker.backlog import wait_for_writers
 from dstc.worker.company import Company
 from dstc.worker.earlier_rows import find_earlier_rows
 from dstc.worker.engine_thread import EngineThread, Occupancy
@@ -144,6 +145,7 @@ class TranslateShard:
         Raises:
             OutputError: results cannot be written any more.
         """
+        wait_for_writers(self._row_count)
         with blaming(self._row_count):
             return self._run_shard(batch)
 
@@ -178,6 +180,7 @@ class TranslateShard:
             }
         )
         self._metrics.shard_ended()
+        tell(self._row_count, "end", shard.number)
         return pa.table(
             {
                 "shard": [shard.number],
