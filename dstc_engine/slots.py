@@ -97,14 +97,16 @@ class Slot:
                 self._start_again()
                 return Move.RESTART
             self.previous_clip_loss = losses["clip"]
-        if self.index == self.first_index:
-            self.repeat += 1
-            if self.repeat < preset.resample:
-                return Move.GO_BACK
-        if self.index == 0:
-            return Move.FINISH
-        self.index -= 1
-        return Move.STEP
+        move = self.likely_move(preset)
+        self.repeat += self.index == self.first_index
+        self.index -= move is Move.STEP
+        return move
+
+    def likely_move(self, preset: Preset) -> Move:
+        """What comes of the next step, unless its numbers end the row or start it again."""
+        if self.index == self.first_index and self.repeat + 1 < preset.resample:
+            return Move.GO_BACK
+        return Move.FINISH if self.index == 0 else Move.STEP
 
     def _is_repeating(self, preset: Preset) -> bool:
         return self.index == self.first_index and preset.resample > 1

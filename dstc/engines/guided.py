@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dstc.engines.spec import Engine, EngineSpec
@@ -15,6 +16,7 @@ from dstc_engine.operations import Cost, cost_of
 
 if TYPE_CHECKING:
     from dstc_engine.models import Models
+    from dstc_engine.request import TranslationRequest
     from dstc_engine.weights.record import Weights
 
 
@@ -46,6 +48,12 @@ def _make(task: ShardTask) -> Callable[[int], Engine]:
         return GuidedEngine(models, preset, slots, compiled=compiled)
 
     return make_engine
+
+
+def _prepare(settings: Settings) -> Callable[[TranslationRequest], TranslationRequest]:
+    from dstc_engine.fitted import fitted
+
+    return partial(fitted, preset=settings.resolved_preset)
 
 
 def load_networks(
@@ -114,6 +122,7 @@ GUIDED = EngineSpec(
     make=_make,
     weights=_weights,
     uses_gpu=True,
+    prepare=_prepare,
     cost=_cost,
     slots_that_fit=_slots_that_fit,
 )
