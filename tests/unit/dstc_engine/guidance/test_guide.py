@@ -87,10 +87,7 @@ def scene(models: Models) -> Scene:
     generator = torch.Generator().manual_seed(5)
     rows = [request(kind, seed) for seed, kind in enumerate(KINDS)]
     noises = [RowNoise(row.seed, SIZE, RANGES) for row in rows]
-    encoded = [
-        encode_conditions(models, PRESET, row, noise)[0]
-        for row, noise in zip(rows, noises, strict=True)
-    ]
+    encoded = [encode_conditions(models, PRESET, row)[0] for row in rows]
     to = encoded[0].empty(3)
     for slot, row in enumerate(encoded):
         to[slot] = row
@@ -206,7 +203,7 @@ def test_no_row_reaches_another(models: Models, scene: Scene) -> None:
     scene.crops[:, 1] *= 0.5
     scene.weights[1] *= 7
     other = request("both", 77)
-    scene.to[1] = encode_conditions(models, PRESET, other, RowNoise(1, SIZE, RANGES))[0]
+    scene.to[1] = encode_conditions(models, PRESET, other)[0]
     after = scene.guide(models, PRESET)
     for name in ("push", "losses", "cls"):
         ours, theirs = (getattr(g, name).nan_to_num(nan=-1e9) for g in (before, after))
