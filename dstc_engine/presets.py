@@ -77,10 +77,20 @@ class Preset:
     resample: int = kind.whole(10, "guided steps at the first index", 1)
     # z = f x0 + (1 - f) x_t
     noise_mix: bool = kind.switch(False, "losses see a mix of x0 and x_t instead of x0")
+    # Yang et al. 2024: "variance" is the paper's step, whose length follows the weights.
+    guidance_step: str = kind.either(
+        "variance",
+        "variance, or spherical: as long as the noise, the push gives the direction alone",
+        "variance",
+        "spherical",
+    )
+    guidance_rate: float = kind.number(
+        0.2, "spherical: how far from the noise's direction to the push's", 0, 1
+    )
     # Guidance, or a part of it, left out: speed at the price of other images (docs/performance.md).
     # "xt" is the method.
     guidance_every: int = kind.whole(
-        1, "guided: every so many steps; the push then counts as often", 1
+        1, "guided: every so many steps; the push of a variance step then counts as often", 1
     )
     guidance_lowest: int = kind.whole(0, "no guidance below this index", 0)
     guidance_highest: int = kind.whole(-1, "no guidance above this index; -1: no limit", -1)
@@ -155,6 +165,9 @@ class Preset:
         if self.guided_steps == 0:
             limits = f"0-{self.first_index}, and no higher than guidance_highest"
             raise self._refusal("guidance_lowest", f"{limits}: some step must be guided")
+        if self.guidance_step == "spherical" and self.sampler != "ddpm":
+            why = f"sampler={self.sampler} adds no noise whose length a step could have"
+            raise self._refusal("guidance_step", f"variance: {why}")
 
     def weight_of(self, loss: str) -> float:
         """The weight of a loss, by its name in `losses.LOSSES`."""
