@@ -26,6 +26,7 @@ from dstc_engine.diffusion.sampling import (
     ddim_step,
     ddpm_step,
     go_back,
+    spherical_step,
 )
 from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.drawn_ahead import DrawnAhead
@@ -140,6 +141,9 @@ class Engine:
         noise = self._draw_chain()
         if self.preset.sampler == "ddim":
             x, x0 = ddim_step(self._x, guidance.denoised, guidance.push, table)
+        elif self.preset.guidance_step == "spherical":
+            rate = self.preset.guidance_rate
+            x, x0 = spherical_step(self._x, guidance.denoised, guidance.push, noise, rate, table)
         else:
             x, x0 = ddpm_step(self._x, guidance.denoised, guidance.push, noise, table)
         if self._watch:

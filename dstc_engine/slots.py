@@ -71,8 +71,13 @@ class Slot:
         return loss.needs is None or getattr(self.request, loss.needs) is not None
 
     def push_scale(self, preset: Preset) -> float:
-        """How often the push of this row's next guided step counts: for the steps left out too."""
-        return 1.0 if self.index == self.first_index else float(preset.guidance_every)
+        """How often the push of this row's next guided step counts: for the steps left out too.
+
+        Once in a spherical step, which the length of the push does not change.
+        """
+        if preset.guidance_step == "spherical" or self.index == self.first_index:
+            return 1.0
+        return float(preset.guidance_every)
 
     def advance(
         self, losses: dict[str, float] | None, preset: Preset, is_finite: bool = True
