@@ -48,6 +48,7 @@ from benchmarks.gpu_ways import (
 from benchmarks.random_networks import kind_of, prepared, random_models
 from benchmarks.table import machine, print_table
 from dstc_engine.compiled import MODES, compiled
+from dstc_engine.device_memory import is_out_of_memory
 from dstc_engine.fit_slots import SHARE, MemoryLine
 from dstc_engine.presets import PRESETS, get_preset
 
@@ -79,7 +80,9 @@ def measure(
         records.append(record)
         try:
             record["memory"] = peak_memory(way.models, lambda: way.run(1))
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             record["error"] = _OUT_OF_MEMORY
             _free(arguments.device)
         else:
@@ -99,7 +102,9 @@ def measure(
         for record, way in running:
             try:
                 way.run(arguments.steps)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 record["error"] = _OUT_OF_MEMORY
                 _free(arguments.device)
         _tell(f"{name} {precision}: round {number}")

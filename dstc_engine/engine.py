@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dstc_engine.color import match_colours
+from dstc_engine.device_memory import is_out_of_memory
 from dstc_engine.diffusion.sampling import (
     ChainTables,
     StepTable,
@@ -119,10 +120,8 @@ class Engine:
         try:
             torch.cuda.synchronize(self.models.device)
             torch.zeros(1, device=self.models.device).add_(1).cpu()
-        except torch.OutOfMemoryError:
-            return False
-        except RuntimeError:
-            return True
+        except RuntimeError as error:
+            return not is_out_of_memory(error)
         return False
 
     @torch.no_grad()
