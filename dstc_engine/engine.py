@@ -300,7 +300,8 @@ def finish_image(x0: Tensor, request: TranslationRequest, preset: Preset) -> Ima
     if request.mask is not None:
         share = _framed_mask(request.mask, preset) / 255.0
     if preset.match_colours and request.style is not None:
-        image = match_colours(image, _framed(request.style, preset), share)
+        stretch = preset.color_match_range == "stretch"
+        image = match_colours(image, _framed(request.style, preset), share, stretch=stretch)
     if share is not None:
         inside = share[..., None]
         content = _framed(request.content, preset)
