@@ -258,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--precisions",
         nargs="+",
-        choices=["fp32", "bf16", "fp16"],
+        choices=["fp32", "tf32", "bf16", "fp16"],
         default=["fp32", "bf16", "fp16"],
     )
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])

@@ -38,6 +38,7 @@ class Precision(StrEnum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
+    tf32 = "tf32"
 
 
 class Compile(StrEnum):
