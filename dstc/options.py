@@ -10,6 +10,7 @@ import typer
 
 from dstc.errors import SettingsError
 
+HOW = "How images are made"
 INPUTS = "What rows may name"
 AllowLocal = Annotated[
     list[str] | None,
@@ -29,6 +30,15 @@ AllowPrivateHosts = Annotated[
 ]
 MaxImageBytes = Annotated[
     int, typer.Option(help="Of one image file.", min=1, rich_help_panel=INPUTS)
+]
+
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="Only kernels that give the same bits each time, on GPUs too; slower.",
+        rich_help_panel=HOW,
+    ),
 ]
 
 

@@ -48,6 +48,7 @@ class Settings(BaseModel):
             GPUs hold (`driver/slot_count.py`).
         precision: of the networks; "tf32" is for GPUs.
         compile: mode of torch.compile for the networks, or "no".
+        deterministic: kernels that give the same bits each time, on GPUs too, or an error.
         checkpointing: the prior keeps fewer activations and computes them twice.
         samples_per_row: images of each row, with seeds of their own; the first is the one that
             the row has without this option.
@@ -85,6 +86,7 @@ class Settings(BaseModel):
     precision: Precision = "fp32"
     compile: Compile = "no"
     checkpointing: bool = False
+    deterministic: bool = False
     samples_per_row: Annotated[int, Field(ge=1, le=256)] = 1
     rows_per_shard: Annotated[int, Field(ge=1, le=100_000)] = 16
     limit: Annotated[int, Field(ge=1)] | None = None

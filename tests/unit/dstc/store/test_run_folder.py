@@ -70,6 +70,7 @@ def test_the_same_arguments_continue_the_run(plan: Callable[..., Job]) -> None:
         ({"slots": 2}, "engine.slots: there 8, here 2"),
         ({"precision": "bf16"}, 'engine.precision: there "fp32", here "bf16"'),
         ({"precision": "tf32"}, 'engine.precision: there "fp32", here "tf32"'),
+        ({"deterministic": True}, "engine.deterministic: there nothing, here true"),
         ({"engine": "fake"}, 'engine.kind: there "guided", here "fake"'),
         ({"weights": "bb"}, 'weights.prior: there "aa", here "bb"'),
         (
