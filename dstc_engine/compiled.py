@@ -42,10 +42,14 @@ def compiled(models: Models, mode: str = "default", backend: str = "inductor") -
     Raises:
         PresetError: nothing can be compiled here, for want of a C++ compiler or Triton.
     """
-    from torch._dynamo import config
-
-    config.recompile_limit = max(config.recompile_limit, _COMPILED_SHAPES)
-    options = {"mode": None if mode == "default" else mode, "backend": backend, "dynamic": False}
+    options = {
+        "mode": None if mode == "default" else mode,
+        "backend": backend,
+        "dynamic": False,
+        # An argument goes with the network; `torch._dynamo.config` holds for one thread alone, and
+        # steps run in another than the one that loads networks.
+        "recompile_limit": _COMPILED_SHAPES,
+    }
     _try_out(models.device, mode, backend)
 
     def made(network: Network) -> Network:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from dstc_engine.repeatable import sample_bilinear
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,7 @@ def apply_crops(images: Tensor, maps: Tensor, size: int) -> Tensor:
     """
     repeated = images.repeat_interleave(maps.shape[1], dim=0)
     grid = _sampling_grid(maps.flatten(0, 1).to(images.dtype), size)
-    return F.grid_sample(
-        repeated, grid, mode="bilinear", padding_mode="border", align_corners=False
-    )
+    return sample_bilinear(repeated, grid)
 
 
 def _sampling_grid(maps: Tensor, size: int) -> Tensor:

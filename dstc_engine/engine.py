@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dstc_engine.color import match_colours
+from dstc_engine.device_memory import is_out_of_memory
 from dstc_engine.diffusion.sampling import (
     ChainTables,
     StepTable,
@@ -123,10 +124,8 @@ class Engine:
         try:
             torch.cuda.synchronize(self.models.device)
             torch.zeros(1, device=self.models.device).add_(1).cpu()
-        except torch.OutOfMemoryError:
-            return False
-        except RuntimeError:
-            return True
+        except RuntimeError as error:
+            return not is_out_of_memory(error)
         return False
 
     @torch.no_grad()
@@ -339,7 +338,8 @@ def finish_image(x0: Tensor, request: TranslationRequest, preset: Preset) -> Ima
     mask, style = shown_mask(request, preset), shown_style(request, preset)
     share = None if mask is None else mask / 255.0
     if preset.match_colours and style is not None:
-        image = match_colours(image, style, share)
+        stretch = preset.color_match_range == "stretch"
+        image = match_colours(image, style, share, stretch=stretch)
     if share is not None:
         inside = share[..., None]
         content = shown_content(request, preset)

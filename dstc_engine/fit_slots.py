@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dstc_engine.device_memory import is_out_of_memory
 from dstc_engine.engine import Engine
 from dstc_engine.errors import DeviceMemoryError
 from dstc_engine.graphs import forget_graphs
@@ -59,8 +60,8 @@ def choose_slots(peak_of: Callable[[int], int], room: int) -> int:
     """The slots that fit.
 
     Args:
-        peak_of: bytes that a step of so many slots takes at most, weights included; raises
-            torch.OutOfMemoryError where they do not fit.
+        peak_of: bytes that a step of so many slots takes at most, weights included; raises what
+            `is_out_of_memory` knows where they do not fit.
         room: bytes that are there to be taken, weights included.
 
     Raises:
@@ -72,7 +73,9 @@ def choose_slots(peak_of: Callable[[int], int], room: int) -> int:
     def fits(slots: int) -> bool:
         try:
             peaks[slots] = peak_of(slots)
-        except torch.OutOfMemoryError:
+        except Exception as error:  # of any library that allocates
+            if not is_out_of_memory(error):
+                raise
             return False
         return peaks[slots] <= room
 

@@ -142,6 +142,12 @@ class Preset:
     match_colours: bool = kind.switch(
         False, "carry the style image's colours over to the finished image"
     )
+    color_match_range: str = kind.either(
+        "stretch",
+        "levels after that: stretch their range to 0-255, or clip those outside of it",
+        "stretch",
+        "clip",
+    )
     fit: str = kind.either(
         "crop", "images not square: crop the centre, or pad and cut back", "crop", "pad"
     )
@@ -290,6 +296,7 @@ TINY64_VARIANCE = Preset(
     weight_clip=1000.0,
     weight_range=12.0,
     crops=4,
+    color_match_range="clip",
     # Learned on the val split by tiny64/quality/gates.py, to be learned anew when a weight changes.
     gate_structure=0.0218,
     gate_range=0.0082,

@@ -73,8 +73,11 @@ def load_networks(
     """
     from dstc_engine.graphs import made_for_steps
     from dstc_engine.models import load_models
+    from dstc_engine.repeatable import ask_for_repeatable_kernels
     from dstc_engine.weights.fetch import require
 
+    if settings.deterministic:
+        ask_for_repeatable_kernels()
     preset = settings.resolved_preset
     weights_bucket.use(weights)
     weights_bucket.bring(preset)

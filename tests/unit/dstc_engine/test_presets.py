@@ -54,6 +54,7 @@ SCRIPT = dict(
     progressive_contrast=False,
     range_restart=False,
     match_colours=False,
+    color_match_range="stretch",
     noise_mix=False,
     regularize_content=False,
     weight_identity=0,
