@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from dstc_engine.precision import PRECISIONS
+from dstc_engine.precision import PRECISIONS, use_tf32
 
 # Sides of square matrices. Small ones do not fill a GPU; of larger ones, a CPU core that emulates
 # bfloat16 takes minutes (0.2 GFLOP/s).
@@ -29,9 +29,11 @@ def synchronize(device: torch.device) -> None:
 def matrix_rate(device: torch.device, precision: str) -> float:
     """FLOP per second of a large matrix product, the best of repeated ones.
 
-    A multiplication with its addition counts as two. In fp32, PyTorch's defaults hold: no TF32.
+    A multiplication with its addition counts as two.
     """
     dtype = PRECISIONS[precision]
+    if device.type == "cuda":
+        use_tf32(precision)
     rates = []
     for side in _SIDES[device.type]:
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))

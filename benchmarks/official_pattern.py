@@ -34,6 +34,7 @@ from dstc_engine.diffusion.sampling import (
     ddpm_step,
     go_back,
     read_denoiser,
+    spherical_step,
 )
 from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.encoders.dino import DinoFeatures
@@ -100,7 +101,7 @@ class OfficialPattern:
                 f"row {request.id!r} has a mask; expected none in the official pattern"
             )
         preset, noise = self.preset, self._make_noise(request)
-        to, source_clip_loss = encode_conditions(self._ahead, preset, request, noise)
+        to, source_clip_loss = encode_conditions(self._ahead, preset, request)
         slot = Slot(request, self._first_index, source_clip_loss)
         x = previous = to.source
         move = Move.RESTART
@@ -116,6 +117,8 @@ class OfficialPattern:
             drawn = self._normal(noise)
             if preset.sampler == "ddim":
                 x, x0 = ddim_step(x, denoised, push, table)
+            elif preset.guidance_step == "spherical":
+                x, x0 = spherical_step(x, denoised, push, drawn, preset.guidance_rate, table)
             else:
                 x, x0 = ddpm_step(x, denoised, push, drawn, table)
             if not torch.isfinite(x).all():

@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("--random-weights", action="store_true", help="instead of trained ones")
     parser.add_argument("--shrink", action="store_true", help="small networks of the same kinds")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "tf32", "bf16", "fp16"])
     parser.add_argument("--slots", type=int, default=8, help="rows at a time (8)")
     parser.add_argument("--steps", type=int, default=5, help="medians are over these (5)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU, as an actor has (1)")

@@ -18,9 +18,11 @@ from dstc.config_file import Config, Configurable
 from dstc.emoji import app as emoji
 from dstc.log_lines import show_logs
 from dstc.options import (
+    HOW,
     AllowLocal,
     AllowPrivateHosts,
     Compile,
+    Deterministic,
     Device,
     MaxImageBytes,
     Precision,
@@ -51,7 +53,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-_HOW, _WHAT, _WHERE = "How images are made", "Which rows", "Where it runs"
+_HOW, _WHAT, _WHERE = HOW, "Which rows", "Where it runs"
 
 
 @app.callback()
@@ -105,6 +107,7 @@ def translate(
             rich_help_panel=_HOW,
         ),
     ] = False,
+    deterministic: Deterministic = False,
     samples_per_row: Annotated[
         int, typer.Option(help="Images of each row, by other seeds.", rich_help_panel=_WHAT)
     ] = 1,
@@ -202,6 +205,7 @@ def translate(
         precision=precision.value,
         compile=compile_.value,
         checkpointing=checkpointing,
+        deterministic=deterministic,
         samples_per_row=samples_per_row,
         rows_per_shard=rows_per_shard,
         limit=limit,

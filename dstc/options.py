@@ -10,6 +10,7 @@ import typer
 
 from dstc.errors import SettingsError
 
+HOW = "How images are made"
 INPUTS = "What rows may name"
 AllowLocal = Annotated[
     list[str] | None,
@@ -31,6 +32,15 @@ MaxImageBytes = Annotated[
     int, typer.Option(help="Of one image file.", min=1, rich_help_panel=INPUTS)
 ]
 
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="Only kernels that give the same bits each time, on GPUs too; slower.",
+        rich_help_panel=HOW,
+    ),
+]
+
 
 class Precision(StrEnum):
     """Of the networks."""
@@ -38,14 +48,16 @@ class Precision(StrEnum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
+    tf32 = "tf32"
 
 
 class Compile(StrEnum):
-    """Mode of torch.compile."""
+    """Mode of torch.compile, or CUDA graphs."""
 
     no = "no"
     default = "default"
     autotuned = "max-autotune-no-cudagraphs"
+    graphs = "graphs"
 
 
 class Device(StrEnum):

@@ -14,12 +14,17 @@ from dstc_engine.request import ImageArray
 Matrix = npt.NDArray[np.float64]
 
 
-def match_colours(image: ImageArray, style: ImageArray, share: Matrix | None = None) -> ImageArray:
-    """(H, W, 3) uint8 with the RGB mean and covariance of `style` (any size), clipped to 0-255.
+def match_colours(
+    image: ImageArray, style: ImageArray, share: Matrix | None = None, *, stretch: bool = False
+) -> ImageArray:
+    """(H, W, 3) uint8 with the RGB mean and covariance of `style` (any size).
 
     Args:
         share: (H, W) by how much each pixel of `image` counts, not all 0; None counts all alike.
             The map that carries over those that count is applied to all.
+        stretch: bring the least and the highest level of all three channels together to 0 and
+            255, as the official code does; mean and covariance then are the style's up to that
+            shift and scale. Without, what lies outside of 0-255 is clipped.
     """
     source = image.reshape(-1, 3).astype(np.float64)
     target = style.reshape(-1, 3).astype(np.float64)
@@ -28,8 +33,22 @@ def match_colours(image: ImageArray, style: ImageArray, share: Matrix | None = N
     else:
         mean, covariance = _weighted(source, share.reshape(-1))
     moved = (source - mean) @ transport_map(covariance, _covariance(target))
-    levels: ImageArray = np.clip(np.rint(moved + target.mean(0)), 0, 255).astype(np.uint8)
+    moved += target.mean(0)
+    if stretch:
+        moved = _stretched(moved, None if share is None else share.reshape(-1))
+    levels: ImageArray = np.clip(np.rint(moved), 0, 255).astype(np.uint8)
     return levels.reshape(image.shape)
+
+
+def _stretched(levels: Matrix, share: Matrix | None) -> Matrix:
+    """(N, 3) from the range of the pixels that count to 0-255; as it is where there is no range.
+
+    The official code also stretches both images before it matches them. That changes no result:
+    the map it gives differs by a scale and a shift of all channels, which the last one takes out.
+    """
+    counted = levels if share is None else levels[share > 0]
+    low, high = counted.min(), counted.max()
+    return (levels - low) * (255 / (high - low)) if high - low > 1 else levels
 
 
 def transport_map(source: Matrix, target: Matrix) -> Matrix:

@@ -1,8 +1,8 @@
 """How many slots a GPU has memory for: a line through measured steps, and a proof.
 
 S slots. Memory grows by the same amount with each: activations of the UNet and of DINO, and a row's
-conditions. CLIP, ArcFace and VGG see a quarter of the slots, four at most, so that they bend the
-line below S = 16; the number it gives is therefore tried out, and lowered until it fits.
+conditions. CLIP, ArcFace and VGG see four rows at a time, so that they bend the line below S = 4;
+the number it gives is tried out, and lowered until it fits.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dstc_engine.device_memory import is_out_of_memory
 from dstc_engine.engine import Engine
 from dstc_engine.errors import DeviceMemoryError
+from dstc_engine.graphs import forget_graphs
 from dstc_engine.models import Models
 from dstc_engine.presets import Preset
 from dstc_engine.request import TranslationRequest
@@ -58,8 +60,8 @@ def choose_slots(peak_of: Callable[[int], int], room: int) -> int:
     """The slots that fit.
 
     Args:
-        peak_of: bytes that a step of so many slots takes at most, weights included; raises
-            torch.OutOfMemoryError where they do not fit.
+        peak_of: bytes that a step of so many slots takes at most, weights included; raises what
+            `is_out_of_memory` knows where they do not fit.
         room: bytes that are there to be taken, weights included.
 
     Raises:
@@ -71,7 +73,9 @@ def choose_slots(peak_of: Callable[[int], int], room: int) -> int:
     def fits(slots: int) -> bool:
         try:
             peaks[slots] = peak_of(slots)
-        except torch.OutOfMemoryError:
+        except Exception as error:  # of any library that allocates
+            if not is_out_of_memory(error):
+                raise
             return False
         return peaks[slots] <= room
 
@@ -117,6 +121,7 @@ def slots_that_fit(models: Models, preset: Preset, compiled: Models | None = Non
     room = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
 
     def peak_of(slots: int) -> int:
+        forget_graphs(compiled)
         _let_go()
         torch.cuda.reset_peak_memory_stats(device)
         take_steps(models, preset, slots, compiled)
@@ -126,6 +131,7 @@ def slots_that_fit(models: Models, preset: Preset, compiled: Models | None = Non
     try:
         return choose_slots(peak_of, room)
     finally:
+        forget_graphs(compiled)
         _let_go()
 
 

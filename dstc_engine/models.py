@@ -21,7 +21,7 @@ from dstc_engine.encoders.vgg import Vgg
 from dstc_engine.errors import PresetError
 from dstc_engine.feature_cache import FeatureCache
 from dstc_engine.networks import networks_of
-from dstc_engine.precision import PRECISIONS, autocast, keep_products_in
+from dstc_engine.precision import PRECISIONS, autocast, is_half, keep_products_in, use_tf32
 from dstc_engine.presets import Preset
 
 # Of a content at ViT-B/8 and 224 px, keys and self-similarity take 4.9 MB: room for 50 of them.
@@ -39,7 +39,8 @@ class Models:
         unet: the prior. dino: structure and appearance, or None. clips: text, may be empty.
         arcface: identity of faces, or None. vgg: the vgg_* losses, or None.
         noise_schedule: what the prior was trained with.
-        device: where all of them live. precision: "fp32", "bf16" or "fp16"; losses are float32.
+        device: where all of them live. precision: "fp32", "tf32" (GPUs alone), "bf16" or "fp16";
+            losses are float32. On a GPU it decides for the whole process whether TF32 is taken.
         features, texts: what the networks said of images and of texts; on the same device.
     """
 
@@ -57,10 +58,16 @@ class Models:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise PresetError(f"precision is {self.precision!r}; expected {', '.join(PRECISIONS)}")
+        if self.device.type == "cpu" and self.precision == "tf32":
+            raise PresetError(
+                "precision is 'tf32', which CPUs do not have; expected a GPU, or fp32"
+            )
+        if self.device.type == "cuda":
+            use_tf32(self.precision)
         for network in (self.unet, self.dino, *self.clips, self.arcface, self.vgg):
             if network is not None:
                 network.eval().requires_grad_(False).to(self.device)
-        if self.precision != "fp32":
+        if is_half(self.precision):
             self._go_half()
 
     def _go_half(self) -> None:
@@ -73,7 +80,7 @@ class Models:
                     use_plain_attention(network)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Runs networks in the chosen precision; nothing at fp32."""
+        """Runs networks in the chosen precision; nothing at fp32 and tf32."""
         return autocast(self.device, self.precision)
 
     def embed_text(self, clip: Clip, text: str) -> Tensor:

@@ -31,11 +31,14 @@ def load_evaluation_models(
     from dstc_engine.metrics.evaluation_models import EvaluationModels
     from dstc_engine.metrics.inception import load_inception
     from dstc_engine.metrics.perceptual import load_lpips
+    from dstc_engine.precision import use_tf32
     from dstc_engine.weights.load import load_arcface, load_clip, load_dino
 
     for name in filter(None, (config.dino, config.clip, config.identity)):
         weights_bucket.bring_one(name)
     where = torch.device(device)
+    if where.type == "cuda":
+        use_tf32("fp32")  # numbers that are compared between machines
     dino = clip = arcface = lpips = inception = None
     if config.dino:
         dino = load_dino(config.dino, config.dino_size, config.dino_layer)

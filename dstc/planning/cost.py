@@ -19,11 +19,12 @@ from dstc.store.run_folder import RunFolder
 from dstc_engine.operations import Cost
 
 # Sustained TFLOP/s of one device, by its kind and the precision of the networks. Assumptions: a
-# sixth of what an H100's data sheet gives for dense bf16 (989), under half of its fp32 (67); one
-# core with AVX2.
+# sixth of what an H100's data sheet gives for dense bf16 (989) and TF32 (494), under half of its
+# fp32 (67); one core with AVX2.
 ASSUMED_TFLOPS = {
     ("cuda", "bf16"): 160.0,
     ("cuda", "fp16"): 160.0,
+    ("cuda", "tf32"): 80.0,
     ("cuda", "fp32"): 30.0,
     ("cpu", "fp32"): 0.04,
     ("cpu", "bf16"): 0.04,

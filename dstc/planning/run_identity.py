@@ -68,12 +68,14 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
     # Of weights of the user's own, what their descriptions say decides images, too.
     if described := {record.name: record.settings for record in weights if record.settings}:
         decisive["described"] = described
-    engine = {
+    engine: dict[str, Any] = {
         "kind": settings.engine,
         "slots": settings.slots,
         "precision": settings.precision,
         "compile": settings.compile,
     }
+    if settings.deterministic:  # runs begun before there was the option say nothing of it
+        engine["deterministic"] = True
     files = {str(file.pop("name")): file for file in manifest.identity()}
     identity = _plain(
         {

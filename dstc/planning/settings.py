@@ -14,8 +14,8 @@ from dstc_engine.networks import NETWORKS
 from dstc_engine.presets import Preset, get_preset, with_fields
 from dstc_engine.weights.described import is_description
 
-Precision = Literal["fp32", "bf16", "fp16"]
-Compile = Literal["no", "default", "max-autotune-no-cudagraphs"]
+Precision = Literal["fp32", "bf16", "fp16", "tf32"]
+Compile = Literal["no", "default", "max-autotune-no-cudagraphs", "graphs"]
 # What was measured on CPUs (docs/performance.md), and what a GPU takes unless told otherwise.
 USUAL_SLOTS = 8
 
@@ -46,8 +46,9 @@ class Settings(BaseModel):
             it is part of what makes an image reproducible. "auto": see `auto_slots`.
         auto_slots: the run is to choose `slots` by itself: what it was begun with, else what its
             GPUs hold (`driver/slot_count.py`).
-        precision: of the networks.
-        compile: mode of torch.compile for the networks, or "no".
+        precision: of the networks; "tf32" is for GPUs.
+        compile: mode of torch.compile for the networks, "graphs" for CUDA graphs, or "no".
+        deterministic: kernels that give the same bits each time, on GPUs too, or an error.
         checkpointing: the prior keeps fewer activations and computes them twice.
         samples_per_row: images of each row, with seeds of their own; the first is the one that
             the row has without this option.
@@ -85,6 +86,7 @@ class Settings(BaseModel):
     precision: Precision = "fp32"
     compile: Compile = "no"
     checkpointing: bool = False
+    deterministic: bool = False
     samples_per_row: Annotated[int, Field(ge=1, le=256)] = 1
     rows_per_shard: Annotated[int, Field(ge=1, le=100_000)] = 16
     limit: Annotated[int, Field(ge=1)] | None = None

@@ -68,11 +68,12 @@ def choose_workers(settings: Settings, shards: int) -> Workers:
     """Chooses the number of actors and their device for so many pending shards.
 
     Raises:
-        SettingsError: more actors than this machine has GPUs.
+        SettingsError: more actors than this machine has GPUs, or a precision of GPUs without one.
     """
     engine = find_engine(settings.engine)
     gpus = cluster_gpus()
     device = choose_device(settings.device, gpus) if engine.uses_gpu else "cpu"
+    _check_precision(settings, device)
     is_cluster = cluster_address(settings.address) is not None
     if device == "cuda":
         usual = gpus
@@ -109,7 +110,26 @@ def _cores() -> int:
 
 
 def likely_device(settings: Settings) -> str:
-    """The device that a dry run assumes: it starts no Ray that could tell."""
+    """The device that a dry run assumes: it starts no Ray that could tell.
+
+    Raises:
+        SettingsError: it does not have the precision asked for.
+    """
+    device = _likely_device(settings)
+    _check_precision(settings, device)
+    return device
+
+
+def _check_precision(settings: Settings, device: str) -> None:
+    # Engines without networks for a GPU have no use of a precision.
+    uses_gpu = find_engine(settings.engine).uses_gpu
+    if settings.precision == "tf32" and uses_gpu and device == "cpu":
+        raise SettingsError(
+            "--precision tf32: found a CPU, which has no TF32; expected a GPU, or --precision fp32"
+        )
+
+
+def _likely_device(settings: Settings) -> str:
     if not find_engine(settings.engine).uses_gpu:
         return "cpu"
     if settings.device != "auto":

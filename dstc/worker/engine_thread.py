@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from dstc.engines.spec import Engine
 from dstc.text import describe
 from dstc.worker.timed_threads import TIMED_OUT
+from dstc_engine.device_memory import is_out_of_memory
 from dstc_engine.request import Translation, TranslationRequest
 
 log = logging.getLogger(__name__)
@@ -375,7 +376,7 @@ class EngineThread:
     def _recover(self, error: BaseException) -> None:
         rows = len(self._in_flight)
         self._idle_since, self._has_strays = None, False
-        reason = "out_of_memory" if _is_out_of_memory(error) else "engine_error"
+        reason = "out_of_memory" if is_out_of_memory(error) else "engine_error"
         _quietly(self._on_rebuild, reason)
         log.warning("engine step raised with %d rows in flight", rows, exc_info=error)
         with self._changed:
@@ -411,8 +412,3 @@ def _quietly(tell: Callable[..., object], *arguments: object) -> None:
         tell(*arguments)
     except BaseException:
         log.exception("an observer of the engine raised")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # By name: this file knows no torch, whose OutOfMemoryError is not a MemoryError.
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dstc_engine.repeatable import average_pool
+
 # (depth, units) of the four stages; the first unit of each halves the side.
 _STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))
 
@@ -80,7 +82,7 @@ class ArcFace(nn.Module):
         """
         at_256 = images
         if images.shape[-1] != 256:
-            at_256 = F.adaptive_avg_pool2d(images, 256)
+            at_256 = average_pool(images, 256)
         top, bottom, left, right = self.crop
-        face = F.adaptive_avg_pool2d(at_256[:, :, top:bottom, left:right], 112)
+        face = average_pool(at_256[:, :, top:bottom, left:right], 112)
         return F.normalize(self.output_layer(self.body(self.input_layer(face))), dim=-1)

@@ -79,6 +79,39 @@ def test_images_of_one_color() -> None:
     assert np.abs(match_colours(flat, varied).astype(float) - mean).max() <= 1
 
 
+def normalized(values: Matrix) -> Matrix:
+    return (values - values.min()) / (values.max() - values.min())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_stretching_is_the_official_color_match(seed: int) -> None:
+    # Both images stretched to 0-1 over all channels, matched, and stretched again.
+    image, style = colors(seed, (120, 90, 150)), colors(seed + 50, (140, 130, 100))
+    one, other = (normalized(of.reshape(-1, 3).astype(float)) for of in (image, style))
+    moved = (one - one.mean(0)) @ transport_map(np.cov(one.T), np.cov(other.T)) + other.mean(0)
+    expected = np.rint(255 * normalized(moved)).reshape(image.shape)
+    matched = match_colours(image, style, stretch=True)
+    assert np.abs(matched - expected).max() <= 1 and (matched == expected).mean() > 0.99
+    assert (matched.min(), matched.max()) == (0, 255)
+    assert np.abs(matched.astype(int) - match_colours(image, style)).max() > 20
+
+
+def test_only_what_counts_is_stretched() -> None:
+    image, style = colors(1, (120, 90, 150)), colors(2, (140, 130, 100))
+    image[:, :40] = 255  # kept by the mask
+    share = np.ones(image.shape[:2])
+    share[:, :40] = 0
+    inside = match_colours(image, style, share, stretch=True)[:, 40:]
+    alone = match_colours(image[:, 40:], style, stretch=True).astype(int)
+    # Shares divide by the count of pixels, the plain covariance by one less.
+    assert np.abs(inside - alone).max() <= 1 and (inside.min(), inside.max()) == (0, 255)
+
+
+def test_what_has_no_range_is_not_stretched() -> None:
+    flat, grey = np.full((8, 8, 3), 100, np.uint8), np.full((5, 9, 3), 80, np.uint8)
+    assert (match_colours(flat, grey, stretch=True) == 80).all()
+
+
 def test_levels_are_clipped_and_do_not_wrap() -> None:
     ramp = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     bright = np.where(ramp > 127, 255, 0).astype(np.uint8)

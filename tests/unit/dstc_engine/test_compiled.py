@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from dstc_engine.compiled import compiled
@@ -55,3 +61,26 @@ def test_what_cannot_compile_is_told_at_once() -> None:
 
     with pytest.raises(PresetError, match="compile is 'default', and nothing .*no compiler on"):
         compiled(tiny.make_models(), backend=broken)  # type: ignore[arg-type]
+
+
+def test_shapes_beyond_the_usual_eight_compile_in_the_thread_of_the_steps() -> None:
+    graphs: list[int] = []
+
+    def counted(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(len(inputs))
+        return graph.forward
+
+    models = tiny.make_models(dino=None, clips=())
+    models.unet = nn.Linear(2, 2)  # type: ignore[assignment]  # a UNet takes seconds a shape
+    made = compiled(models, backend=counted)  # type: ignore[arg-type]
+    tried = len(graphs)
+
+    def steps() -> list[int]:
+        found = []
+        for rows in range(1, 12):
+            made.unet(torch.zeros(rows, 2))  # type: ignore[call-arg]
+            found.append(len(graphs) - tried)
+        return found
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(steps).result() == list(range(1, 12))

@@ -269,8 +269,7 @@ def test_a_chain_started_again_is_as_if_it_were_the_first(kind: str, models: Mod
     assert (again.restarts, again.steps) == (1, given_up + STEPS)
     # The start, a noise for each step, and one to go back with.
     chains = played.chains[given_up + 2 :]
-    # The first crops are those that the source's own CLIP loss is measured with.
-    maps = played.maps[:1] + played.maps[1 + given_up :]
+    maps = played.maps[given_up:]
     calm = dataclasses.replace(preset, range_restart=False)
     fresh = run(models, [row], calm, make_noise=lambda _: Replay(chains, maps))[row.id]
     assert fresh.image is not None
@@ -477,9 +476,13 @@ def test_images_that_are_not_square(fit: str, models: Models) -> None:
     assert image.shape == ((16, 16, 3) if fit == "crop" else (11, 16, 3))
 
 
-def test_matched_colors_have_the_mean_of_the_style(models: Models) -> None:
+def test_matched_colors_have_the_mean_of_the_style_or_all_levels(models: Models) -> None:
     row = request("image", 9, style=(tiny.image(3) // 4 + 100).astype(np.uint8))
-    matched = run(models, [row], dataclasses.replace(PRESET, match_colours=True))[row.id].image
+    preset = dataclasses.replace(PRESET, match_colours=True)
+    stretched = run(models, [row], preset)[row.id].image
+    assert stretched is not None and (stretched.min(), stretched.max()) == (0, 255)
+    clipped = dataclasses.replace(preset, color_match_range="clip")
+    matched = run(models, [row], clipped)[row.id].image
     plain = run(models, [row])[row.id].image
     assert matched is not None and plain is not None and row.style is not None
     mean = row.style.mean((0, 1))

@@ -21,20 +21,26 @@ from dstc_engine.models import Models
 from tests.unit.dstc_engine.tiny import PRESET, SIZE
 
 GIB = 2**30
+NO_ROOM = torch.OutOfMemoryError("CUDA out of memory")
 
 
 class Card:
     """A card of so many GiB, on which weights take 6 and a slot takes 2; `extra` bends the line."""
 
-    def __init__(self, size: float, extra: Callable[[int], float] = lambda slots: 0.0) -> None:
-        self.size, self.extra = size, extra
+    def __init__(
+        self,
+        size: float,
+        extra: Callable[[int], float] = lambda slots: 0.0,
+        refusal: Exception = NO_ROOM,
+    ) -> None:
+        self.size, self.extra, self.refusal = size, extra, refusal
         self.asked: list[int] = []
 
     def peak_of(self, slots: int) -> int:
         self.asked.append(slots)
         taken = 6 + 2 * slots + self.extra(slots)
         if taken > self.size:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.refusal
         return int(taken * GIB)
 
     def choose(self) -> int:
@@ -73,6 +79,16 @@ def test_a_line_that_bends_upwards_costs_slots_and_no_crash() -> None:
     slots = card.choose()
     assert slots == 16 and card.asked == [1, 2, 4, 12, 16]
     assert card.peak_of(slots) <= SHARE * 62 * GIB
+
+
+@pytest.mark.parametrize(
+    "said", ["CUDA error: out of memory", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"]
+)
+def test_memory_ends_in_other_libraries_too(said: str) -> None:
+    # 4 slots take 14 GiB, so that they do not fit, and are not even measured.
+    assert Card(13, refusal=RuntimeError(said)).choose() == 2
+    with pytest.raises(RuntimeError, match="illegal"):
+        Card(13, refusal=RuntimeError("CUDA error: an illegal memory access")).choose()
 
 
 def test_a_card_too_small_for_one_slot_is_told() -> None:

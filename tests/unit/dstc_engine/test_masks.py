@@ -159,7 +159,7 @@ def test_a_white_mask_is_no_mask_to_the_last_bit(
 
 
 def test_colors_are_matched_inside_the_mask_only() -> None:
-    preset = dataclasses.replace(PRESET, match_colours=True)
+    preset = dataclasses.replace(PRESET, match_colours=True, color_match_range="clip")
     generator = torch.Generator().manual_seed(1)
     x0 = 0.4 * torch.randn(3, SIZE, SIZE, generator=generator)
     style = (tiny.image(3) // 4 + 100).astype(np.uint8)
@@ -176,7 +176,7 @@ def test_colors_are_matched_inside_the_mask_only() -> None:
 
 
 def test_padding_has_no_say_in_matched_colors() -> None:
-    preset = dataclasses.replace(PRESET, match_colours=True, fit="pad")
+    preset = dataclasses.replace(PRESET, match_colours=True, color_match_range="clip", fit="pad")
     x0 = 0.4 * torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     style = (tiny.image(3, 8, 32) // 4 + 100).astype(np.uint8)
     row = request("image", 9, content=tiny.image(1, 24, 36), style=style)

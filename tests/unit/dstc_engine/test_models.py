@@ -105,8 +105,13 @@ def test_vgg_is_read_where_its_losses_look(change: dict[str, Any], layers: set[s
 
 
 def test_an_unknown_precision() -> None:
-    with pytest.raises(PresetError, match="precision is 'int8'; expected fp32, bf16, fp16"):
+    with pytest.raises(PresetError, match="precision is 'int8'; expected fp32, bf16, fp16, tf32"):
         tiny.make_models(precision="int8")
+
+
+def test_cpus_have_no_tf32() -> None:
+    with pytest.raises(PresetError, match="'tf32', which CPUs do not have; expected a GPU, or fp"):
+        tiny.make_models(precision="tf32")
 
 
 def test_losses_stay_float32_in_bf16(models: Models) -> None:

@@ -1,14 +1,16 @@
-"""Weights kept in half precision give what autocast gives, to the last bit."""
+"""Weights kept in half precision give what autocast gives, to the last bit; TF32 by name alone."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import nn
 
-from dstc_engine.precision import PRECISIONS, autocast, keep_products_in
+from dstc_engine.precision import PRECISIONS, autocast, keep_products_in, use_tf32
 from tests.unit.dstc_engine import tiny
 
 CPU = torch.device("cpu")
@@ -41,3 +43,38 @@ def test_fp32_casts_nothing() -> None:
     with autocast(CPU, "fp32"):
         assert not torch.is_autocast_enabled("cpu")
     assert list(PRECISIONS) == ["fp32", "bf16", "fp16"]
+
+
+@pytest.fixture
+def tf32_as_it_was() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+class Anywhere(nn.Module):
+    """Says that it went where it was sent, without a device."""
+
+    def to(self, *where: object, **options: object) -> Anywhere:
+        return self
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_networks_on_a_gpu_take_tf32_by_name_alone(precision: str, tf32_as_it_was: None) -> None:
+    use_tf32("fp32" if precision == "tf32" else "tf32")  # the other way round before
+    tiny.make_models(
+        unet=Anywhere(), dino=None, clips=(), device=torch.device("cuda"), precision=precision
+    )
+    is_taken = precision == "tf32"
+    assert torch.backends.cuda.matmul.allow_tf32 is is_taken
+    assert torch.backends.cudnn.allow_tf32 is is_taken
+    # What PyTorch's compiler reads.
+    assert torch.backends.cuda.matmul.fp32_precision == ("tf32" if is_taken else "ieee")
+    assert torch.backends.cudnn.conv.fp32_precision == ("tf32" if is_taken else "none")
+
+
+def test_networks_on_a_cpu_leave_the_flags_alone(tf32_as_it_was: None) -> None:
+    use_tf32("tf32")
+    tiny.make_models(unet=Anywhere(), dino=None, clips=())
+    assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
+    assert isinstance(autocast(CPU, "tf32"), contextlib.nullcontext)

@@ -51,6 +51,15 @@ def test_without_gpus_there_are_as_many_actors_as_cores_shards_and_memory_allow(
     assert (found.io_tasks, on_cluster.io_tasks) == (workers.CPU_ACTORS, None)
 
 
+def test_tf32_is_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose(monkeypatch, gpus=1, precision="tf32").device == "cuda"
+    assert choose(monkeypatch, gpus=0, precision="tf32", engine="fake").device == "cpu"
+    with pytest.raises(SettingsError, match="--precision tf32: found a CPU, which has no TF32"):
+        choose(monkeypatch, gpus=0, precision="tf32")
+    with pytest.raises(SettingsError, match="expected a GPU, or --precision fp32"):
+        likely_device(make_settings(manifest="m", output="o", device="cpu", precision="tf32"))
+
+
 def test_the_double_takes_one_actor_and_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     found = choose(monkeypatch, gpus=2, engine="fake")
     assert (found.actors, found.device) == (1, "cpu")

@@ -69,6 +69,8 @@ def test_the_same_arguments_continue_the_run(plan: Callable[..., Job]) -> None:
         ({"samples_per_row": 3}, "samples_per_row: there 1, here 3"),
         ({"slots": 2}, "engine.slots: there 8, here 2"),
         ({"precision": "bf16"}, 'engine.precision: there "fp32", here "bf16"'),
+        ({"precision": "tf32"}, 'engine.precision: there "fp32", here "tf32"'),
+        ({"deterministic": True}, "engine.deterministic: there nothing, here true"),
         ({"engine": "fake"}, 'engine.kind: there "guided", here "fake"'),
         ({"weights": "bb"}, 'weights.prior: there "aa", here "bb"'),
         (

@@ -206,13 +206,22 @@ class OutOfMemoryError(RuntimeError):
     """Named as torch's."""
 
 
-def test_when_memory_ends_slots_are_halved_and_rows_run_again(start: Start) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfMemoryError("no room"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_when_memory_ends_slots_are_halved_and_rows_run_again(
+    error: Exception, start: Start
+) -> None:
     made: list[int] = []
 
     class Small(FakeEngine):
         def step(self) -> list[Translation]:
             if self.slots > 1:
-                raise OutOfMemoryError("no room")
+                raise error
             return super().step()
 
     def make(slots: int) -> Engine:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
+from dstc.engines.fake import FAKE
 from dstc.engines.guided import GUIDED
 from dstc.errors import OutputError
 from dstc.planning.settings import make_settings
@@ -310,6 +312,23 @@ def test_what_the_networks_cannot_do_ends_the_actor_and_not_its_rows(tmp_path: P
     changed = task.settings.model_copy(update={"set": {"prior_class": "3"}})
     with pytest.raises(PresetError, match="prior_class is 3"):
         GUIDED.make(replace(task, settings=changed))
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_an_actors_engine_asks_for_repeatable_kernels_where_the_run_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deterministic: bool
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "as it was")
+    task = task_of(tmp_path, "tiny64", None)
+    settings = task.settings.model_copy(update={"deterministic": deterministic})
+    try:
+        FAKE.make(replace(task, settings=settings))(1)
+        assert not torch.are_deterministic_algorithms_enabled(), "the fake engine ignores it"
+        GUIDED.make(replace(task, settings=settings))
+        assert torch.are_deterministic_algorithms_enabled() is deterministic
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_an_actor_without_weights_names_the_command(

@@ -40,10 +40,7 @@ def step_of(models: Models, indices: list[int]) -> StepRows:
     """Rows of each kind in turn, at these indices."""
     rows = [request(KINDS[n % 3], n) for n in range(len(indices))]
     noises = [RowNoise(row.seed, SIZE, CROPS) for row in rows]
-    encoded = [
-        encode_conditions(models, PRESET, row, noise)[0]
-        for row, noise in zip(rows, noises, strict=True)
-    ]
+    encoded = [encode_conditions(models, PRESET, row)[0] for row in rows]
     to = encoded[0].empty(len(rows))
     for slot, row in enumerate(encoded):
         to[slot] = row
@@ -164,6 +161,13 @@ def test_a_push_counts_for_the_steps_left_out(every: int, models: Models) -> Non
     assert slot.push_scale(preset) == 1, "all repeats of the first index are guided"
     slot.index = 2
     assert slot.push_scale(preset) == every
+
+
+def test_a_push_of_a_spherical_step_counts_once() -> None:
+    preset = dataclasses.replace(EVERY_OTHER, guidance_step="spherical")
+    slot = Slot(request("image", 1), 4, float("nan"))
+    slot.index = 2
+    assert slot.push_scale(preset) == 1
 
 
 def test_a_plain_step_that_is_not_finite_fails_the_row() -> None:
