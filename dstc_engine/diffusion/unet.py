@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -202,8 +202,11 @@ class UNet(nn.Module):
     Attributes:
         checkpointing: keep the activations between stages alone, and compute those within anew
             when the gradient needs them (Chen et al. 2016): the same numbers, memory of a few
-            stages instead of all, and a second pass forward.
+            stages instead of all, and a second pass forward. "large" does so for the two largest
+            sides, which hold most of the bytes.
     """
+
+    checkpointing: bool | Literal["large"]
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -300,7 +303,7 @@ class UNet(nn.Module):
         return self.out[2](self.out[0](x, silu=True))
 
     def _through(self, stage: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled() and x.requires_grad:
+        if self._is_done_again(x) and torch.is_grad_enabled() and x.requires_grad:
             # Nothing here draws random numbers in eval mode, so none need to be drawn again.
             again: Tensor = checkpoint(
                 stage, x, embedding, use_reentrant=False, preserve_rng_state=False
@@ -308,6 +311,11 @@ class UNet(nn.Module):
             return again
         through: Tensor = stage(x, embedding)
         return through
+
+    def _is_done_again(self, x: Tensor) -> bool:
+        if self.checkpointing == "large":
+            return x.shape[-1] * 2 >= self.config.image_size
+        return self.checkpointing
 
     def layout(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Name and shape of every tensor, in the order of the state dict."""
