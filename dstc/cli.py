@@ -21,6 +21,7 @@ from dstc.options import (
     HOW,
     AllowLocal,
     AllowPrivateHosts,
+    CheckpointingLarge,
     Compile,
     Deterministic,
     Device,
@@ -108,6 +109,7 @@ def translate(
         ),
     ] = False,
     deterministic: Deterministic = False,
+    checkpointing_large: CheckpointingLarge = False,
     samples_per_row: Annotated[
         int, typer.Option(help="Images of each row, by other seeds.", rich_help_panel=_WHAT)
     ] = 1,
@@ -204,7 +206,7 @@ def translate(
         slots=slots,
         precision=precision.value,
         compile=compile_.value,
-        checkpointing=checkpointing,
+        checkpointing=checkpointing or ("large" if checkpointing_large else False),
         deterministic=deterministic,
         samples_per_row=samples_per_row,
         rows_per_shard=rows_per_shard,

@@ -31,6 +31,14 @@ AllowPrivateHosts = Annotated[
 MaxImageBytes = Annotated[
     int, typer.Option(help="Of one image file.", min=1, rich_help_panel=INPUTS)
 ]
+CheckpointingLarge = Annotated[
+    bool,
+    typer.Option(
+        "--checkpointing-large",
+        help="The same in two stages, which hold most of the memory; less work.",
+        rich_help_panel="How images are made",
+    ),
+]
 
 Deterministic = Annotated[
     bool,

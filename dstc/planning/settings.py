@@ -49,7 +49,8 @@ class Settings(BaseModel):
         precision: of the networks; "tf32" is for GPUs.
         compile: mode of torch.compile for the networks, "graphs" for CUDA graphs, or "no".
         deterministic: kernels that give the same bits each time, on GPUs too, or an error.
-        checkpointing: the prior keeps fewer activations and computes them twice.
+        checkpointing: the prior keeps fewer activations and computes them twice; "large": those of
+            its two largest stages.
         samples_per_row: images of each row, with seeds of their own; the first is the one that
             the row has without this option.
         rows_per_shard: rows that are committed, and after a crash done again, together. 16 rows
@@ -85,7 +86,7 @@ class Settings(BaseModel):
     auto_slots: bool = False
     precision: Precision = "fp32"
     compile: Compile = "no"
-    checkpointing: bool = False
+    checkpointing: bool | Literal["large"] = False
     deterministic: bool = False
     samples_per_row: Annotated[int, Field(ge=1, le=256)] = 1
     rows_per_shard: Annotated[int, Field(ge=1, le=100_000)] = 16
