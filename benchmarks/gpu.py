@@ -253,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--presets",
         nargs="+",
-        choices=sorted(name for name in PRESETS if name != "tiny64"),
+        choices=sorted(name for name in PRESETS if not name.startswith("tiny64")),
         default=["imagenet256-text", "imagenet256-image"],
     )
     parser.add_argument(

@@ -13,7 +13,7 @@ from dstc_engine.presets import FIELDS, PRESETS, get_preset, with_fields
 
 _FOR = {
     "tiny64": "trying out, drawings on white; its networks ship with the package",
-    "tiny64-variance": "the same with the paper's own step, to compare with earlier runs",
+    "tiny64-fast": "the same in fewer, spherical steps",
     "imagenet256-text": "photographs, after words",
     "imagenet256-image": "photographs, after a style image",
     "imagenet256-text-fast": "the same in fewer, spherical steps; not tried with real weights",

@@ -276,8 +276,8 @@ IMAGENET256_TEXT_FAST, IMAGENET256_IMAGE_FAST = (
     for preset in (IMAGENET256_TEXT, IMAGENET256_IMAGE)
 )
 # What the weights were tuned on, and how, stands in docs/presets.md.
-TINY64_VARIANCE = Preset(
-    name="tiny64-variance",
+TINY64 = Preset(
+    name="tiny64",
     prior="emoji64-prior",
     image_size=64,
     dino="emoji64-vit",
@@ -303,13 +303,27 @@ TINY64_VARIANCE = Preset(
     gate_style_cls=0.765,
     gate_clip=-0.449,
 )
-TINY64 = dataclasses.replace(TINY64_VARIANCE, name="tiny64")
+# Gates hold for the steps and weights that they were learned with.
+TINY64_FAST = dataclasses.replace(
+    TINY64,
+    name="tiny64-fast",
+    guidance_step="spherical",
+    guidance_rate=0.2,
+    respacing="25",
+    skip=14,
+    divergence_gate=7,
+    resample=1,
+    gate_structure=-1.0,
+    gate_range=-1.0,
+    gate_style_cls=-1.0,
+    gate_clip=-1.0,
+)
 
 PRESETS = {
     preset.name: preset
     for preset in (
         TINY64,
-        TINY64_VARIANCE,
+        TINY64_FAST,
         IMAGENET256_TEXT,
         IMAGENET256_IMAGE,
         IMAGENET256_TEXT_FAST,

@@ -89,6 +89,7 @@ def main() -> None:
     )
     parser.add_argument("--split", choices=("test", "val"), default="test")
     parser.add_argument("--ways", nargs="+", choices=list(ABLATIONS), default=list(ABLATIONS))
+    parser.add_argument("--preset", default="tiny64")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--slots", type=int, default=8)
@@ -97,7 +98,7 @@ def main() -> None:
     torch.set_num_threads(1)
     drawings = pq.read_table(arguments.data).to_pylist()
     rows = benchmark_rows(drawings, arguments.rows, arguments.split)
-    preset = with_fields(get_preset("tiny64"), read_key_values(arguments.set))
+    preset = with_fields(get_preset(arguments.preset), read_key_values(arguments.set))
     models = load_models(preset, precision=arguments.precision)
     models.vgg = random_vgg(
         preset, arguments.precision

@@ -51,8 +51,8 @@ SPACE: dict[str, tuple[str, ...]] = {
 }
 PLAIN = "plain"
 BY_HAND: dict[str, Fields] = {
-    PLAIN: {"guidance_step": "variance"},
     "trial": {**START, **CHAINS[0]},
+    PLAIN: {"guidance_step": "variance"},
     "clip 3000, more noise": {
         **START, **CHAINS[2], "guidance_rate": "0.3", "weight_clip": "3000",
     },
@@ -115,7 +115,7 @@ def main() -> None:
     arguments = parser.parse_args()
     until = time.monotonic() + arguments.seconds
     torch.set_num_threads(1)
-    drawings, preset = pq.read_table(arguments.data).to_pylist(), get_preset("tiny64-variance")
+    drawings, preset = pq.read_table(arguments.data).to_pylist(), get_preset("tiny64")
     models = load_models(preset, precision=arguments.precision)
     left, work = candidates(arguments.candidates), arguments.work
     classifier = None

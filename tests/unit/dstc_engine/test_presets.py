@@ -109,7 +109,15 @@ def test_the_defaults_are_those_of_the_official_script() -> None:
 
 @pytest.mark.parametrize(
     ("name", "steps"),
-    [("tiny64", 24), ("imagenet256-text", 69), ("imagenet512-image", 129), ("ffhq256-image", 129)],
+    [
+        ("tiny64", 24),
+        ("tiny64-fast", 11),
+        ("imagenet256-text", 69),
+        ("imagenet256-text-fast", 30),
+        ("imagenet256-image-fast", 60),
+        ("imagenet512-image", 129),
+        ("ffhq256-image", 129),
+    ],
 )
 def test_guided_steps(name: str, steps: int) -> None:
     preset = get_preset(name)
@@ -131,6 +139,18 @@ def test_tiny64_is_what_its_images_were_made_with() -> None:
         "clip": 1000,
         "range": 12,
     }
+
+
+@pytest.mark.parametrize("name", ["imagenet256-text", "imagenet256-image", "tiny64"])
+def test_a_fast_preset_is_another_in_fewer_steps(name: str) -> None:
+    preset, fast = get_preset(name), get_preset(f"{name}-fast")
+    assert (fast.guidance_step, fast.resample) == ("spherical", 1)
+    for chain in ("respacing", "skip", "divergence_gate"):
+        assert int(getattr(fast, chain)) == int(getattr(preset, chain)) // 2
+    changed = {"name", "guidance_step", "resample", "respacing", "skip", "divergence_gate"}
+    for field in dataclasses.fields(Preset):
+        if field.name not in changed and not field.name.startswith("gate_"):
+            assert getattr(fast, field.name) == getattr(preset, field.name)
 
 
 @pytest.mark.parametrize(
