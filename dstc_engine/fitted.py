@@ -30,8 +30,8 @@ def fitted(request: TranslationRequest, preset: Preset) -> TranslationRequest:
         content=fit(request.content, size, mode),
         style=None if style is None else fit(style, size, mode),
         mask=None if mask is None else fit_mask(mask, size, mode),
-        content_size=request.content.shape[:2],
-        style_size=None if style is None else style.shape[:2],
+        content_size=_size_of(request.content),
+        style_size=None if style is None else _size_of(style),
     )
 
 
@@ -59,4 +59,9 @@ def without_padding(image: ImageArray, request: TranslationRequest, preset: Pres
     """A square image over the content, without what fitting the content has padded."""
     if preset.fit != "pad":
         return image
-    return unpad(image, *(request.content_size or request.content.shape[:2]))
+    return unpad(image, *(request.content_size or _size_of(request.content)))
+
+
+def _size_of(image: ImageArray) -> tuple[int, int]:
+    height, width = image.shape[:2]
+    return height, width

@@ -295,10 +295,9 @@ def test_nothing_of_the_graph_is_kept(models: Models, scene: Scene) -> None:
     assert all(p.grad is None for p in models.unet.parameters())
 
 
-def test_crops_are_made_outside_of_autocast(
-    models: Models, scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    half = dataclasses.replace(models, precision="bf16")
+def test_crops_are_made_outside_of_autocast(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = (tiny.make_clip(), tiny.make_clip(seed=9, width=24))
+    half = tiny.make_models(clips=clips, precision="bf16")
     seen: list[tuple[torch.dtype, torch.dtype]] = []
     sample = F.grid_sample
 
@@ -308,7 +307,7 @@ def test_crops_are_made_outside_of_autocast(
         return sample(images, grid, **options)
 
     monkeypatch.setattr(F, "grid_sample", watched)
-    scene.guide(half, PRESET)
+    scene.guide(half, tiny.PRESET)
     assert seen == [(torch.float32, torch.float32)] * 4, "two rows with a prompt, two models"
 
 
