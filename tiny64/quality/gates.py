@@ -212,6 +212,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="Parquet of `dstc emoji build`")
     parser.add_argument("--work", type=Path, required=True, help="where images are kept")
     parser.add_argument("--rows", type=int, default=64, help="of each task, in each split (64)")
+    parser.add_argument("--preset", default="tiny64")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--slots", type=int, default=8)
@@ -220,7 +221,7 @@ def main() -> None:
     arguments = parser.parse_args()
     until = time.monotonic() + arguments.seconds
     torch.set_num_threads(1)
-    preset = with_fields(get_preset("tiny64"), read_key_values(arguments.set))
+    preset = with_fields(get_preset(arguments.preset), read_key_values(arguments.set))
     drawings = pq.read_table(arguments.data).to_pylist()
     studio = Studio(
         load_models(preset, precision=arguments.precision),

@@ -68,7 +68,9 @@ def candidates(count: int, seed: int = 0) -> dict[str, Fields]:
     while len(found) < count:
         chain = CHAINS[rng.integers(len(CHAINS))]
         drawn = {field: values[rng.integers(len(values))] for field, values in SPACE.items()}
-        found[f"drawn {len(found)}"] = {**START, **chain, **drawn}
+        fields = {**START, **chain, **drawn}
+        if fields not in found.values():
+            found[f"drawn {len(found)}"] = fields
     return found
 
 

@@ -70,10 +70,10 @@ def test_differences_are_those_of_rows() -> None:
     rng = np.random.default_rng(0)
     names = ("style", "silhouette", "both", "structure", "PSNR")
     first = {name: rng.random(len(ROWS)) for name in names}
-    second = {name: of + 0.125 for name, of in first.items()}
+    second = {name: of + 0.25 for name, of in first.items()}
     lines = differences(ROWS, {"old": first, "new": second}, lambda row: row.task)
     assert len(lines) == 3 * 4
     assert [line[1] for line in lines[:3]] == ["old", "new", "difference"]
     # Each row differs by the same, and so does each draw of rows.
-    assert {line[3] for line in lines if line[1] == "difference"} == {"0.12 (0.12 to 0.12)"}
+    assert {line[3] for line in lines if line[1] == "difference"} == {"0.25 (0.25 to 0.25)"}
     assert {line[2] for line in lines} == {"8"}
