@@ -1,0 +1,105 @@
+"""Every option of a step, on fake CUDA tensors and small networks: chains from entry to end."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.fake_cuda import fake_cuda
+from benchmarks.kernel_watch import WatchedSteps, watched_steps
+from dstc_engine.diffusion.unet import UNet
+from dstc_engine.encoders.arcface import ArcFace
+from dstc_engine.engine import Engine
+from dstc_engine.models import Models, vgg_layers
+from dstc_engine.precision import PRECISIONS
+from tests.unit.dstc_engine import tiny
+
+# First index 1, twice: rows go back once, and in the second of three steps none comes or goes.
+PRESET = dataclasses.replace(tiny.PRESET, skip=18, divergence_gate=0, crops=1)
+
+
+def models_of(preset: Any, precision: str, unet: dict[str, Any]) -> Models:
+    """Tiny networks on the card, as the preset needs them."""
+    parts: dict[str, Any] = {}
+    if unet:
+        parts["unet"] = UNet(dataclasses.replace(tiny.UNET, **unet))
+    if preset.guides("identity"):
+        parts["arcface"] = ArcFace(preset.identity_crop)
+    if preset.guides("vgg_content", "vgg_gram"):
+        parts["vgg"] = tiny.make_vgg(*vgg_layers(preset))
+    if not preset.guides("clip"):
+        parts["clips"] = ()
+    return tiny.make_models(device=torch.device("cuda"), precision=precision, **parts)
+
+
+def steps_of(
+    kinds: tuple[str, ...] = ("both",),
+    precision: str = "bf16",
+    mask: bool = False,
+    checkpointing: bool = False,
+    unet: dict[str, Any] | None = None,
+    **fields: Any,
+) -> WatchedSteps:
+    preset = dataclasses.replace(PRESET, **fields)
+    with fake_cuda():
+        models = models_of(preset, precision, unet or {})
+        models.unet.checkpointing = checkpointing
+        rows = [
+            tiny.request(kind, number, mask=tiny.half_mask() if mask else None)
+            for number, kind in enumerate(kinds)
+        ]
+        return watched_steps(Engine(models, preset, len(rows)), rows)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_precisions_and_samplers(precision: str, sampler: str) -> None:
+    done = steps_of(precision=precision, sampler=sampler)
+    assert done.amiss() == []
+    assert done.ended == (0, 0, 1) and PRESET.steps == 3
+    half = {dtype for (name, dtype), _ in done.products.items() if name == "convolution"}
+    assert half == {PRECISIONS[precision]}
+
+
+def test_rows_of_all_kinds_share_a_table() -> None:
+    assert steps_of(kinds=("text", "image", "both", "text")).amiss() == []
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "mask": {"mask": True},
+    "checkpointing": {"checkpointing": True},
+    "checkpointing in fp32": {"checkpointing": True, "precision": "fp32"},
+    "guidance_every": {"guidance_every": 2, "skip": 17},
+    "guidance_lowest and guidance_highest": {"guidance_lowest": 1, "guidance_highest": 1}
+    | {"skip": 17},
+    "guidance_space": {"guidance_space": "x0"},
+    "no noise_mix": {"noise_mix": False},
+    "range_restart": {"range_restart": True, "range_restart_limit": 1e-9, "max_restarts": 1},
+    "regularize and progressive": {"regularize_content": True, "progressive_contrast": True},
+    "vgg": {"weight_vgg_content": 1.0, "weight_vgg_gram": 1.0, "vgg_size": tiny.SIZE},
+    "identity": {"weight_identity": 1.0},
+    "pixels and range alone": {"weight_structure": 0.0, "weight_contrast": 0.0, "weight_clip": 0.0}
+    | {"weight_divergence": 0.0, "weight_style_cls": 0.0},
+    "a class-conditional prior": {"unet": {"classes": 10}},
+    "a prior of another layout": {"unet": {"scale_shift_norm": False, "resblock_updown": False}},
+    "a prior of the new order": {"unet": {"new_attention_order": True}, "precision": "fp16"},
+    "match_colours": {"match_colours": True},
+    "fit": {"fit": "pad"},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options(option: str) -> None:
+    assert steps_of(**OPTIONS[option]).amiss() == []
+
+
+def test_a_row_that_comes_waits_for_what_is_read_of_it_alone() -> None:
+    done = steps_of(kinds=("both", "both"))
+    assert done.amiss() == []
+    entering, ending = sum(done.waits[0].values()) - 1, sum(done.waits[-1].values()) - 1
+    # Content and style go up, the CLIP loss of the content and the image come back, and each text
+    # is turned into tokens: two rows with a source prompt in common have three.
+    assert entering <= 2 * 4 + 3 and ending == 2
