@@ -144,18 +144,25 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
-        flat = x.reshape(batch, channels, height * width)
-        qkv = self.qkv(self.norm(flat))
+        # Pixels as rows: fused kernels take q, k and v only where a head's channels lie side by
+        # side. Channels as rows, as the Conv1d has them, would leave those a stride of HW apart.
+        tokens = self.norm(x).flatten(2).transpose(1, 2).contiguous()
+        qkv = _by_pixel(self.qkv, tokens)
         # To (3, B, heads, HW, C/heads), and apart into q, k, v.
         size = channels // self.heads
         if self.new_order:
-            split = qkv.reshape(batch, 3, self.heads, size, -1).permute(1, 0, 2, 4, 3)
+            split = qkv.reshape(batch, -1, 3, self.heads, size).permute(2, 0, 3, 1, 4)
         else:
-            split = qkv.reshape(batch, self.heads, 3, size, -1).permute(2, 0, 1, 4, 3)
+            split = qkv.reshape(batch, -1, self.heads, 3, size).permute(3, 0, 2, 1, 4)
         q, k, v = split.unbind(0)
-        attended = attend(q, k, v)
-        attended = attended.transpose(2, 3).reshape(batch, channels, height * width)
-        return (flat + self.proj_out(attended)).reshape(x.shape)
+        attended = attend(q, k, v).transpose(1, 2).reshape(batch, -1, channels)
+        change = _by_pixel(self.proj_out, attended).transpose(1, 2)
+        return x + change.reshape(x.shape)
+
+
+def _by_pixel(convolution: nn.Conv1d, tokens: Tensor) -> Tensor:
+    """A convolution of width 1 over (B, HW, C) instead of (B, C, HW): one product of matrices."""
+    return F.linear(tokens, convolution.weight[:, :, 0], convolution.bias)
 
 
 def _zeroed(module: M) -> M:
