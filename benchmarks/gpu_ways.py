@@ -22,7 +22,6 @@ from dstc_engine.feature_cache import FeatureCache
 from dstc_engine.guidance.conditions import encode_conditions
 from dstc_engine.kernel_counts import counting
 from dstc_engine.models import Models
-from dstc_engine.noise import RowNoise
 from dstc_engine.presets import Preset
 from dstc_engine.request import TranslationRequest
 
@@ -148,7 +147,7 @@ def seconds_of_conditions(models: Models, preset: Preset, kind: str, repeats: in
         models.features = FeatureCache(0)
         synchronize(models.device)
         started = time.perf_counter()
-        encode_conditions(models, preset, row, RowNoise.of(row.seed, preset))
+        encode_conditions(models, preset, row)
         synchronize(models.device)
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[1:])

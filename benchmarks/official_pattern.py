@@ -100,7 +100,7 @@ class OfficialPattern:
                 f"row {request.id!r} has a mask; expected none in the official pattern"
             )
         preset, noise = self.preset, self._make_noise(request)
-        to, source_clip_loss = encode_conditions(self._ahead, preset, request, noise)
+        to, source_clip_loss = encode_conditions(self._ahead, preset, request)
         slot = Slot(request, self._first_index, source_clip_loss)
         x = previous = to.source
         move = Move.RESTART

@@ -39,7 +39,6 @@ from dstc_engine.losses.structure import structure_loss
 from dstc_engine.losses.style import style_cls_loss
 from dstc_engine.metrics.pixels import psnr
 from dstc_engine.models import Models, load_models
-from dstc_engine.noise import RowNoise
 from dstc_engine.precision import PRECISIONS
 from dstc_engine.presets import Preset, get_preset, with_fields
 from dstc_engine.request import ImageArray, TranslationRequest
@@ -123,7 +122,7 @@ def measure(
     for row in rows:
         if row.id not in found:
             continue
-        to, _ = encode_conditions(models, preset, row, RowNoise.of(row.seed, preset))
+        to, _ = encode_conditions(models, preset, row)
         result = to_tensor(found[row.id])[None]
         seen = models.dino(result)
         values["structure"].append(float(structure_loss(seen.keys, to.source_similarity)))

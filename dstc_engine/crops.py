@@ -68,17 +68,28 @@ def whole_image(count: int) -> Tensor:
 def apply_crops(images: Tensor, maps: Tensor, size: int) -> Tensor:
     """(S, 3, H, W) images through (S, N, 2, 3) maps to (S * N, 3, size, size), row after row.
 
+    In the images' own dtype, also under autocast.
+
     What lies outside the image repeats its border: black corners would be read as content.
 
     Plainly bilinear, without antialiasing, as the official code's crops of tensors were with the
     torchvision of its time. From 512 pixels to 224 a crop thus looks at fewer than half the pixels
     of each line; which ones, differs from crop to crop and from step to step.
     """
-    rows, count = maps.shape[:2]
-    grid = F.affine_grid(
-        maps.flatten(0, 1).to(images.dtype), [rows * count, 3, size, size], align_corners=False
-    )
-    repeated = images.repeat_interleave(count, dim=0)
+    repeated = images.repeat_interleave(maps.shape[1], dim=0)
+    grid = _sampling_grid(maps.flatten(0, 1).to(images.dtype), size)
     return F.grid_sample(
         repeated, grid, mode="bilinear", padding_mode="border", align_corners=False
     )
+
+
+def _sampling_grid(maps: Tensor, size: int) -> Tensor:
+    """Where the pixels of crops lie in their images, (B, size, size, 2), in the dtype of `maps`.
+
+    `F.affine_grid` is a matrix product: autocast runs it in half precision, which puts pixels up
+    to 0.83 of a pixel off (bf16, 256 to 384), and TF32 keeps no more digits than fp16. Sums of
+    scaled lines stay what they are in both.
+    """
+    line = (2 * torch.arange(size, device=maps.device, dtype=maps.dtype) + 1) / size - 1
+    across, down, shift = maps[:, None, None].unbind(-1)
+    return across * line[:, None] + (down * line[:, None, None] + shift)

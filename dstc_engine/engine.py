@@ -164,7 +164,7 @@ class Engine:
 
     def _enter(self, s: int, request: TranslationRequest) -> None:
         noise = self._make_noise(request)
-        row, source_clip_loss = encode_conditions(self.models, self.preset, request, noise)
+        row, source_clip_loss = encode_conditions(self.models, self.preset, request)
         if self._conditions is None:
             self._conditions = row.empty(len(self._slots))
             self._previous_cls = self._conditions.source_cls.clone()

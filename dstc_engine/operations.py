@@ -177,7 +177,6 @@ def _count_conditions(models: Models, preset: Preset, with_prompt: bool) -> int:
     """What `conditions.encode_conditions` runs forward, of a row with a style image."""
     import torch
 
-    from dstc_engine.crops import apply_crops
     from dstc_engine.kernel_counts import counting, total_flops
     from dstc_engine.losses import SEEN_BY_VGG
 
@@ -190,10 +189,8 @@ def _count_conditions(models: Models, preset: Preset, with_prompt: bool) -> int:
             for _ in filter(preset.guides, SEEN_BY_VGG):  # content and style: an image each
                 models.vgg(image)
         for clip in models.clips:
-            clip.embed_image(image)
             if with_prompt:
-                maps = torch.empty(1, preset.crops, 2, 3)
-                clip.embed_crops(apply_crops(image, maps, clip.size))
+                clip.embed_image(image)
         if models.arcface is not None:
             models.arcface(image)
     return total_flops(counted)

@@ -112,7 +112,8 @@ class Slot:
     def _is_out_of_range(self, range_loss: float, preset: Preset) -> bool:
         return (
             preset.range_restart
-            and self.index < self.first_index
+            # At index 0 the image is there: the official loop ends by then whatever the range.
+            and 0 < self.index < self.first_index
             and self.restarts < preset.max_restarts
             and preset.weight_range * range_loss > preset.range_restart_limit
         )

@@ -48,6 +48,16 @@ class Clip(nn.Module):
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
+    @property
+    def width(self) -> int:
+        """E."""
+        projection = self.model.text_projection
+        if projection is None:
+            return int(self.model.ln_final.weight.shape[0])
+        return int(
+            projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1]
+        )
+
     def embed_crops(self, crops: Tensor) -> Tensor:
         """(B, 3, size, size) in about [-1, 1] to (B, E), unit length."""
         features = self.model.encode_image(((crops + 1) / 2 - self.mean) / self.std)

@@ -6,6 +6,7 @@ S slots, T tokens and D width of the ViT, E width of a CLIP model's embedding, H
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,14 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dstc_engine.crops import apply_crops
 from dstc_engine.feature_cache import Features
 from dstc_engine.image import fit, fit_mask
 from dstc_engine.losses.clip_direction import clip_direction_loss, clip_target
 from dstc_engine.losses.structure import self_similarity
 from dstc_engine.losses.vgg_gram import gram_matrix
 from dstc_engine.models import Models
-from dstc_engine.noise import Noise
 from dstc_engine.presets import Preset
 from dstc_engine.request import ImageArray, TranslationRequest
 from dstc_engine.tensors import to_tensor
@@ -89,13 +88,13 @@ class Conditions:
 
 @torch.no_grad()
 def encode_conditions(
-    models: Models, preset: Preset, request: TranslationRequest, noise: Noise
+    models: Models, preset: Preset, request: TranslationRequest
 ) -> tuple[Conditions, float]:
     """Encodes a request; what networks said of the same image before is not asked again.
 
     Returns:
-        Its conditions (S = 1), and the CLIP loss of the source itself, which stands in for the
-        previous step's before there is one; NaN without a prompt or without CLIP models.
+        Its conditions (S = 1), and the CLIP loss of the whole source, without crops, which stands
+        in for the previous step's before there is one; NaN without a prompt or CLIP models.
     """
     content = _Image(models, preset, request.content)
     source = content.tensor
@@ -105,7 +104,7 @@ def encode_conditions(
     if request.style is not None:
         styled = _Image(models, preset, request.style)
         style, style_cls, grams = styled.tensor, styled.appearance(), styled.vgg_grams()
-    targets, clip_loss = _clip_targets(models, preset, request, content, noise)
+    targets, clip_loss = _clip_targets(models, preset, request, content)
     mask = torch.ones_like(source[:, :1])
     if request.mask is not None:
         fitted = fit_mask(request.mask, preset.image_size, preset.fit)
@@ -208,30 +207,24 @@ def _no_grams(models: Models, preset: Preset, like: Tensor) -> Features:
 
 
 def _clip_targets(
-    models: Models, preset: Preset, request: TranslationRequest, content: _Image, noise: Noise
+    models: Models, preset: Preset, request: TranslationRequest, content: _Image
 ) -> tuple[tuple[Tensor, ...], float]:
-    targets = []
-    total = 0.0
+    if request.prompt is None:
+        return tuple(content.tensor.new_zeros(1, clip.width) for clip in models.clips), math.nan
+    weights = (
+        preset.direction_target,
+        preset.direction_source_text,
+        preset.direction_source_image,
+    )
+    targets, losses = [], []
     for number, clip in enumerate(models.clips):
         image = content.clip(number)
-        target = torch.zeros_like(image)
-        if request.prompt is not None:
-            towards = models.embed_text(clip, request.prompt)
-            # No source prompt leaves the term out; the official loop embeds the text "None".
-            away = target
-            if request.source_prompt:
-                away = models.embed_text(clip, request.source_prompt)
-            weights = (
-                preset.direction_target,
-                preset.direction_source_text,
-                preset.direction_source_image,
-            )
-            target = clip_target(towards, away, image, weights)
-            source = content.tensor
-            maps = noise.crops()[None].to(source.device)
-            with models.autocast():
-                crops = clip.embed_crops(apply_crops(source, maps, clip.size))
-            total += float(clip_direction_loss(crops[None], target[None]))
-        targets.append(target[None])
-    has_loss = request.prompt is not None and models.clips
-    return tuple(targets), total / len(models.clips) if has_loss else float("nan")
+        towards = models.embed_text(clip, request.prompt)
+        # No source prompt leaves the term out; the official loop embeds the text "None".
+        away = torch.zeros_like(image)
+        if request.source_prompt:
+            away = models.embed_text(clip, request.source_prompt)
+        target = clip_target(towards, away, image, weights)[None]
+        targets.append(target)
+        losses.append(float(clip_direction_loss(image[None, None], target)))
+    return tuple(targets), sum(losses) / len(losses) if losses else math.nan

@@ -177,8 +177,9 @@ def _look_with_clips(
 ) -> None:
     for clip, maps, target in zip(models.clips, crops, to.clip_targets, strict=True):
         seen_by = tally.look(VIEWS["clips"], rows)
+        shown = apply_crops(seen_by, maps[rows.index], clip.size)
         with models.autocast():
-            embedded = clip.embed_crops(apply_crops(seen_by, maps[rows.index], clip.size))
+            embedded = clip.embed_crops(shown)
         embedded = embedded.reshape(len(seen_by), -1, embedded.shape[-1])
         share = clip_direction_loss(embedded, target[rows.index]) / len(models.clips)
         tally.add(VIEWS["clips"], {"clip": share}, seen_by, rows)
@@ -245,7 +246,7 @@ class _Tally:
         """
         leaf = self.leaves[view] if seen_by is None else seen_by
         weights = self._weights if rows is None else self._weights[rows.index]
-        total = torch.zeros(())
+        total = leaf.new_zeros(())  # a scalar of the CPU would make a GPU wait
         for name, loss in losses.items():
             column = WEIGHTED.index(name)
             self._seen[column] = True
@@ -253,7 +254,7 @@ class _Tally:
                 self._values[:, column] += loss.detach()
             else:
                 self._values[:, column].index_add_(0, rows.rows, loss.detach()[: rows.count])
-            total = total.to(loss) + (weights[:, column] * loss).sum()
+            total = total + (weights[:, column] * loss).sum()
         (gradient,) = torch.autograd.grad(total, leaf)
         if rows is None:
             self._gradients[view] += gradient

@@ -57,7 +57,7 @@ def test_class_conditional_guidance(
     ranges = CropRange(count=1, rotation=0.0, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
     noise = RowNoise(0, preset.image_size, ranges)
     x, times, y = goldens["unet/x"], goldens["unet/t"], goldens["unet_classcond/y"]
-    own, _ = encode_conditions(shown, preset, row, noise)
+    own, _ = encode_conditions(shown, preset, row)
     to = own.empty(len(x))
     for slot in range(len(x)):
         to[slot] = own

@@ -156,6 +156,24 @@ def test_statistics_of_many_crops() -> None:
     )
 
 
+def test_crops_keep_their_digits_under_autocast() -> None:
+    # 256 to 384 pixels, as RN50x16 sees them.
+    shown = images(1, 256)
+    maps = draw_crops(CropRange(2, 10.0, (0.8, 1.0), (0.9, 1.1), 0.5), seeded(5))[None]
+    plain = apply_crops(shown, maps, 384)
+    by_product = F.grid_sample(
+        shown.repeat(2, 1, 1, 1),
+        F.affine_grid(maps[0], [2, 3, 384, 384], align_corners=False),
+        padding_mode="border",
+        align_corners=False,
+    )
+    torch.testing.assert_close(plain, by_product, atol=1e-4, rtol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(apply_crops(shown, maps, 384), plain)
+        half = F.affine_grid(maps[0], [2, 3, 384, 384], align_corners=False)
+    assert half.dtype is torch.bfloat16, "what a product would make of it"
+
+
 def test_rows_are_cropped_by_their_own_maps() -> None:
     shown = images(3, 16)
     ranges = CropRange(2, 10.0, (0.8, 1.0), (0.9, 1.1), 0.5)

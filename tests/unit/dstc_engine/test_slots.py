@@ -74,7 +74,7 @@ RESTARTING = dataclasses.replace(
 
 
 def test_a_chain_out_of_range_starts_again_until_it_may_not() -> None:
-    slot = Slot(TEXT, 2, -0.3)
+    slot = Slot(TEXT, 3, -0.3)
     # 200 x 6e-5 is above 0.01, 200 x 4e-5 is not.
     assert [slot.advance(losses(9.0), RESTARTING) for _ in range(3)] == [
         Move.GO_BACK,
@@ -82,21 +82,30 @@ def test_a_chain_out_of_range_starts_again_until_it_may_not() -> None:
         Move.STEP,
     ], "never at the first index"
     assert slot.advance(losses(6e-5, clip=-0.9), RESTARTING) is Move.RESTART
-    assert (slot.index, slot.repeat, slot.restarts, slot.losses) == (2, 0, 1, [])
+    assert (slot.index, slot.repeat, slot.restarts, slot.losses) == (3, 0, 1, [])
     assert slot.previous_clip_loss == -0.3
     for _ in range(3):
         slot.advance(losses(), RESTARTING)
     assert slot.advance(losses(4e-5), RESTARTING) is Move.STEP
     assert slot.advance(losses(6e-5), RESTARTING) is Move.RESTART
     assert slot.restarts == 2
-    assert [slot.advance(losses(9.0), RESTARTING) for _ in range(5)] == [
+    assert [slot.advance(losses(9.0), RESTARTING) for _ in range(6)] == [
         Move.GO_BACK,
         Move.GO_BACK,
+        Move.STEP,
         Move.STEP,
         Move.STEP,
         Move.FINISH,
     ]
-    assert slot.steps == 4 + 5 + 5 and len(slot.losses) == 5
+    assert slot.steps == 4 + 5 + 6 and len(slot.losses) == 6
+
+
+def test_a_chain_that_has_its_image_is_not_started_again() -> None:
+    # The official loop breaks off at the flag, sees that it was at index 0, and ends.
+    slot = Slot(TEXT, 1, 0.0)
+    alone = dataclasses.replace(RESTARTING, resample=1)
+    made = [slot.advance(losses(), alone), slot.advance(losses(9.0), alone)]
+    assert made == [Move.STEP, Move.FINISH] and slot.restarts == 0
 
 
 def test_ranges_are_ignored_unless_asked_for() -> None:

@@ -12,22 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from dstc_engine.crops import CropRange
 from dstc_engine.feature_cache import FeatureCache
 from dstc_engine.guidance.conditions import Conditions, encode_conditions
 from dstc_engine.models import Models
-from dstc_engine.noise import RowNoise
 from dstc_engine.presets import Preset
 from dstc_engine.request import TranslationRequest
 from tests.unit.dstc_engine import tiny
 from tests.unit.dstc_engine.tiny import PRESET, SIZE, request
 
-RANGES = CropRange(PRESET.crops, 10.0, (0.8, 1.0), (0.9, 1.1), 0.5)
-
 
 def test_parts_that_a_row_lacks_are_zeros_and_the_rest_is_not(models: Models) -> None:
     for kind in ("text", "image", "both"):
-        row, loss = encode_conditions(models, PRESET, request(kind), RowNoise(0, SIZE, RANGES))
+        row, loss = encode_conditions(models, PRESET, request(kind))
         assert row.source.shape == (1, 3, SIZE, SIZE) and (row.mask == 1).all()
         assert row.style.any() == row.style_cls.any() == (kind != "text")
         assert row.clip_targets[0].any() == (kind != "image")
@@ -38,7 +34,7 @@ def test_parts_that_a_row_lacks_are_zeros_and_the_rest_is_not(models: Models) ->
 def test_the_clip_target_is_the_weighted_sum_of_its_parts(models: Models) -> None:
     clip = models.clips[0]
     row = request("text", source_prompt="a photo of a cat")
-    encoded, _ = encode_conditions(models, PRESET, row, RowNoise(0, SIZE, RANGES))
+    encoded, _ = encode_conditions(models, PRESET, row)
     content = torch.from_numpy(row.content / np.float32(127.5) - 1).permute(2, 0, 1)[None]
     with torch.no_grad():
         away = clip.embed_text("a photo of a cat")
@@ -49,17 +45,31 @@ def test_the_clip_target_is_the_weighted_sum_of_its_parts(models: Models) -> Non
         )
         # Without a source prompt the term is left out: the text "None" stands for nothing.
         silent = dataclasses.replace(row, source_prompt=None)
-        alone, _ = encode_conditions(models, PRESET, silent, RowNoise(0, SIZE, RANGES))
+        alone, _ = encode_conditions(models, PRESET, silent)
         torch.testing.assert_close(
             alone.clip_targets[0][0], wanted / wanted.norm(), atol=1e-5, rtol=1e-5
         )
 
 
+def test_the_first_clip_loss_is_that_of_the_whole_content() -> None:
+    # The official loop: no cuts, minus the product with the target, mean over models.
+    models = all_models()
+    row = request("text", source_prompt="a photo of a cat")
+    encoded, loss = encode_conditions(models, PRESET, row)
+    with torch.no_grad():
+        shares = [
+            -(clip.embed_image(encoded.source) * target).sum()
+            for clip, target in zip(models.clips, encoded.clip_targets, strict=True)
+        ]
+    assert loss == pytest.approx(float(torch.stack(shares).mean()), rel=1e-5)
+    image, none = encode_conditions(models, PRESET, request("image"))
+    assert math.isnan(none)
+    for text, blank in zip(encoded.clip_targets, image.clip_targets, strict=True):
+        assert text.shape == blank.shape and not blank.any()
+
+
 def test_rows_stay_in_their_slots(models: Models) -> None:
-    rows = [
-        encode_conditions(models, PRESET, request("both", n), RowNoise(n, SIZE, RANGES))[0]
-        for n in range(2)
-    ]
+    rows = [encode_conditions(models, PRESET, request("both", n))[0] for n in range(2)]
     table = rows[0].empty(3)
     table[2], table[0] = rows[0], rows[1]
     for field in dataclasses.fields(Conditions):
@@ -75,7 +85,7 @@ def test_a_mask_is_scaled_to_shares(models: Models) -> None:
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[0, :3] = (255, 51, 0)
     row = request("image", mask=mask)
-    encoded, _ = encode_conditions(models, PRESET, row, RowNoise(0, SIZE, RANGES))
+    encoded, _ = encode_conditions(models, PRESET, row)
     torch.testing.assert_close(encoded.mask[0, 0, 0, :3], torch.tensor([1.0, 0.2, 0.0]))
 
 
@@ -106,7 +116,7 @@ def all_models(**changes: Any) -> Models:
 
 def encode(models: Models, row: TranslationRequest, preset: Preset = VGG) -> list[torch.Tensor]:
     """All tensors of a row's conditions, and its CLIP loss."""
-    encoded, loss = encode_conditions(models, preset, row, RowNoise(row.seed, SIZE, RANGES))
+    encoded, loss = encode_conditions(models, preset, row)
     tensors = [torch.tensor(loss)]
     for field in dataclasses.fields(Conditions):
         value = getattr(encoded, field.name)
@@ -150,21 +160,21 @@ def test_images_that_rows_share_are_looked_at_once() -> None:
         network.register_forward_hook(lambda *_, name=name: looks.update([name]))
     row = request("both", 1)
     encode(models, row)
-    # Content and style each; the content's own crops are drawn anew for each row.
-    first = {"dino": 2, "vgg": 2, "face": 1, "text": 2, "clip": 2}
+    # Content and style each.
+    first = {"dino": 2, "vgg": 2, "face": 1, "text": 2, "clip": 1}
     assert looks == first
     for sample in range(3):
         encode(models, dataclasses.replace(row, id=f"s{sample}", seed=sample + 10))
-    assert looks == first | {"clip": 2 + 3}
+    assert looks == first
     looks.clear()
     encode(models, request("image", 2, content=row.content))  # another style
     assert looks == {"dino": 1, "vgg": 1}
     looks.clear()
     encode(models, request("image", 3, style=row.style))  # another content
-    assert looks == {"dino": 1, "vgg": 1, "face": 1, "clip": 1}
+    assert looks == {"dino": 1, "vgg": 1, "face": 1}, "CLIP is for rows with a prompt"
     looks.clear()
     encode(models, row, dataclasses.replace(VGG, vgg_gram_layers=("relu1_1",)))
-    assert looks == {"vgg": 1, "clip": 1}, "other layers are another question"
+    assert looks == {"vgg": 1}, "other layers are another question"
 
 
 def test_a_image_that_is_fitted_in_another_way_is_another_image() -> None:
@@ -177,7 +187,7 @@ def test_a_image_that_is_fitted_in_another_way_is_another_image() -> None:
 
 def test_networks_that_are_not_loaded_leave_their_parts_empty() -> None:
     models = tiny.make_models(dino=None, clips=())
-    encoded, loss = encode_conditions(models, PRESET, request("both"), RowNoise(0, SIZE, RANGES))
+    encoded, loss = encode_conditions(models, PRESET, request("both"))
     assert math.isnan(loss) and encoded.clip_targets == encoded.source_vgg == ()
     assert encoded.source_keys.numel() == encoded.source_cls.numel() == 0
     table = encoded.empty(2)

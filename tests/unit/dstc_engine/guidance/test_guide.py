@@ -11,6 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import dstc_engine.guidance.guide as guide_module
 from dstc_engine.crops import CropRange, apply_crops
@@ -87,10 +89,7 @@ def scene(models: Models) -> Scene:
     generator = torch.Generator().manual_seed(5)
     rows = [request(kind, seed) for seed, kind in enumerate(KINDS)]
     noises = [RowNoise(row.seed, SIZE, RANGES) for row in rows]
-    encoded = [
-        encode_conditions(models, PRESET, row, noise)[0]
-        for row, noise in zip(rows, noises, strict=True)
-    ]
+    encoded = [encode_conditions(models, PRESET, row)[0] for row in rows]
     to = encoded[0].empty(3)
     for slot, row in enumerate(encoded):
         to[slot] = row
@@ -206,7 +205,7 @@ def test_no_row_reaches_another(models: Models, scene: Scene) -> None:
     scene.crops[:, 1] *= 0.5
     scene.weights[1] *= 7
     other = request("both", 77)
-    scene.to[1] = encode_conditions(models, PRESET, other, RowNoise(1, SIZE, RANGES))[0]
+    scene.to[1] = encode_conditions(models, PRESET, other)[0]
     after = scene.guide(models, PRESET)
     for name in ("push", "losses", "cls"):
         ours, theirs = (getattr(g, name).nan_to_num(nan=-1e9) for g in (before, after))
@@ -294,3 +293,53 @@ def test_nothing_of_the_graph_is_kept(models: Models, scene: Scene) -> None:
     tensors = [seen.push, seen.losses, seen.cls, seen.denoised.x0, seen.denoised.eps]
     assert not any(t.requires_grad for t in tensors) and not scene.x.requires_grad
     assert all(p.grad is None for p in models.unet.parameters())
+
+
+def test_crops_are_made_outside_of_autocast(
+    models: Models, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = dataclasses.replace(models, precision="bf16")
+    seen: list[tuple[torch.dtype, torch.dtype]] = []
+    sample = F.grid_sample
+
+    def watched(images: Tensor, grid: Tensor, **options: Any) -> Tensor:
+        assert not torch.is_autocast_enabled("cpu")
+        seen.append((images.dtype, grid.dtype))
+        return sample(images, grid, **options)
+
+    monkeypatch.setattr(F, "grid_sample", watched)
+    scene.guide(half, PRESET)
+    assert seen == [(torch.float32, torch.float32)] * 4, "two rows with a prompt, two models"
+
+
+class _Copies(TorchDispatchMode):
+    """Counts copies between the CPU and the meta device, which stands in for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = function(*args, **(kwargs or {}))
+        tensors = [t for t in pytree.tree_leaves((args, out)) if isinstance(t, Tensor)]
+        if len({t.device.type for t in tensors}) > 1:
+            self.found.append(str(function))
+        return out
+
+
+def test_a_step_copies_nothing_between_devices() -> None:
+    models = tiny.make_models(device=torch.device("meta"))
+    image = torch.empty(3, 3, SIZE, SIZE, device="meta")
+    cls, target = (torch.empty(3, width, device="meta") for width in (32, 16))
+    keys, similarity = (torch.empty(3, 17, width, device="meta") for width in (32, 17))
+    to = Conditions(image, image[:, :1], keys, similarity, cls, image, cls, (target,), cls)
+    index = torch.zeros(3, dtype=torch.int64, device="meta")
+    table = ChainTables(Schedule.respaced("20"), torch.device("meta")).at(index)
+    crops = torch.empty(1, 3, PRESET.crops, 2, 3, device="meta")
+    weights = torch.empty(3, len(WEIGHTED), device="meta")
+    wanted = {name: [0, 1, 2] for name in ("structure", "range", "style_pixels")}
+    wanted["clip"] = [0, 2]
+    with _Copies() as copies:
+        guide(models, tiny.PRESET, image, table, to, cls, crops, weights, wanted)
+    # The numbers of the groups' rows go up without a wait (`transfer.upload`).
+    assert copies.found == ["aten._to_copy.default"] * 2

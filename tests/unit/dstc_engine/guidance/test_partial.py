@@ -40,10 +40,7 @@ def step_of(models: Models, indices: list[int]) -> StepRows:
     """Rows of each kind in turn, at these indices."""
     rows = [request(KINDS[n % 3], n) for n in range(len(indices))]
     noises = [RowNoise(row.seed, SIZE, CROPS) for row in rows]
-    encoded = [
-        encode_conditions(models, PRESET, row, noise)[0]
-        for row, noise in zip(rows, noises, strict=True)
-    ]
+    encoded = [encode_conditions(models, PRESET, row)[0] for row in rows]
     to = encoded[0].empty(len(rows))
     for slot, row in enumerate(encoded):
         to[slot] = row
