@@ -34,6 +34,7 @@ from dstc_engine.diffusion.sampling import (
     ddpm_step,
     go_back,
     read_denoiser,
+    spherical_step,
 )
 from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.encoders.dino import DinoFeatures
@@ -116,6 +117,8 @@ class OfficialPattern:
             drawn = self._normal(noise)
             if preset.sampler == "ddim":
                 x, x0 = ddim_step(x, denoised, push, table)
+            elif preset.guidance_step == "spherical":
+                x, x0 = spherical_step(x, denoised, push, drawn, preset.guidance_rate, table)
             else:
                 x, x0 = ddpm_step(x, denoised, push, drawn, table)
             if not torch.isfinite(x).all():

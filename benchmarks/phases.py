@@ -138,6 +138,7 @@ def watching(models: Models, preset: Preset, phases: Phases) -> Iterator[None]:
             (engine, "guide", "losses", False),
             (engine, "ddpm_step", "arithmetic", False),
             (engine, "ddim_step", "arithmetic", False),
+            (engine, "spherical_step", "arithmetic", False),
             (engine, "add_noise", "arithmetic", False),
             (engine, "go_back", "arithmetic", False),
             (engine, "encode_conditions", "conditions", True),

@@ -41,11 +41,12 @@ class Precision(StrEnum):
 
 
 class Compile(StrEnum):
-    """Mode of torch.compile."""
+    """Mode of torch.compile, or CUDA graphs."""
 
     no = "no"
     default = "default"
     autotuned = "max-autotune-no-cudagraphs"
+    graphs = "graphs"
 
 
 class Device(StrEnum):

@@ -13,8 +13,11 @@ from dstc_engine.presets import FIELDS, PRESETS, get_preset, with_fields
 
 _FOR = {
     "tiny64": "trying out, drawings on white; its networks ship with the package",
+    "tiny64-variance": "the same with the paper's own step, to compare with earlier runs",
     "imagenet256-text": "photographs, after words",
     "imagenet256-image": "photographs, after a style image",
+    "imagenet256-text-fast": "the same in fewer, spherical steps; not tried with real weights",
+    "imagenet256-image-fast": "the same in fewer, spherical steps; not tried with real weights",
     "imagenet512-text": "larger photographs, after words",
     "imagenet512-image": "larger photographs, after a style image",
     "ffhq256-text": "aligned faces, after words",

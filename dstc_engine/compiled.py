@@ -1,15 +1,16 @@
 """Networks that PyTorch compiles for the shapes of a step (torch.compile).
 
 Pointwise work (norms, activations, scale and shift, casts) is fused into few kernels. Products and
-convolutions stay those of the libraries. The first step of an engine compiles. CUDA graphs are left
-out: what a graph gave is overwritten when it runs again, which several groups of rows do within one
-step, and there was no GPU to prove on that everything needed later is copied before.
+convolutions stay those of the libraries. The first step of an engine compiles. PyTorch's own CUDA
+graphs are left out: what a graph gave is overwritten when it runs again, which several groups of
+rows do within one step. `graphs` has ones whose outputs are copied.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -18,7 +19,8 @@ from dstc_engine.encoders.clip import Clip
 from dstc_engine.errors import PresetError
 from dstc_engine.models import Models
 
-MODES = ("no", "default", "max-autotune-no-cudagraphs")
+# Of an engine; the last is no mode of torch.compile, see `graphs`.
+MODES = ("no", "default", "max-autotune-no-cudagraphs", "graphs")
 
 # All slots, half of them after memory ended, a group of guided rows and one of plain ones: a few
 # shapes for each network. Past its limit PyTorch would go on without compiling, and say nothing.
@@ -35,7 +37,7 @@ def compiled(models: Models, mode: str = "default", backend: str = "inductor") -
     On a GPU the shared weights of convolutions are laid out channels last, for both.
 
     Args:
-        mode: of MODES but "no". backend: of torch.compile.
+        mode: "default" or "max-autotune-no-cudagraphs". backend: of torch.compile.
 
     Raises:
         PresetError: nothing can be compiled here, for want of a C++ compiler or Triton.
@@ -52,6 +54,16 @@ def compiled(models: Models, mode: str = "default", backend: str = "inductor") -
         if models.device.type == "cuda":
             twin.to(memory_format=torch.channels_last)
         return twin
+
+    return with_networks(models, made)
+
+
+def with_networks(models: Models, made: Callable[[Any], Any]) -> Models:
+    """The same models with another network in the place of each; texts are embedded as before.
+
+    Args:
+        made: of a network, the one that steps go through.
+    """
 
     def made_clip(clip: Clip) -> Clip:
         twin = _twin(clip)

@@ -26,21 +26,23 @@ from dstc_engine.diffusion.sampling import (
     ddim_step,
     ddpm_step,
     go_back,
+    spherical_step,
 )
 from dstc_engine.diffusion.schedule import Schedule
+from dstc_engine.drawn_ahead import DrawnAhead
+from dstc_engine.fitted import fitted, shown_content, shown_mask, shown_style, without_padding
 from dstc_engine.guidance.conditions import Conditions, encode_conditions
 from dstc_engine.guidance.guide import Guidance, guide
 from dstc_engine.guidance.partial import StepRows, guide_some
 from dstc_engine.guidance.prior_class import classes_of, draw_classes
-from dstc_engine.image import fit, fit_mask, unpad
 from dstc_engine.losses import LOSS_NAMES, WEIGHTED
 from dstc_engine.models import Models
 from dstc_engine.noise import Noise, RowNoise
 from dstc_engine.presets import Preset
 from dstc_engine.request import ImageArray, Translation, TranslationRequest
 from dstc_engine.slots import Move, Slot
-from dstc_engine.tensors import to_image
-from dstc_engine.transfer import upload
+from dstc_engine.tensors import to_image, to_levels
+from dstc_engine.transfer import download, upload
 
 
 class Engine:
@@ -72,6 +74,7 @@ class Engine:
         self._classes = classes_of(models.unet.config, preset)
         self._guides_every_step = preset.guides_every_step
         self._guided_steps = preset.guided_steps
+        self._looks_with_clips = bool(models.clips) and preset.guides("clip")
         schedule = Schedule.respaced(preset.respacing, models.noise_schedule)
         self._first_index = schedule.first_index(preset.skip)
         self._tables = ChainTables(schedule, models.device)
@@ -79,10 +82,11 @@ class Engine:
         self._watch = watch
         self._waiting: deque[TranslationRequest] = deque()
         self._slots: list[Slot | None] = [None] * slots
-        self._noises: list[Noise | None] = [None] * slots
+        self._noises: list[DrawnAhead | None] = [None] * slots
         shape = (slots, 3, preset.image_size, preset.image_size)
         self._x = torch.zeros(shape, device=models.device)
-        self._no_crops = torch.zeros(preset.crops, 2, 3)
+        self._no_noise = self._x.new_zeros(shape[1:])
+        self._no_crops = self._x.new_zeros(len(models.clips), preset.crops, 2, 3)
         # Shaped by the first row, since only the networks know their widths.
         self._conditions: Conditions | None = None
         self._previous_cls = torch.zeros(0)
@@ -134,19 +138,25 @@ class Engine:
         index = torch.tensor([s.index if s else 0 for s in self._slots])
         table = self._tables.at(upload(index, self._x.device))
         guidance = self._guide(table, self._conditions)
-        noise = self._draw(lambda n: n.chain())
+        noise = self._draw_chain()
         if self.preset.sampler == "ddim":
             x, x0 = ddim_step(self._x, guidance.denoised, guidance.push, table)
+        elif self.preset.guidance_step == "spherical":
+            rate = self.preset.guidance_rate
+            x, x0 = spherical_step(self._x, guidance.denoised, guidance.push, noise, rate, table)
         else:
             x, x0 = ddpm_step(self._x, guidance.denoised, guidance.push, noise, table)
         if self._watch:
             self._watch(x.clone(), x0.clone())
         self._previous_cls = guidance.cls
         finite = torch.isfinite(x).flatten(1).all(dim=1)
-        # The one transfer of the step: the losses and one flag of each row.
-        values = torch.cat([guidance.losses, finite[:, None].to(guidance.losses)], dim=1).tolist()
+        values = torch.cat([guidance.losses, finite[:, None].to(guidance.losses)], dim=1)
         self._x = x
-        return untouched + self._move_on(values, x0, table)
+        self._look_ahead()
+        ending = self._ending(x0)
+        # The one time that a GPU is waited for: the losses and one flag of each row, and images
+        # that were asked for before.
+        return untouched + self._move_on(values.tolist(), ending, table)
 
     # -- one step, in its parts ------------------------------------------------------------------
 
@@ -156,7 +166,9 @@ class Engine:
         for s in range(len(self._slots)):
             while self._slots[s] is None and self._waiting:
                 request = self._waiting.popleft()
-                if request.mask is None or _framed_mask(request.mask, self.preset).any():
+                request = fitted(request, self.preset)
+                mask = shown_mask(request, self.preset)
+                if mask is None or mask.any():
                     self._enter(s, request)
                 else:
                     untouched.append(_untouched(request, self.preset, len(self._slots)))
@@ -170,7 +182,7 @@ class Engine:
             self._previous_cls = self._conditions.source_cls.clone()
         self._conditions[s] = row
         self._slots[s] = Slot(request, self._first_index, source_clip_loss)
-        self._noises[s] = noise
+        self._noises[s] = DrawnAhead(noise, self._x.device, len(self.models.clips))
         self._start(s)
 
     def _start(self, s: int) -> None:
@@ -183,8 +195,7 @@ class Engine:
     def _noised_source(self, s: int, noise: Tensor, index: int) -> Tensor:
         assert self._conditions is not None
         table = self._tables.at(upload(torch.tensor([index]), self._x.device))
-        drawn = upload(noise[None], self._x.device)
-        return add_noise(self._conditions.source[s : s + 1], drawn, table)[0]
+        return add_noise(self._conditions.source[s : s + 1], noise[None], table)[0]
 
     def _guide(self, table: StepTable, to: Conditions) -> Guidance:
         of_rows = [
@@ -193,8 +204,8 @@ class Engine:
         ]
         weights = [[row.get(name, 0.0) for name in WEIGHTED] for row in of_rows]
         crops = [
-            self._draw_crops(s) if row.get("clip") else self._blank_crops()
-            for s, row in enumerate(of_rows)
+            noise.crops() if noise is not None and row.get("clip") else self._no_crops
+            for noise, row in zip(self._noises, of_rows, strict=True)
         ]
         classes = draw_classes(self._noises, self._classes, self.preset.prior_class)
         device = self._x.device
@@ -203,7 +214,7 @@ class Engine:
             table=table,
             to=to,
             previous_cls=self._previous_cls,
-            crops=upload(torch.stack(crops, dim=1), device),
+            crops=torch.stack(crops, dim=1),
             weights=upload(torch.tensor(weights), device),
             wanted={n: [s for s, row in enumerate(of_rows) if row.get(n)] for n in WEIGHTED},
             classes=None if classes is None else upload(classes, device),
@@ -221,21 +232,43 @@ class Engine:
     def _is_guided(self, slot: Slot) -> bool:
         return self._guides_every_step or self.preset.guides_at(slot.index)
 
-    def _draw_crops(self, s: int) -> Tensor:
-        noise = self._noises[s]
-        assert noise is not None
-        return torch.stack([noise.crops() for _ in self.models.clips])
+    def _draw_chain(self) -> Tensor:
+        """(S, 3, H, W): the chain's noise of each busy row, zeros elsewhere."""
+        return torch.stack([self._no_noise if n is None else n.chain() for n in self._noises])
 
-    def _blank_crops(self) -> Tensor:
-        return self._no_crops.expand(len(self.models.clips), -1, -1, -1)
+    def _look_ahead(self) -> None:
+        """Draws what rows will need between this step's numbers and the next step's.
 
-    def _draw(self, draw: Callable[[Noise], Tensor]) -> Tensor:
-        """(S, 3, H, W): a draw of each busy row, zeros elsewhere."""
-        drawn = [draw(n) if n is not None else torch.zeros(self._x.shape[1:]) for n in self._noises]
-        return upload(torch.stack(drawn), self._x.device)
+        A row that its numbers start again uses the same draws for something else.
+        """
+        for slot, noise in zip(self._slots, self._noises, strict=True):
+            if slot is None or noise is None:
+                continue
+            move = slot.likely_move(self.preset)
+            if move is Move.FINISH:
+                continue
+            index = slot.index - (move is Move.STEP)
+            is_guided = self._guides_every_step or self.preset.guides_at(index)
+            has_crops = is_guided and slot.request.prompt is not None and self._looks_with_clips
+            noise.look_ahead(
+                chain=1 + (move is Move.GO_BACK),
+                mask=int(slot.request.mask is not None),
+                crops=int(has_crops),
+            )
+
+    def _ending(self, x0: Tensor) -> dict[int, Tensor]:
+        """(3, H, W) uint8 on the CPU of each row that this step ends, unless its numbers forbid.
+
+        To be read after the step's wait.
+        """
+        return {
+            s: download(to_levels(x0[s]))
+            for s, slot in enumerate(self._slots)
+            if slot is not None and slot.likely_move(self.preset) is Move.FINISH
+        }
 
     def _move_on(
-        self, values: list[list[float]], x0: Tensor, table: StepTable
+        self, values: list[list[float]], ending: dict[int, Tensor], table: StepTable
     ) -> list[Translation]:
         ended = []
         for s, slot in enumerate(self._slots):
@@ -245,7 +278,7 @@ class Engine:
             is_guided, is_finite = self._is_guided(slot), bool(values[s][-1])
             move = slot.advance(losses if is_guided else None, self.preset, is_finite)
             if move in (Move.FINISH, Move.FAIL):
-                ended.append(self._leave(s, slot, x0[s], failed=move is Move.FAIL))
+                ended.append(self._leave(s, slot, ending[s] if move is Move.FINISH else None))
             elif move is Move.RESTART:
                 self._start(s)
             else:
@@ -258,8 +291,8 @@ class Engine:
     def _go_back(self, s: int, table: StepTable) -> None:
         noise = self._noises[s]
         assert noise is not None
-        drawn = upload(noise.chain()[None], self._x.device)
-        self._x[s] = go_back(self._x[s : s + 1], drawn, table.rows(slice(s, s + 1)))[0]
+        back = go_back(self._x[s : s + 1], noise.chain()[None], table.rows(slice(s, s + 1)))
+        self._x[s] = back[0]
 
     def _keep_outside_mask(self, s: int, slot: Slot) -> None:
         noise, to = self._noises[s], self._conditions
@@ -267,7 +300,8 @@ class Engine:
         kept = self._noised_source(s, noise.mask(), slot.index)
         self._x[s] = to.mask[s] * self._x[s] + (1 - to.mask[s]) * kept
 
-    def _leave(self, s: int, slot: Slot, x0: Tensor, failed: bool) -> Translation:
+    def _leave(self, s: int, slot: Slot, levels: Tensor | None) -> Translation:
+        """Empties a slot; without the levels of its image, the row has failed."""
         self._slots[s], self._noises[s] = None, None
         # A NaN left in a free slot would stay in it; zeros keep the batch's arithmetic finite.
         self._x[s] = 0
@@ -275,10 +309,10 @@ class Engine:
         return Translation(
             id=slot.request.id,
             seed=slot.request.seed,
-            status="failed" if failed else "done",
-            image=None if failed else finish_image(x0, slot.request, self.preset),
-            reason="non_finite" if failed else None,
-            error=f"losses or image not finite at index {slot.index}" if failed else None,
+            status="failed" if levels is None else "done",
+            image=None if levels is None else _to_finish(levels, slot.request, self.preset),
+            reason="non_finite" if levels is None else None,
+            error=f"losses or image not finite at index {slot.index}" if levels is None else None,
             steps=slot.steps,
             restarts=slot.restarts,
             seconds=time.monotonic() - slot.entered,
@@ -287,37 +321,30 @@ class Engine:
         )
 
 
+def _to_finish(
+    levels: Tensor, request: TranslationRequest, preset: Preset
+) -> Callable[[], ImageArray]:
+    return lambda: finish_image(levels, request, preset)
+
+
 def finish_image(x0: Tensor, request: TranslationRequest, preset: Preset) -> ImageArray:
-    """The image to save: (3, H, W) x0 estimate to (H, W, 3) uint8.
+    """The image to save: (3, H, W) x0 estimate, or its levels, to (H, W, 3) uint8.
 
     Clamped, padding cut off, its colours matched to the style's if asked for, content put back
     outside the mask. Colours are matched where the image was translated: neither padding nor what
     a mask keeps has a say in them.
     """
-    image = to_image(x0)
-    if preset.fit == "pad":
-        image = unpad(image, *request.content.shape[:2])
-    share = None
-    if request.mask is not None:
-        share = _framed_mask(request.mask, preset) / 255.0
-    if preset.match_colours and request.style is not None:
-        image = match_colours(image, _framed(request.style, preset), share)
+    request = fitted(request, preset)
+    image = without_padding(to_image(x0), request, preset)
+    mask, style = shown_mask(request, preset), shown_style(request, preset)
+    share = None if mask is None else mask / 255.0
+    if preset.match_colours and style is not None:
+        image = match_colours(image, style, share)
     if share is not None:
         inside = share[..., None]
-        content = _framed(request.content, preset)
+        content = shown_content(request, preset)
         image = np.rint(inside * image + (1 - inside) * content).astype(np.uint8)
     return image
-
-
-def _framed(image: ImageArray, preset: Preset) -> ImageArray:
-    """An image as a result shows it: fitted, without padding."""
-    fitted = fit(image, preset.image_size, preset.fit)
-    return unpad(fitted, *image.shape[:2]) if preset.fit == "pad" else fitted
-
-
-def _framed_mask(mask: ImageArray, preset: Preset) -> ImageArray:
-    fitted = fit_mask(mask, preset.image_size, preset.fit)
-    return unpad(fitted, *mask.shape) if preset.fit == "pad" else fitted
 
 
 def _untouched(request: TranslationRequest, preset: Preset, slots: int) -> Translation:
@@ -326,7 +353,7 @@ def _untouched(request: TranslationRequest, preset: Preset, slots: int) -> Trans
         id=request.id,
         seed=request.seed,
         status="done",
-        image=_framed(request.content, preset),
+        image=shown_content(request, preset),
         slots=slots,
     )
 

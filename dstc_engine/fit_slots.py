@@ -1,8 +1,8 @@
 """How many slots a GPU has memory for: a line through measured steps, and a proof.
 
 S slots. Memory grows by the same amount with each: activations of the UNet and of DINO, and a row's
-conditions. CLIP, ArcFace and VGG see a quarter of the slots, four at most, so that they bend the
-line below S = 16; the number it gives is therefore tried out, and lowered until it fits.
+conditions. CLIP, ArcFace and VGG see four rows at a time, so that they bend the line below S = 4;
+the number it gives is tried out, and lowered until it fits.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 
 from dstc_engine.engine import Engine
 from dstc_engine.errors import DeviceMemoryError
+from dstc_engine.graphs import forget_graphs
 from dstc_engine.models import Models
 from dstc_engine.presets import Preset
 from dstc_engine.request import TranslationRequest
@@ -117,6 +118,7 @@ def slots_that_fit(models: Models, preset: Preset, compiled: Models | None = Non
     room = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
 
     def peak_of(slots: int) -> int:
+        forget_graphs(compiled)
         _let_go()
         torch.cuda.reset_peak_memory_stats(device)
         take_steps(models, preset, slots, compiled)
@@ -126,6 +128,7 @@ def slots_that_fit(models: Models, preset: Preset, compiled: Models | None = Non
     try:
         return choose_slots(peak_of, room)
     finally:
+        forget_graphs(compiled)
         _let_go()
 
 

@@ -26,7 +26,12 @@ def _generator(seed: int, stream: int) -> np.random.Generator:
 
 
 class Noise(Protocol):
-    """What a slot draws from; the parity tests replay recorded noise through it."""
+    """What a slot draws from; the parity tests replay recorded noise through it.
+
+    Streams are apart: what one gives does not depend on draws from another, so that the engine may
+    draw some ahead of time (`drawn_ahead`). None is drawn that the row will not use, unless its
+    numbers end it early.
+    """
 
     def chain(self) -> Tensor:
         """(3, H, W) normal: the start, each step's noise, and what goes back when resampling."""

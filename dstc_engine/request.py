@@ -6,7 +6,9 @@ Images cross this border as uint8 arrays (H, W, 3), RGB; inside the engine they 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,8 @@ class TranslationRequest:
         mask: (H, W) uint8 of the content's size: 255 is translated, 0 keeps the content's pixels.
             One that is white all over is no mask, and becomes None.
         note: what was assumed while the images were read; the engine has no use for it.
+        content_size, style_size: (height, width) before `fitted.fitted` brought the images to the
+            preset's size; None: they are as they came.
 
     Raises:
         RequestError: neither style nor prompt is given, or an array has another form.
@@ -43,6 +47,8 @@ class TranslationRequest:
     source_prompt: str | None = None
     mask: ImageArray | None = None
     note: str | None = None
+    content_size: tuple[int, int] | None = None
+    style_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.prompt is not None and not self.prompt.strip():
@@ -65,7 +71,8 @@ class TranslationRequest:
                 f"row {self.id!r}: mask is {self.mask.shape}; expected the content's "
                 f"{self.content.shape[:2]}"
             )
-        if self.mask is not None and (self.mask == 255).all():
+        # One that fitting left white had something black before: it stays the mask it was.
+        if self.content_size is None and self.mask is not None and (self.mask == 255).all():
             object.__setattr__(self, "mask", None)
         if not 0 <= self.seed < 2**63:
             raise RequestError(f"row {self.id!r}: seed is {self.seed}; expected 0 .. 2**63 - 1")
@@ -87,6 +94,31 @@ class StepLosses:
     losses: dict[str, float]
 
 
+class FinishedOnAccess:
+    """A field of a dataclass: an image, or what makes it when it is first asked for.
+
+    An engine leaves the last of its work to whoever takes the image, who has the time: in the job
+    a thread that writes, while the engine steps on.
+    """
+
+    @overload
+    def __get__(self, translation: None, owner: type) -> FinishedOnAccess: ...
+    @overload
+    def __get__(self, translation: object, owner: type) -> ImageArray | None: ...
+    def __get__(self, translation: Any, owner: type) -> Any:
+        if translation is None:
+            raise AttributeError("there is no image without a translation")  # nor a default
+        found = vars(translation)["image"]
+        if callable(found):
+            found = vars(translation)["image"] = found()
+        return found
+
+    def __set__(
+        self, translation: object, image: ImageArray | Callable[[], ImageArray] | None
+    ) -> None:
+        vars(translation)["image"] = image
+
+
 @dataclass(frozen=True, eq=False)
 class Translation:
     """The end of one request.
@@ -94,7 +126,8 @@ class Translation:
     Attributes:
         id, seed: of the request.
         status: "done", or "failed" when the row may be tried again.
-        image: (H, W, 3) uint8 at the preset's size when done, else None.
+        image: (H, W, 3) uint8 at the preset's size when done, else None. Where an engine gives a
+            function instead, the first who reads it calls that, and pays for it.
         reason: short and countable when failed ("non_finite", "out_of_memory"), else None.
         error: the full text when failed, else None.
         steps: taken, those before restarts and those without guidance included.
@@ -107,7 +140,7 @@ class Translation:
     id: str
     seed: int
     status: str
-    image: ImageArray | None
+    image: FinishedOnAccess = FinishedOnAccess()
     reason: str | None = None
     error: str | None = None
     steps: int = 0

@@ -71,8 +71,13 @@ class Slot:
         return loss.needs is None or getattr(self.request, loss.needs) is not None
 
     def push_scale(self, preset: Preset) -> float:
-        """How often the push of this row's next guided step counts: for the steps left out too."""
-        return 1.0 if self.index == self.first_index else float(preset.guidance_every)
+        """How often the push of this row's next guided step counts: for the steps left out too.
+
+        Once in a spherical step, which the length of the push does not change.
+        """
+        if preset.guidance_step == "spherical" or self.index == self.first_index:
+            return 1.0
+        return float(preset.guidance_every)
 
     def advance(
         self, losses: dict[str, float] | None, preset: Preset, is_finite: bool = True
@@ -97,14 +102,16 @@ class Slot:
                 self._start_again()
                 return Move.RESTART
             self.previous_clip_loss = losses["clip"]
-        if self.index == self.first_index:
-            self.repeat += 1
-            if self.repeat < preset.resample:
-                return Move.GO_BACK
-        if self.index == 0:
-            return Move.FINISH
-        self.index -= 1
-        return Move.STEP
+        move = self.likely_move(preset)
+        self.repeat += self.index == self.first_index
+        self.index -= move is Move.STEP
+        return move
+
+    def likely_move(self, preset: Preset) -> Move:
+        """What comes of the next step, unless its numbers end the row or start it again."""
+        if self.index == self.first_index and self.repeat + 1 < preset.resample:
+            return Move.GO_BACK
+        return Move.FINISH if self.index == 0 else Move.STEP
 
     def _is_repeating(self, preset: Preset) -> bool:
         return self.index == self.first_index and preset.resample > 1

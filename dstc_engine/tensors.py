@@ -18,5 +18,12 @@ def to_tensor(image: ImageArray) -> torch.Tensor:
 
 def to_image(tensor: torch.Tensor) -> ImageArray:
     """(3, H, W) float, clamped to [-1, 1], to (H, W, 3) uint8, rounded to the nearest level."""
+    return to_levels(tensor).permute(1, 2, 0).cpu().numpy()
+
+
+def to_levels(tensor: torch.Tensor) -> torch.Tensor:
+    """(3, H, W) float as `to_image` has it, still CHW and on its device; uint8 is passed on."""
+    if tensor.dtype == torch.uint8:
+        return tensor
     levels = (tensor.detach().float().clamp(-1, 1) + 1) * 127.5
-    return levels.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return levels.round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Copies tensors from the CPU to the device, without waiting for it."""
+"""Copies tensors between the CPU and the device, without waiting for it."""
 
 from __future__ import annotations
 
@@ -16,3 +16,12 @@ def upload(host: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return host.to(device)
     return host.pin_memory().to(device, non_blocking=True)
+
+
+def download(tensor: Tensor) -> Tensor:
+    """A tensor of the device, on the CPU; to be read once the device has been waited for.
+
+    PyTorch copies it to page-locked memory when its turn comes: any later wait for a value of the
+    same stream, such as the step's one, is one for this too.
+    """
+    return tensor.to("cpu", non_blocking=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dstc.engines.spec import Engine, EngineSpec
@@ -15,6 +16,7 @@ from dstc_engine.operations import Cost, cost_of
 
 if TYPE_CHECKING:
     from dstc_engine.models import Models
+    from dstc_engine.request import TranslationRequest
     from dstc_engine.weights.record import Weights
 
 
@@ -30,6 +32,7 @@ def _make(task: ShardTask) -> Callable[[int], Engine]:
     import torch
 
     from dstc_engine.engine import Engine as GuidedEngine
+    from dstc_engine.graphs import forget_graphs
 
     preset = task.settings.resolved_preset
     models, compiled = load_networks(task.settings, task.device, task.weights)
@@ -41,6 +44,7 @@ def _make(task: ShardTask) -> Callable[[int], Engine]:
         # In the engine's thread: OpenMP keeps this number for each thread.
         if task.device == "cpu" and task.cpu_threads:
             torch.set_num_threads(task.cpu_threads)
+        forget_graphs(compiled)
         if task.device == "cuda":
             torch.cuda.empty_cache()  # what an engine before this one held
         return GuidedEngine(models, preset, slots, compiled=compiled)
@@ -48,20 +52,26 @@ def _make(task: ShardTask) -> Callable[[int], Engine]:
     return make_engine
 
 
+def _prepare(settings: Settings) -> Callable[[TranslationRequest], TranslationRequest]:
+    from dstc_engine.fitted import fitted
+
+    return partial(fitted, preset=settings.resolved_preset)
+
+
 def load_networks(
     settings: Settings, device: str, weights: str | None
 ) -> tuple[Models, Models | None]:
-    """The networks of a run, and the same ones compiled where the settings say so.
+    """The networks of a run, and the same ones compiled or captured where the settings say so.
 
     Args:
         settings: of the run. device: "cuda" or "cpu". weights: the driver's bucket of them.
 
     Raises:
         WeightsError: weights are missing or not those named.
-        PresetError: nothing can be compiled here.
+        PresetError: nothing can be compiled or captured here.
         JobError: the bucket of weights does not answer.
     """
-    from dstc_engine.compiled import compiled
+    from dstc_engine.graphs import made_for_steps
     from dstc_engine.models import load_models
     from dstc_engine.weights.fetch import require
 
@@ -71,7 +81,7 @@ def load_networks(
     require(preset)
     models = load_models(preset, device=device, precision=settings.precision)
     models.unet.checkpointing = settings.checkpointing
-    return models, compiled(models, settings.compile) if settings.compile != "no" else None
+    return models, made_for_steps(models, settings.compile)
 
 
 def _weights(settings: Settings) -> Sequence[Weights]:
@@ -114,6 +124,7 @@ GUIDED = EngineSpec(
     make=_make,
     weights=_weights,
     uses_gpu=True,
+    prepare=_prepare,
     cost=_cost,
     slots_that_fit=_slots_that_fit,
 )

@@ -44,6 +44,10 @@ def _no_weights(settings: Settings) -> Sequence[Weights]:
     return ()
 
 
+def _as_read(settings: Settings) -> Callable[[TranslationRequest], TranslationRequest]:
+    return lambda request: request
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineSpec:
     """How an engine is plugged into the job: all that the job knows of it.
@@ -63,6 +67,8 @@ class EngineSpec:
         weights: files of weights that decide images, in the driver. Their names and sums are part
             of the run's identity, so each needs a `sha256`.
         uses_gpu: an actor gets a GPU of its own where there are any; else `task.device` is "cpu".
+        prepare: called once in each actor; what it returns is given each request in a thread that
+            fetches, and gives the one that the engine gets: with its images fitted, for example.
         cost: floating-point operations of a row, by settings and whether rows bring a prompt; for
             `--dry-run`. None: not told.
         slots_that_fit: for `--slots auto`, on a GPU: how many slots it holds, by settings and the
@@ -74,6 +80,7 @@ class EngineSpec:
     make: Callable[[ShardTask], Callable[[int], Engine]]
     weights: Callable[[Settings], Sequence[Weights]] = _no_weights
     uses_gpu: bool = False
+    prepare: Callable[[Settings], Callable[[TranslationRequest], TranslationRequest]] = _as_read
     cost: Callable[[Settings, bool], Cost] | None = None
     slots_that_fit: Callable[[Settings, str | None], int] | None = None
     most_actors: int | None = None

@@ -15,7 +15,7 @@ from dstc_engine.presets import Preset, get_preset, with_fields
 from dstc_engine.weights.described import is_description
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Compile = Literal["no", "default", "max-autotune-no-cudagraphs"]
+Compile = Literal["no", "default", "max-autotune-no-cudagraphs", "graphs"]
 # What was measured on CPUs (docs/performance.md), and what a GPU takes unless told otherwise.
 USUAL_SLOTS = 8
 
@@ -47,7 +47,7 @@ class Settings(BaseModel):
         auto_slots: the run is to choose `slots` by itself: what it was begun with, else what its
             GPUs hold (`driver/slot_count.py`).
         precision: of the networks.
-        compile: mode of torch.compile for the networks, or "no".
+        compile: mode of torch.compile for the networks, "graphs" for CUDA graphs, or "no".
         checkpointing: the prior keeps fewer activations and computes them twice.
         samples_per_row: images of each row, with seeds of their own; the first is the one that
             the row has without this option.

@@ -1,6 +1,6 @@
 """The actor that translates: one shard in, its result rows out.
 
-    check -> fetch and decode (threads) -> engine (one thread) -> PNG to storage (threads)
+    check -> fetch, decode, fit (threads) -> engine (one thread) -> finish, PNG to storage (threads)
 
 Ray calls it with two shards at a time. Where rows have several samples, each is a request of its
 own to the engine, and the row ends when all of them have. The images of a row are written before
@@ -111,9 +111,10 @@ class TranslateShard:
         slots = task.settings.slots
         self._metrics = ActorMetrics(task.run_id)
         retries.watch(self._metrics)
-        if make_engine is None:
-            with blaming(row_count):
-                make_engine = find_engine(task.settings.engine).make(task)
+        with blaming(row_count):
+            spec = find_engine(task.settings.engine)
+            make_engine = make_engine or spec.make(task)
+            self._prepare = spec.prepare(task.settings)
         self._engine = EngineThread(
             make_engine,
             slots,
@@ -398,6 +399,7 @@ class TranslateShard:
         Where a flagged row is tried again, one alone: its further images stay.
         """
         request = load_request(row, shard.folder, self._fetch, self._images)
+        request = self._prepare(request)
         if before is not None:
             return [replace(request, seed=derive_retry_seed(row.seed, before.retries + 1))]
         others = range(1, self._task.settings.samples_per_row)

@@ -144,6 +144,41 @@ def ddpm_step(
     return torch.where(table.last, mean, mean + spread), denoised.x0
 
 
+def spherical_step(
+    x: Tensor, denoised: Denoised, push: Tensor, noise: Tensor, rate: float, table: StepTable
+) -> tuple[Tensor, Tensor]:
+    """One guided ancestral step as long as its noise is; the push gives a direction alone.
+
+    Yang et al. 2024, "Guidance with Spherical Gaussian Constraint for Conditional Diffusion" (arXiv
+    2402.03201). Of n values with mean mu and deviation sigma nearly all of the prior's x_{t-1} lie
+    at a distance of r = sqrt(n) rms(sigma) from mu, and that is where the step ends.
+
+        >>> near, _ = spherical_step(x, denoised, push, noise, 0.2, table)
+
+    Args:
+        push: (S, 3, H, W); of its length nothing depends. A row whose push is 0 takes the step of
+            `ddpm_step`, which is the prior's own.
+        rate: 0 .. 1, of the way from the noise's direction to the push's.
+
+    Returns:
+        x_{t-1} and the x0 estimate, both (S, 3, H, W). At index 0 x_{t-1} is mu.
+    """
+    mean = posterior_mean(denoised.x0, x, table)
+    sigma = (0.5 * denoised.log_variance).exp()
+    # sqrt(n) rms(sigma): the learned variance differs from value to value.
+    radius, length = _norm(sigma), _norm(push)
+    drawn = sigma * noise
+    wanted = drawn + rate * (radius * (push / length) - drawn)
+    # What is not finite in a push is not 0 and stays: the row fails, as with `ddpm_step`.
+    spread = torch.where(length == 0, drawn, radius * (wanted / _norm(wanted)))
+    return torch.where(table.last, mean, mean + spread), denoised.x0
+
+
+def _norm(values: Tensor) -> Tensor:
+    """Of each row, (S, 3, H, W) to (S, 1, 1, 1)."""
+    return torch.linalg.vector_norm(values, dim=(1, 2, 3), keepdim=True, dtype=torch.float32)
+
+
 def ddim_step(
     x: Tensor, denoised: Denoised, push: Tensor, table: StepTable
 ) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from dstc_engine.models import Models
 from dstc_engine.presets import Preset
 from dstc_engine.request import ImageArray, TranslationRequest
 from dstc_engine.tensors import to_tensor
+from dstc_engine.transfer import upload
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,7 @@ class _Image:
 
     def __init__(self, models: Models, preset: Preset, image: ImageArray) -> None:
         fitted = fit(image, preset.image_size, preset.fit)
-        self.tensor = to_tensor(fitted)[None].to(models.device)
+        self.tensor = upload(to_tensor(fitted)[None], models.device)
         self._models, self._preset = models, preset
         # Fitted, so that images of all sizes need the same key and no other field of the preset.
         self._digest = hashlib.sha256(fitted.tobytes()).digest()

@@ -126,7 +126,7 @@ def guide(
 
     def groups(*losses: str) -> list[RowGroup]:
         rows = sorted({s for name in losses for s in needed.get(name, ())})
-        return row_groups(rows, group or group_size(len(x)), x.device)
+        return row_groups(rows, group or group_size(len(x), x.device), x.device)
 
     x = x.detach().requires_grad_()
     with torch.enable_grad():

@@ -73,6 +73,7 @@ def guide_some(
         As `guide` does. A plain row's push is 0, its losses NaN, its class token the one given.
     """
     size = group_size_of_guided(len(step.x))
+    looking = min(size, group_size(len(step.x), step.x.device))
     nothing = torch.zeros_like(step.x)
     whole = Guidance(
         Denoised(nothing, nothing.clone(), nothing.clone()),
@@ -82,7 +83,7 @@ def guide_some(
     )
     for group in row_groups(guided, size, step.x.device):
         of_group = vars(step.of(group))
-        seen = guide(models, preset, **of_group, group=group_size(len(step.x)))
+        seen = guide(models, preset, **of_group, group=looking)
         _put(whole.denoised, seen.denoised, group)
         whole.push[group.rows] = seen.push[: group.count]
         whole.losses[group.rows] = seen.losses[: group.count]

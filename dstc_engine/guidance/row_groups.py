@@ -17,7 +17,7 @@ from dstc_engine.transfer import upload
 
 # With 8 crops, 4 rows are 32 images of 224 to 384 pixels, whose activations are all kept until
 # their gradient is taken: what CLIP needs of a GPU's memory no longer grows with the slots.
-_MOST = 4
+_ROWS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +43,17 @@ class RowGroup:
         return self.index[: self.count]
 
 
-def group_size(slots: int) -> int:
+def group_size(slots: int, device: torch.device) -> int:
     """Rows of a group in a table of this many slots.
 
-    A quarter of the slots: repeats then cost an eighth of the table on average.
+    On a CPU a quarter of the slots, 4 at most: repeats then cost an eighth of the table on average.
+    On a GPU 4, or all of fewer slots: a group is as many kernels whatever its rows, one row at a
+    time 16,000 a step of four slots, and small ones are done before the next is asked for. The
+    device and the number of slots alone decide: a row's arithmetic is the same whoever is beside.
     """
-    return max(1, min(slots // 4, _MOST))
+    if device.type == "cuda":
+        return min(slots, _ROWS)
+    return max(1, min(slots // 4, _ROWS))
 
 
 def row_groups(rows: Sequence[int], size: int, device: torch.device) -> list[RowGroup]:

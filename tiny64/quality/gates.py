@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,15 +95,22 @@ class Studio:
     """
 
     def __init__(
-        self, models: Models, preset: Preset, slots: int, work: Path, classifier: StyleClassifier
+        self,
+        models: Models,
+        preset: Preset,
+        slots: int,
+        work: Path,
+        classifier: StyleClassifier,
+        until: float = float("inf"),
     ) -> None:
-        self._models, self._preset, self._slots = models, preset, slots
+        self._models, self._preset, self._slots, self._until = models, preset, slots, until
         self._work, self._classifier = work, classifier
 
     def images(self, name: str, rows: Sequence[BenchmarkRow]) -> ImageSet:
         """Of a set of rows, which the name tells from all others."""
         work = self._work / name
-        translate_missing(self._models, self._preset, {WHOLE: {}}, rows, work, self._slots)
+        ways, until = {WHOLE: dict[str, str]()}, self._until
+        translate_missing(self._models, self._preset, ways, rows, work, self._slots, until)
         found = read_images(WHOLE, rows, work)
         shapes = [overlap(p, row.request.content) for p, row in zip(found, rows, strict=True)]
         styles = self._classifier.predict(found) if rows else []
@@ -208,7 +216,9 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="a page of failures")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="then stop making")
     arguments = parser.parse_args()
+    until = time.monotonic() + arguments.seconds
     torch.set_num_threads(1)
     preset = with_fields(get_preset("tiny64"), read_key_values(arguments.set))
     drawings = pq.read_table(arguments.data).to_pylist()
@@ -218,6 +228,7 @@ def main() -> None:
         arguments.slots,
         arguments.work / state_of(preset, arguments.precision),
         fit_classifier(drawings),
+        until,
     )
     val, test = (
         studio.images(split, benchmark_rows(drawings, arguments.rows, split))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,17 +34,24 @@ def translate_missing(
     rows: Sequence[BenchmarkRow],
     work: Path,
     slots: int,
+    until: float = float("inf"),
 ) -> None:
     """Makes the images that are not there yet.
 
     Args:
         ways: preset fields to change, by the name of the way.
+        until: of `time.monotonic`; rows in slots are then finished, and no other is begun.
+
+    Raises:
+        SystemExit: images are missing at that time.
     """
     for way, fields in ways.items():
         missing = [row for row in rows if not image_path(work, way, row).exists()]
         by_id = {row.request.id: row for row in missing}
         engine = Engine(models, with_fields(preset, dict(fields)), slots)
-        for done, ended in enumerate(translate(engine, (row.request for row in missing)), 1):
+        requests = (row.request for row in missing if time.monotonic() < until)
+        done = 0
+        for done, ended in enumerate(translate(engine, requests), 1):
             if ended.image is None:
                 raise RuntimeError(f"{way}, {ended.id}: {ended.error}")
             path = image_path(work, way, by_id[ended.id])
@@ -54,6 +62,8 @@ def translate_missing(
             print(f"\r{way}: {done} of {len(missing)}", end="", file=sys.stderr, flush=True)
         if missing:
             print(file=sys.stderr)
+        if done < len(missing):
+            raise SystemExit(f"out of time: {done} of {len(missing)} made; run again to go on")
 
 
 def read_images(way: str, rows: Sequence[BenchmarkRow], work: Path) -> list[ImageArray]:

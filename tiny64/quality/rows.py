@@ -88,6 +88,12 @@ def benchmark_rows(
     return rows
 
 
+def group_of(row: BenchmarkRow) -> str:
+    """Rows that should not get worse together: of an aligned pair, or of one target of others."""
+    is_aligned = (row.own, row.target) in _pairs(aligned=True)
+    return f"{row.own} to {row.target}" if is_aligned else f"others to {row.target}"
+
+
 def _pairs(aligned: bool) -> list[tuple[str, str]]:
     """Ordered pairs of styles: both directions of the aligned ones, or all others."""
     both_ways = [*ALIGNED, *((b, a) for a, b in ALIGNED)]

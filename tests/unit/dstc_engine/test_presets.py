@@ -57,6 +57,7 @@ SCRIPT = dict(
     noise_mix=False,
     regularize_content=False,
     weight_identity=0,
+    guidance_step="variance",
 )
 # The commands of its README, and what it writes as literals.
 TEXT = dict(range_restart=True, noise_mix=True, regularize_content=True)
@@ -191,6 +192,9 @@ def test_fields_are_read_by_their_type(field: str, text: str, value: object) -> 
         ("sampler", "plms", "ddpm or ddim"),
         ("resample", "0", "1 or more"),
         ("noise_mix", "yes", "true or false"),
+        ("guidance_step", "sphere", "variance or spherical"),
+        ("guidance_rate", "1.1", "a finite number, 0 to 1"),
+        ("guidance_rate", "nan", "a finite number, 0 to 1"),
         ("range_restart_limit", "-0.1", "a finite number, 0 or more"),
         ("max_restarts", "-1", "0 or more"),
         ("weight_clip", "much", "float"),
@@ -236,6 +240,16 @@ def test_values_that_do_not_fit(field: str, text: str, expected: str) -> None:
     named = "skip is 40" if (field, text) == ("respacing", "40") else f"{field} is "
     assert message.startswith(f"preset 'imagenet256-text': {named}")
     assert message.endswith(f"; expected {expected}")
+
+
+def test_a_spherical_step_needs_noise() -> None:
+    spherical = with_fields(TINY64, {"guidance_step": "spherical"})
+    with pytest.raises(PresetError) as caught:
+        with_fields(spherical, {"sampler": "ddim"})
+    assert str(caught.value) == (
+        "preset 'tiny64': guidance_step is 'spherical'; expected variance: sampler=ddim adds no "
+        "noise whose length a step could have"
+    )
 
 
 @pytest.mark.parametrize(

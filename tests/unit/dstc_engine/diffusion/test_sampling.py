@@ -20,6 +20,7 @@ from dstc_engine.diffusion.sampling import (
     go_back,
     posterior_mean,
     read_denoiser,
+    spherical_step,
 )
 from dstc_engine.diffusion.schedule import NoiseSchedule, Schedule
 
@@ -68,6 +69,84 @@ def test_ddpm_step_is_the_formula(generator: torch.Generator) -> None:
         expected = mean + variance * g + (t > 0) * np.sqrt(variance) * z
         np.testing.assert_allclose(ours_x0[row].numpy(), x0, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(ours[row].numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2, 1.0])
+def test_spherical_step_is_the_formula(rate: float, generator: torch.Generator) -> None:
+    """Yang et al. 2024, with a deviation that differs from value to value."""
+    x, push, noise = (normal(generator) for _ in range(3))
+    output, table = normal(generator, channels=6), tables(INDICES)
+    denoised = read_denoiser(output, x, table)
+    ours, ours_x0 = spherical_step(x, denoised, push, noise, rate, table)
+    assert torch.equal(ours_x0, denoised.x0)
+    for row, t in enumerate(INDICES):
+        mean = posterior_mean(denoised.x0, x, table)[row].double().numpy()
+        sigma = np.exp(denoised.log_variance[row].double().numpy() / 2)
+        g, e = push[row].double().numpy(), noise[row].double().numpy()
+        r = np.sqrt(g.size) * np.sqrt((sigma**2).mean())
+        way = sigma * e + rate * (r * g / np.sqrt((g**2).sum()) - sigma * e)
+        expected = mean + (t > 0) * r * way / np.sqrt((way**2).sum())
+        np.testing.assert_allclose(ours[row].numpy(), expected, rtol=1e-4, atol=1e-5)
+        length = np.sqrt(((ours[row].double().numpy() - mean) ** 2).sum())
+        assert length == pytest.approx(r if t else 0, rel=1e-4)
+
+
+def test_at_rate_0_a_spherical_step_goes_the_way_of_the_noise(generator: torch.Generator) -> None:
+    x, push, noise = (normal(generator) for _ in range(3))
+    table = tables(INDICES)
+    denoised = read_denoiser(normal(generator, channels=6), x, table)
+    mean = posterior_mean(denoised.x0, x, table)
+    plain = ddpm_step(x, denoised, torch.zeros_like(x), noise, table)[0] - mean
+    ours = spherical_step(x, denoised, push, noise, 0.0, table)[0] - mean
+    cosines = torch.cosine_similarity(plain[:-1].flatten(1), ours[:-1].flatten(1))
+    torch.testing.assert_close(cosines, torch.ones(len(INDICES) - 1))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2, 1.0])
+def test_a_spherical_step_without_a_push_is_the_priors_own(
+    rate: float, generator: torch.Generator
+) -> None:
+    x, push, noise = (normal(generator) for _ in range(3))
+    push[::2] = 0
+    noise[0] = 0  # as in a free slot
+    table = tables(INDICES)
+    denoised = read_denoiser(normal(generator, channels=6), x, table)
+    ours, _ = spherical_step(x, denoised, push, noise, rate, table)
+    plain, _ = ddpm_step(x, denoised, torch.zeros_like(x), noise, table)
+    assert ours.isfinite().all() and torch.equal(ours[::2], plain[::2])
+    assert not torch.equal(ours[1], plain[1])
+
+
+def test_the_length_of_a_push_changes_no_spherical_step(generator: torch.Generator) -> None:
+    x, push, noise = (normal(generator) for _ in range(3))
+    table = tables(INDICES)
+    denoised = read_denoiser(normal(generator, channels=6), x, table)
+    once, many = (
+        spherical_step(x, denoised, times * push, noise, 0.2, table)[0] for times in (1, 1024)
+    )
+    assert torch.equal(once, many)
+
+
+def test_a_push_that_is_not_finite_is_not_hidden(generator: torch.Generator) -> None:
+    x, push, noise = (normal(generator) for _ in range(3))
+    push[0, 0, 0, 0], push[1, 0, 0, 0] = float("nan"), float("inf")
+    table = tables([24, 24, 24, 24])
+    denoised = read_denoiser(normal(generator, channels=6), x, table)
+    ours, _ = spherical_step(x, denoised, push, noise, 0.2, table)
+    assert ours.isfinite().flatten(1).all(dim=1).tolist() == [False, False, True, True]
+
+
+def test_rows_of_a_spherical_step_are_the_same_alone(generator: torch.Generator) -> None:
+    x, push, noise = (torch.randn(4, 3, 64, 64, generator=generator) for _ in range(3))
+    table = tables(INDICES)
+    denoised = read_denoiser(torch.randn(4, 6, 64, 64, generator=generator), x, table)
+    together, _ = spherical_step(x, denoised, push, noise, 0.2, table)
+    for row in range(4):
+        # A table has one shape; the other rows are free slots.
+        others = torch.arange(4)[:, None, None, None] != row
+        push_, noise_ = (v.masked_fill(others, 0.0) for v in (push, noise))
+        alone, _ = spherical_step(x, denoised, push_, noise_, 0.2, table)
+        assert torch.equal(alone[row], together[row])
 
 
 def test_ddim_step_is_the_formula(generator: torch.Generator) -> None:

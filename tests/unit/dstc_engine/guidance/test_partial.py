@@ -163,6 +163,13 @@ def test_a_push_counts_for_the_steps_left_out(every: int, models: Models) -> Non
     assert slot.push_scale(preset) == every
 
 
+def test_a_push_of_a_spherical_step_counts_once() -> None:
+    preset = dataclasses.replace(EVERY_OTHER, guidance_step="spherical")
+    slot = Slot(request("image", 1), 4, float("nan"))
+    slot.index = 2
+    assert slot.push_scale(preset) == 1
+
+
 def test_a_plain_step_that_is_not_finite_fails_the_row() -> None:
     slot = Slot(request("image", 1), 4, float("nan"))
     slot.advance(None, EVERY_OTHER, is_finite=False)

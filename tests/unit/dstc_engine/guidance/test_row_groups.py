@@ -18,9 +18,16 @@ from tests.unit.dstc_engine.tiny import KINDS, PRESET, assert_same, request, run
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("slots", "size"), [(1, 1), (3, 1), (8, 2), (15, 3), (16, 4), (64, 4)])
-def test_a_group_is_a_quarter_of_the_table_and_four_rows_at_most(slots: int, size: int) -> None:
-    assert group_size(slots) == size
+@pytest.mark.parametrize(("slots", "size"), [(1, 1), (4, 1), (8, 2), (15, 3), (16, 4), (64, 4)])
+def test_on_a_cpu_a_group_is_a_quarter_of_the_table_and_four_rows_at_most(
+    slots: int, size: int
+) -> None:
+    assert group_size(slots, CPU) == size
+
+
+@pytest.mark.parametrize(("slots", "size"), [(1, 1), (3, 3), (4, 4), (8, 4), (64, 4)])
+def test_on_a_gpu_a_group_is_four_rows_or_the_whole_table(slots: int, size: int) -> None:
+    assert group_size(slots, torch.device("cuda")) == size
 
 
 def test_the_last_row_is_repeated_until_the_group_is_full() -> None:
