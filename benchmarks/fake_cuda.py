@@ -59,7 +59,7 @@ class FakeCard(TorchDispatchMode):
         self.memory = memory
         self.now = self.peak = 0
         self._pinned: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._storages: dict[int, weakref.ref[Any]] = {}
+        self._storages: dict[int, weakref.ref[Any]] = {}  # by their identity
 
     def reset_peak(self) -> None:
         self.peak = self.now
@@ -78,6 +78,8 @@ class FakeCard(TorchDispatchMode):
         if name == "_local_scalar_dense" and getattr(args[0], "constant", None) is None:
             return _VALUE if args[0].dtype.is_floating_point else 1
         made = function(*args, **kwargs)
+        if name == "_to_copy" and kwargs.get("non_blocking") and made.device.type == "cpu":
+            self._pinned[made] = True  # PyTorch takes page-locked memory for it
         for tensor in tensors_in(made):
             if tensor.device.type == "cuda":
                 self._count(tensor)
