@@ -125,7 +125,9 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
     print_damaged(plan)
     if dry_run:
         device = likely_device(settings)
-        print_plan(plan, _expected_cost(plan, device, tflops), device)
+        memory = find_engine(settings.engine).step_memory if device == "cuda" else None
+        known = memory(settings) if memory else None
+        print_plan(plan, _expected_cost(plan, device, tflops), device, known)
         return OK
     if settings.auto_slots:
         with end_on_signals():
