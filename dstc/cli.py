@@ -17,6 +17,7 @@ from dstc.log_lines import show_logs
 from dstc.options import (
     AllowLocal,
     AllowPrivateHosts,
+    CheckpointingLarge,
     Compile,
     Device,
     MaxImageBytes,
@@ -94,6 +95,7 @@ def translate(
             rich_help_panel=_HOW,
         ),
     ] = False,
+    checkpointing_large: CheckpointingLarge = False,
     samples_per_row: Annotated[
         int, typer.Option(help="Images of each row, by other seeds.", rich_help_panel=_WHAT)
     ] = 1,
@@ -188,7 +190,7 @@ def translate(
         slots=slots,
         precision=precision.value,
         compile=compile_.value,
-        checkpointing=checkpointing,
+        checkpointing=checkpointing or ("large" if checkpointing_large else False),
         samples_per_row=samples_per_row,
         rows_per_shard=rows_per_shard,
         limit=limit,

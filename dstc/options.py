@@ -30,6 +30,14 @@ AllowPrivateHosts = Annotated[
 MaxImageBytes = Annotated[
     int, typer.Option(help="Of one image file.", min=1, rich_help_panel=INPUTS)
 ]
+CheckpointingLarge = Annotated[
+    bool,
+    typer.Option(
+        "--checkpointing-large",
+        help="The same in two stages, which hold most of the memory; less work.",
+        rich_help_panel="How images are made",
+    ),
+]
 
 
 class Precision(StrEnum):

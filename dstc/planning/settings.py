@@ -48,7 +48,8 @@ class Settings(BaseModel):
             GPUs hold (`driver/slot_count.py`).
         precision: of the networks.
         compile: mode of torch.compile for the networks, "graphs" for CUDA graphs, or "no".
-        checkpointing: the prior keeps fewer activations and computes them twice.
+        checkpointing: the prior keeps fewer activations and computes them twice; "large": those of
+            its two largest stages.
         samples_per_row: images of each row, with seeds of their own; the first is the one that
             the row has without this option.
         rows_per_shard: rows that are committed, and after a crash done again, together. 16 rows
@@ -84,7 +85,7 @@ class Settings(BaseModel):
     auto_slots: bool = False
     precision: Precision = "fp32"
     compile: Compile = "no"
-    checkpointing: bool = False
+    checkpointing: bool | Literal["large"] = False
     samples_per_row: Annotated[int, Field(ge=1, le=256)] = 1
     rows_per_shard: Annotated[int, Field(ge=1, le=100_000)] = 16
     limit: Annotated[int, Field(ge=1)] | None = None

@@ -6,9 +6,10 @@ B images, C channels, H x W pixels, E width of the time embedding.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dstc_engine.attention import attend
+from dstc_engine.diffusion.group_norm import group_norm
 from dstc_engine.diffusion.unet_config import GROUPS, UNetConfig
 
 __all__ = ["UNet", "UNetConfig"]
@@ -35,18 +37,21 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class GroupNorm32(nn.GroupNorm):
-    """32 groups, summed in float32 whatever the activations are: in bf16 a group loses its mean."""
+    """32 groups, summed in float32 whatever the activations are: see `group_norm`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(GROUPS, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        # On CPUs the kernel itself sums in float32 and takes float32 weights beside bf16 images;
-        # on GPUs it wants one type for all.
-        if x.dtype == torch.float32 or x.device.type == "cpu":
-            return super().forward(x)
-        normed = F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps)
-        return normed.to(x.dtype)
+    def forward(
+        self,
+        x: Tensor,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+        silu: bool = False,
+    ) -> Tensor:
+        """(B, C, *) to the same; (B, C) scale and shift, then SiLU, may follow."""
+        constants = (self.weight, self.bias, self.num_groups, self.eps)
+        return group_norm(x, *constants, scale, shift, silu)
 
 
 class ResBlock(nn.Module):
@@ -84,25 +89,32 @@ class ResBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.in_layers[1](self.in_layers[0](x))
+        # The norms do the SiLU behind them, too, so the modules for it only keep their numbers.
+        h = self.in_layers[0](x, silu=True)
         h, x = self._resized(h), self._resized(x)
         h = self.in_layers[2](h)
-        embedded = self.emb_layers(embedding).to(h.dtype)[:, :, None, None]
+        embedded = self.emb_layers(embedding).to(h.dtype)
         if self.scale_shift:
             scale, shift = embedded.chunk(2, dim=1)
-            h = self.out_layers[0](h) * (1 + scale) + shift
+            h = self.out_layers[0](h, scale, shift, silu=True)
         else:
-            h = self.out_layers[0](h + embedded)
-        return self.skip_connection(x) + self.out_layers[3](
-            self.out_layers[2](self.out_layers[1](h))
-        )
+            h = self.out_layers[0](h + embedded[:, :, None, None], silu=True)
+        return self.skip_connection(x) + self.out_layers[3](self.out_layers[2](h))
 
     def _resized(self, x: Tensor) -> Tensor:
         if self.resize == "down":
             return F.avg_pool2d(x, 2)
         if self.resize == "up":
-            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+            return _doubled(x)
         return x
+
+
+def _doubled(x: Tensor) -> Tensor:
+    # Autocast would give float32, though copies are exact in any type; what adds to it, and the
+    # next norm, would then move twice the bytes.
+    half = x.dtype != torch.float32
+    with torch.autocast(x.device.type, enabled=False) if half else contextlib.nullcontext():
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class Downsample(nn.Module):
@@ -124,7 +136,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(_doubled(x))
 
 
 class AttentionBlock(nn.Module):
@@ -190,8 +202,11 @@ class UNet(nn.Module):
     Attributes:
         checkpointing: keep the activations between stages alone, and compute those within anew
             when the gradient needs them (Chen et al. 2016): the same numbers, memory of a few
-            stages instead of all, and a second pass forward.
+            stages instead of all, and a second pass forward. "large" does so for the two largest
+            sides, which hold most of the bytes.
     """
+
+    checkpointing: bool | Literal["large"]
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -285,10 +300,10 @@ class UNet(nn.Module):
         x = self._through(self.middle_block, x, embedding)
         for stage in self.output_blocks:
             x = self._through(stage, torch.cat([x, skips.pop()], dim=1), embedding)
-        return self.out(x)
+        return self.out[2](self.out[0](x, silu=True))
 
     def _through(self, stage: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled() and x.requires_grad:
+        if self._is_done_again(x) and torch.is_grad_enabled() and x.requires_grad:
             # Nothing here draws random numbers in eval mode, so none need to be drawn again.
             again: Tensor = checkpoint(
                 stage, x, embedding, use_reentrant=False, preserve_rng_state=False
@@ -296,6 +311,11 @@ class UNet(nn.Module):
             return again
         through: Tensor = stage(x, embedding)
         return through
+
+    def _is_done_again(self, x: Tensor) -> bool:
+        if self.checkpointing == "large":
+            return x.shape[-1] * 2 >= self.config.image_size
+        return self.checkpointing
 
     def layout(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Name and shape of every tensor, in the order of the state dict."""

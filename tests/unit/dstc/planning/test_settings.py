@@ -81,3 +81,10 @@ def test_descriptions_of_weights_become_absolute(
 
 def test_compile_takes_the_modes_of_the_engine() -> None:
     assert get_args(Compile) == MODES
+
+
+def test_checkpointing_is_of_all_stages_or_of_the_large_ones() -> None:
+    for value in (False, True, "large"):
+        assert make_settings(manifest="m", output="o", checkpointing=value).checkpointing == value
+    with pytest.raises(SettingsError, match="--checkpointing: found 'small'"):
+        make_settings(manifest="m", output="o", checkpointing="small")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import Any
+from collections import Counter
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -232,31 +233,48 @@ def test_names_of_convolutions_that_resize() -> None:
     assert {"output_blocks.1.2.conv.weight", "output_blocks.1.2.conv.bias"} <= names
 
 
-def test_checkpointing_keeps_every_bit_and_fewer_activations(generator: torch.Generator) -> None:
-    unet = tiny.make_unet().requires_grad_(False)
+@pytest.mark.parametrize("scale_shift", [True, False])
+def test_checkpointing_keeps_every_bit_and_fewer_activations(
+    scale_shift: bool, generator: torch.Generator
+) -> None:
+    config = dataclasses.replace(
+        tiny.UNET, multipliers=(1.0, 1.0, 1.0), scale_shift_norm=scale_shift
+    )
+    unet = UNet(config).eval().requires_grad_(False)
+    tiny.awaken(unet, 1)
     x = torch.randn(2, 3, 16, 16, generator=generator)
     times = torch.tensor([10.0, 900.0])
-    found = {}
-    for checkpointing in (False, True):
+    stages = [*unet.input_blocks, unet.middle_block, *unet.output_blocks]
+    ways: tuple[bool | Literal["large"], ...] = (False, "large", True)
+    found, looks, bytes_kept = {}, {}, {}
+    for checkpointing in ways:
         unet.checkpointing = checkpointing
-        looks: list[int] = []
-        handle = unet.middle_block.register_forward_pre_hook(lambda *_, seen=looks: seen.append(1))
-        kept = [0]
+        seen: list[int] = []
+        kept: list[int] = []
+
+        def look(_: Any, given: tuple[Tensor, ...], seen: list[int] = seen) -> None:
+            seen.append(given[0].shape[-1])
 
         def keep(tensor: Tensor, kept: list[int] = kept) -> Tensor:
-            kept[0] += tensor.nbytes
+            kept.append(tensor.nbytes)
             return tensor
 
+        handles = [stage.register_forward_pre_hook(look) for stage in stages]
         given = x.clone().requires_grad_()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             output = unet(given, times)
-            stored = kept[0]
+            bytes_kept[checkpointing] = sum(kept)
             (gradient,) = torch.autograd.grad(output.square().sum(), given)
-        handle.remove()
-        assert len(looks) == 1 + checkpointing
-        found[checkpointing] = output.detach(), gradient, stored
+        for handle in handles:
+            handle.remove()
+        looks[checkpointing] = Counter(seen)
+        found[checkpointing] = output.detach(), gradient
         with torch.no_grad():
             assert torch.equal(unet(x, times), output)
-    assert torch.equal(found[True][0], found[False][0])
-    assert torch.equal(found[True][1], found[False][1])
-    assert found[True][2] < found[False][2] / 2
+    for way in ("large", True):
+        for ours, plain in zip(found[way], found[False], strict=True):
+            assert torch.equal(ours, plain)
+    once = looks[False]
+    assert looks[True] == {side: 2 * count for side, count in once.items()}
+    assert looks["large"] == {side: count * (1 + (side >= 8)) for side, count in once.items()}
+    assert bytes_kept[True] < bytes_kept["large"] < bytes_kept[False] / 2
