@@ -13,6 +13,7 @@ from pathlib import Path
 from dstc_engine.losses import LOSSES
 from dstc_engine.preset_fields import as_text
 from dstc_engine.presets import FIELDS, PRESETS, Preset
+from dstc_engine.step_memory import key_of, step_memory
 
 DOCS = Path(__file__).resolve().parent
 
@@ -68,7 +69,34 @@ def reliability() -> Tables:
     return {"hostile": f"{len(cases)} cases.\n\n{table}"}
 
 
-PAGES: dict[str, Callable[[], Tables]] = {"presets.md": presets, "reliability.md": reliability}
+def performance() -> Tables:
+    """Memory of a step on a GPU."""
+    cards = (24, 48, 80, 141)
+    rows = []
+    for name, preset in PRESETS.items():
+        for checkpointing in (False, "large", True):
+            for precision in ("fp32", "bf16"):
+                known = step_memory(preset, precision, checkpointing)
+                if known is None:
+                    continue
+                sizes = (known.weights, known.fixed - known.weights, known.each, known.in_group)
+                rows.append(
+                    (
+                        f"`{name}`",
+                        key_of(precision, checkpointing),
+                        *(f"{size / 2**30:.2f}" for size in sizes),
+                        *(str(known.slots_on(card << 30)) for card in cards),
+                    )
+                )
+    head = ("preset", "precision", "weights", "fixed", "a slot", "a row of a group")
+    return {"memory": _table((*head, *(f"on {card} GiB" for card in cards)), rows)}
+
+
+PAGES: dict[str, Callable[[], Tables]] = {
+    "presets.md": presets,
+    "reliability.md": reliability,
+    "performance.md": performance,
+}
 
 
 def renewed(page: str, name_of_page: str = "presets.md") -> str:

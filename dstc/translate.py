@@ -129,7 +129,9 @@ def run(
     print_damaged(plan)
     if dry_run:
         device = likely_device(settings)
-        print_plan(plan, _expected_cost(plan, device, tflops), device)
+        memory = find_engine(settings.engine).step_memory if device == "cuda" else None
+        known = memory(settings) if memory else None
+        print_plan(plan, _expected_cost(plan, device, tflops), device, known)
         return OK
     if settings.auto_slots:
         with end_on_signals():

@@ -3,6 +3,9 @@
 S slots. Memory grows by the same amount with each: activations of the UNet and of DINO, and a row's
 conditions. CLIP, ArcFace and VGG see four rows at a time, so that they bend the line below S = 4;
 the number it gives is tried out, and lowered until it fits.
+
+Of the named presets the bytes are counted beforehand (`step_memory`): their number is tried first,
+and where it fits, corrected by what was measured.
 """
 
 from __future__ import annotations
@@ -21,11 +24,7 @@ from dstc_engine.graphs import forget_graphs
 from dstc_engine.models import Models
 from dstc_engine.presets import Preset
 from dstc_engine.request import TranslationRequest
-
-# Of what is free; the rest is for fragments, and for kernels that want room to work in.
-SHARE = 0.9
-# A bound of ours, not of the card: rows in flight are done again when a machine is lost.
-MOST = 64
+from dstc_engine.step_memory import MOST, SHARE, StepMemory, step_memory, whole_groups
 
 _GIB = 2**30
 
@@ -56,13 +55,16 @@ class MemoryLine:
         return int((room - self.fixed) / self.each + 1e-6)
 
 
-def choose_slots(peak_of: Callable[[int], int], room: int) -> int:
+def choose_slots(
+    peak_of: Callable[[int], int], room: int, expected: StepMemory | None = None
+) -> int:
     """The slots that fit.
 
     Args:
         peak_of: bytes that a step of so many slots takes at most, weights included; raises what
             `is_out_of_memory` knows where they do not fit.
         room: bytes that are there to be taken, weights included.
+        expected: what steps should take, to start from; None starts from one slot.
 
     Raises:
         DeviceMemoryError: not even one slot fits.
@@ -79,6 +81,13 @@ def choose_slots(peak_of: Callable[[int], int], room: int) -> int:
             return False
         return peaks[slots] <= room
 
+    if expected is not None:
+        first = whole_groups(expected.slots_in(room))
+        if first and fits(first):
+            # The allocator and the libraries take their share too: about as much at any slots.
+            share = expected.peak(first) / peaks[first]
+            more = whole_groups(expected.slots_in(share * room))
+            return more if more > first and fits(more) else first
     for slots in (1, 2, 4):
         if not fits(slots):
             if slots == 1:
@@ -92,19 +101,14 @@ def choose_slots(peak_of: Callable[[int], int], room: int) -> int:
     while True:
         # The two largest tell best how memory grows beyond them.
         line = MemoryLine.through(dict(sorted(peaks.items())[-2:]))
-        slots = _even(min(most, line.slots_in(room)))
+        slots = whole_groups(min(most, line.slots_in(room)))
         if slots <= chosen:
             return chosen
         if fits(slots):
             chosen = slots
         else:
             peaks.pop(slots, None)
-            most = _even(slots - 1)
-
-
-def _even(slots: int) -> int:
-    """Whole groups of four, as the networks that see a part of the rows take them."""
-    return slots - slots % 4 if slots >= 8 else slots
+            most = whole_groups(slots - 1)
 
 
 def slots_that_fit(models: Models, preset: Preset, compiled: Models | None = None) -> int:
@@ -128,8 +132,9 @@ def slots_that_fit(models: Models, preset: Preset, compiled: Models | None = Non
         # What PyTorch holds on to, not what its tensors fill: others have no use of the rest.
         return torch.cuda.max_memory_reserved(device)
 
+    expected = step_memory(preset, models.precision, models.unet.checkpointing)
     try:
-        return choose_slots(peak_of, room)
+        return choose_slots(peak_of, room, expected)
     finally:
         forget_graphs(compiled)
         _let_go()

@@ -24,21 +24,28 @@ if TYPE_CHECKING:
     from dstc.driver.pace import Pace
     from dstc.planning.cost import Estimate
     from dstc.planning.plan import Plan
+    from dstc.planning.settings import Settings
     from dstc.worker.row_count import Snapshot
+    from dstc_engine.step_memory import StepMemory
 
 _BAR_EVERY_S = 0.5
 _BAR_WIDTH = 20  # beside the longest text, on a terminal of 80 columns or a little more
 _LINE_EVERY_S = 5.0
 _SHOWN_PARTS = 10
+# Sizes of common cards: L4 and A10G, L40S, A100 and H100, H200.
+_CARDS_GIB = (24, 48, 80, 141)
 
 
-def print_plan(plan: Plan, expected: Estimate | None, device: str) -> None:
+def print_plan(
+    plan: Plan, expected: Estimate | None, device: str, memory: StepMemory | None = None
+) -> None:
     """What `--dry-run` shows.
 
     Args:
         plan: of the run.
         expected: what its rows will cost; None where there are none to do, or no networks.
         device: "cuda" or "cpu", for which that was estimated.
+        memory: of a step on a GPU; None where it is not known, and on CPUs.
     """
     settings, manifest = plan.settings, plan.manifest
     preset = settings.resolved_preset
@@ -60,6 +67,8 @@ def print_plan(plan: Plan, expected: Estimate | None, device: str) -> None:
     if settings.auto_slots and device == "cuda":
         slots = "slots measured at the start, on one GPU of each kind"
     table.add_row("actors", f"{actors}; {slots}, {settings.precision}")
+    if memory is not None:
+        table.add_row("GPU memory", _memory_text(memory, settings))
     for weights in plan.weights:
         table.add_row("weights", f"{weights.name} ({weights.sha256}, {weights.licence})")
     if expected is not None:
@@ -74,6 +83,16 @@ def print_plan(plan: Plan, expected: Estimate | None, device: str) -> None:
         table.add_row("", f"({expected.basis})")
     table.add_row("fingerprint", plan.job.fingerprint[:16])
     console().print(table)
+
+
+def _memory_text(memory: StepMemory, settings: Settings) -> str:
+    holds = ", ".join(f"{memory.slots_on(size << 30)} on {size} GiB" for size in _CARDS_GIB)
+    text = f"slots that fit: about {holds}"
+    if settings.auto_slots:
+        return text
+    return (
+        f"about {memory.peak(settings.slots) / 2**30:.1f} GiB with {settings.slots} slots; {text}"
+    )
 
 
 def print_waiting(holder: str) -> None:

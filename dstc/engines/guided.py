@@ -17,6 +17,7 @@ from dstc_engine.operations import Cost, cost_of
 if TYPE_CHECKING:
     from dstc_engine.models import Models
     from dstc_engine.request import TranslationRequest
+    from dstc_engine.step_memory import StepMemory
     from dstc_engine.weights.record import Weights
 
 
@@ -122,6 +123,12 @@ def _slots_that_fit(settings: Settings, weights: str | None) -> int:
     return slots_that_fit(models, settings.resolved_preset, compiled)
 
 
+def _step_memory(settings: Settings) -> StepMemory | None:
+    from dstc_engine.step_memory import step_memory
+
+    return step_memory(settings.resolved_preset, settings.precision, settings.checkpointing)
+
+
 GUIDED = EngineSpec(
     name="guided",
     make=_make,
@@ -130,4 +137,5 @@ GUIDED = EngineSpec(
     prepare=_prepare,
     cost=_cost,
     slots_that_fit=_slots_that_fit,
+    step_memory=_step_memory,
 )

@@ -12,6 +12,7 @@ from dstc.worker.shard_task import ShardTask
 if TYPE_CHECKING:
     from dstc_engine.operations import Cost
     from dstc_engine.request import Translation, TranslationRequest
+    from dstc_engine.step_memory import StepMemory
     from dstc_engine.weights.record import Weights
 
 
@@ -73,6 +74,8 @@ class EngineSpec:
             `--dry-run`. None: not told.
         slots_that_fit: for `--slots auto`, on a GPU: how many slots it holds, by settings and the
             driver's bucket of weights. None: as many as on a CPU.
+        step_memory: bytes of a step on a GPU by its slots, as far as they are known beforehand; for
+            `--dry-run`. None: not told.
         most_actors: more are of no use unless `--actors` asks for them.
     """
 
@@ -83,4 +86,5 @@ class EngineSpec:
     prepare: Callable[[Settings], Callable[[TranslationRequest], TranslationRequest]] = _as_read
     cost: Callable[[Settings, bool], Cost] | None = None
     slots_that_fit: Callable[[Settings, str | None], int] | None = None
+    step_memory: Callable[[Settings], StepMemory | None] | None = None
     most_actors: int | None = None

@@ -6,7 +6,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dstc_engine.diffusion.schedule import Schedule
-from tests.parity.conftest import goldens_folder
+from tests.parity.golden_networks import goldens_folder
 
 ATTRIBUTES = {
     "betas": "betas",

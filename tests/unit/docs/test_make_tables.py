@@ -1,4 +1,4 @@
-"""The tables of docs/presets.md and docs/reliability.md are those of the code."""
+"""The tables of docs/presets.md, reliability.md and performance.md are those of the code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MADE = runpy.run_path(str(DOCS / "make_tables.py"))
 PAGE = (DOCS / "presets.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["presets.md", "reliability.md"])
+@pytest.mark.parametrize("name", ["presets.md", "reliability.md", "performance.md"])
 def test_the_page_is_what_the_code_makes(name: str) -> None:
     page = (DOCS / name).read_text()
     assert page == MADE["renewed"](page, name), "run python docs/make_tables.py"

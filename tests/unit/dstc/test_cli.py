@@ -97,6 +97,24 @@ def test_a_dry_run_counts_the_steps_of_every_sample(
         assert code == 0 and f"({steps} guided steps)" in out
 
 
+def test_a_dry_run_says_how_many_slots_cards_hold(
+    capsys: pytest.CaptureFixture[str],
+    write_manifest: Write,
+    good_rows: Callable[[int], dict[str, list[Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    arguments = ["translate", str(write_manifest(good_rows(2))), str(tmp_path / "run"), "--dry-run"]
+    code, out, _ = call(capsys, *arguments, "--device", "cuda", "--slots", "4")
+    assert code == 0 and "GiB with 4 slots; slots that fit: about " in out and " on 24 GiB" in out
+    code, out, _ = call(capsys, *arguments, "--device", "cuda", "--slots", "auto")
+    assert "slots that fit: about " in out and "GiB with" not in out
+    for unknown in (["--device", "cpu"], ["--device", "cuda", "--set", "crops=2"]):
+        code, out, _ = call(capsys, *arguments, *unknown)
+        assert code == 0 and "GPU memory" not in out
+
+
 def test_missing_weights_name_the_command_before_anything_starts(
     capsys: pytest.CaptureFixture[str],
     write_manifest: Write,

@@ -9,8 +9,6 @@ import torch
 
 from dstc_engine.errors import DeviceMemoryError
 from dstc_engine.fit_slots import (
-    MOST,
-    SHARE,
     MemoryLine,
     choose_slots,
     heaviest_row,
@@ -18,6 +16,7 @@ from dstc_engine.fit_slots import (
     take_steps,
 )
 from dstc_engine.models import Models
+from dstc_engine.step_memory import MOST, SHARE, StepMemory
 from tests.unit.dstc_engine.tiny import PRESET, SIZE
 
 GIB = 2**30
@@ -43,8 +42,12 @@ class Card:
             raise self.refusal
         return int(taken * GIB)
 
-    def choose(self) -> int:
-        return choose_slots(self.peak_of, int(self.size * GIB))
+    def choose(self, expected: StepMemory | None = None) -> int:
+        return choose_slots(self.peak_of, int(self.size * GIB), expected)
+
+
+def counted(fixed: float, each: float) -> StepMemory:
+    return StepMemory(weights=0, fixed=int(fixed * GIB), each=int(each * GIB), in_group=0)
 
 
 def test_memory_is_a_line_by_slots() -> None:
@@ -89,6 +92,28 @@ def test_memory_ends_in_other_libraries_too(said: str) -> None:
     assert Card(13, refusal=RuntimeError(said)).choose() == 2
     with pytest.raises(RuntimeError, match="illegal"):
         Card(13, refusal=RuntimeError("CUDA error: an illegal memory access")).choose()
+
+
+def test_what_was_counted_is_tried_first_and_proved() -> None:
+    card = Card(80)  # 72 to use: 33 slots, whole groups of four
+    assert card.choose(counted(6, 2)) == 32 and card.asked == [32]
+
+
+def test_a_count_that_is_too_high_is_corrected_by_what_was_measured() -> None:
+    card = Card(80)
+    # 20 slots are measured at 46 GiB and were counted at 65: there is room for more.
+    assert card.choose(counted(6, 3)) == 32 and card.asked == [20, 32]
+
+
+def test_a_count_that_is_too_low_falls_back_to_measuring() -> None:
+    card = Card(80)
+    assert card.choose(counted(6, 1)) == 32
+    assert card.asked[:4] == [64, 1, 2, 4] and card.asked[-1] == 32
+
+
+def test_a_card_that_should_hold_no_slot_is_measured_all_the_same() -> None:
+    card = Card(14)
+    assert card.choose(counted(20, 2)) == 2 and card.asked == [1, 2, 4]
 
 
 def test_a_card_too_small_for_one_slot_is_told() -> None:
