@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from dstc_engine.decoding.frame import Frame
 from dstc_engine.errors import RequestError
 
 ImageArray = npt.NDArray[np.uint8]
@@ -30,6 +31,7 @@ class TranslationRequest:
         mask: (H, W) uint8 of the content's size: 255 is translated, 0 keeps the content's pixels.
             One that is white all over is no mask, and becomes None.
         note: what was assumed while the images were read; the engine has no use for it.
+        frame: how the content lies to its file; the engine has no use for it, either.
 
     Raises:
         RequestError: neither style nor prompt is given, or an array has another form.
@@ -43,6 +45,7 @@ class TranslationRequest:
     source_prompt: str | None = None
     mask: ImageArray | None = None
     note: str | None = None
+    frame: Frame | None = None
 
     def __post_init__(self) -> None:
         if self.prompt is not None and not self.prompt.strip():
