@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from dstc.emoji import app as emoji
+from dstc.export import export_command
 from dstc.log_lines import show_logs
 from dstc.options import (
     HOW,
@@ -407,6 +408,7 @@ def verify(
     raise typer.Exit(WHOLE if found.is_whole else FAULTY)
 
 
+app.command(name="export", no_args_is_help=True)(export_command)
 app.add_typer(emoji, name="emoji")
 app.add_typer(weights, name="weights")
 
