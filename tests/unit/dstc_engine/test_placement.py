@@ -32,6 +32,7 @@ def scaled(shares: object, width: float, height: float) -> np.ndarray:
     return np.asarray(shares, np.float64).reshape(-1, 2) * [width, height]
 
 
+@settings(deadline=None, max_examples=50)
 @given(placements, st.lists(shares, max_size=8))
 def test_points_come_back(placement: Placement, at: list[tuple[float, float]]) -> None:
     points = scaled(at, placement.content_width, placement.content_height)
@@ -40,6 +41,7 @@ def test_points_come_back(placement: Placement, at: list[tuple[float, float]]) -
     np.testing.assert_allclose(placement.stored(placement.upright(points)), points, atol=1e-9)
 
 
+@settings(deadline=None, max_examples=50)
 @given(placements)
 def test_the_result_is_filled_by_the_content_and_by_nothing_else(placement: Placement) -> None:
     size = [placement.result_width, placement.result_height]
@@ -52,6 +54,7 @@ def test_the_result_is_filled_by_the_content_and_by_nothing_else(placement: Plac
         np.testing.assert_allclose(placement.points_to_result([whole])[0], size, atol=1.0)
 
 
+@settings(deadline=None, max_examples=50)
 @given(placements, st.lists(st.tuples(shares, shares), max_size=8))
 def test_boxes_are_clipped_and_the_share_inside_is_told(
     placement: Placement, at: list[tuple[tuple[float, float], tuple[float, float]]]
@@ -80,7 +83,7 @@ def test_a_point_is_a_box_without_sides() -> None:
     assert clipped[0].tolist() == [5, 5, 5, 5]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(3, 60), st.integers(3, 60), st.sampled_from(["crop", "pad"]))
 def test_masks_follow_the_pixels_of_fit(width: int, height: int, mode: str) -> None:
     labels = (np.arange(width * height) % 7).reshape(height, width).astype(np.uint8)
@@ -123,7 +126,7 @@ def middle(pixels: np.ndarray) -> tuple[float, float]:
     return float((xs * weights).sum() / weights.sum()), float((ys * weights).sum() / weights.sum())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @example(width=97, height=61, orientation=6, is_large=True, mode="pad")
 @example(width=97, height=61, orientation=3, is_large=True, mode="crop")
 @given(
@@ -172,6 +175,7 @@ def test_a_draft_of_a_jpeg_counts_as_halved(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_allclose(middle(decoded.pixels), [24, 14], atol=0.05)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(shares, min_size=3, max_size=8))
 def test_a_polygon_is_cut_at_the_edge(at: list[tuple[float, float]]) -> None:
     points = scaled(at, 40, 30)
