@@ -31,7 +31,8 @@ class TranslationRequest:
         mask: (H, W) uint8 of the content's size: 255 is translated, 0 keeps the content's pixels.
             One that is white all over is no mask, and becomes None.
         note: what was assumed while the images were read; the engine has no use for it.
-        frame: how the content lies to its file; the engine has no use for it, either.
+        frame: how the content lies to its file. origin: this request as it was loaded, for what is
+            made of the result; the engine has no use for either.
 
     Raises:
         RequestError: neither style nor prompt is given, or an array has another form.
@@ -46,6 +47,7 @@ class TranslationRequest:
     mask: ImageArray | None = None
     note: str | None = None
     frame: Frame | None = None
+    origin: TranslationRequest | None = None
 
     def __post_init__(self) -> None:
         if self.prompt is not None and not self.prompt.strip():

@@ -81,17 +81,12 @@ def carry(labels: Labels | None, placement: Placement | None) -> dict[str, Any]:
 
 
 def with_images(
-    row: Row,
-    request: TranslationRequest,
-    folder: str,
-    read: Callable[[str], bytes],
-    is_restored: bool,
+    row: Row, request: TranslationRequest, folder: str, read: Callable[[str], bytes]
 ) -> Row:
     """A row and what its images say that the engine has no use for.
 
     Args:
         request: of the row. folder: what relative URIs start at. read: brings the bytes of one.
-        is_restored: its result is put back into the content.
 
     Raises:
         Rejected, Failed: an image of labels cannot be read.
@@ -100,8 +95,8 @@ def with_images(
     if labels is not None and labels.image is not None:
         pixels = load_file("masks", labels.image, folder, read, read_label_image)
         labels = replace(labels, pixels=pixels)
-    origin = request if is_restored else None
-    return replace(row, note=request.note, frame=request.frame, labels=labels, origin=origin)
+    of_request = {name: getattr(request, name) for name in ("note", "frame", "origin")}
+    return replace(row, labels=labels, **of_request)
 
 
 # -- images of labels ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -225,6 +225,7 @@ def load_request(
     folder: str,
     read: Callable[[str], bytes] = _read_as_one_asked,
     caches: Mapping[str, ImageCache[Decoded]] = MappingProxyType({}),
+    keeps_origin: bool = False,
 ) -> TranslationRequest:
     """Fetches and decodes the images of a row.
 
@@ -233,6 +234,7 @@ def load_request(
         folder: what relative URIs start at.
         read: brings the bytes of a URI.
         caches: for the columns content, style and mask; a column without one is always fetched.
+        keeps_origin: the images are needed again when the result is there.
 
     Raises:
         Rejected: with reason missing_picture, unreadable_picture, bad_mask, too_large, bad_uri or
@@ -254,7 +256,7 @@ def load_request(
     notes = [f"content: {note}" for note in content.notes]
     notes += [f"style: {note}" for note in style.notes] if style else []
     try:
-        return TranslationRequest(
+        request = TranslationRequest(
             id=row.id,
             content=content.pixels,
             seed=row.seed,
@@ -265,6 +267,7 @@ def load_request(
             note="note: " + "; ".join(notes) if notes else None,
             frame=content.frame,
         )
+        return replace(request, origin=request) if keeps_origin else request
     except RequestError as error:
         raise Rejected("bad_request", str(error)) from error
 

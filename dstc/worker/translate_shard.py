@@ -275,7 +275,7 @@ class TranslateShard:
             row = self._check(shard, offset, values)
             shard.attempt.refuse_deadly(row.id)
             requests = self._requests(row, shard, before)
-            row = self._with_images(row, requests[0], shard)
+            row = with_images(row, requests[0], shard.folder, self._fetch)
             clock.lap("fetch")
             return requests, clock
 
@@ -344,7 +344,7 @@ class TranslateShard:
             begin()
             assert row is not None
             requests = self._requests(row, shard, before)
-            row = self._with_images(row, requests[0], shard)
+            row = with_images(row, requests[0], shard.folder, self._fetch)
             return requests
 
         try:
@@ -395,7 +395,8 @@ class TranslateShard:
 
         Where a flagged row is tried again, one alone: its further images stay.
         """
-        request = load_request(row, shard.folder, self._fetch, self._images)
+        restores = self._task.settings.restore_size
+        request = load_request(row, shard.folder, self._fetch, self._images, restores)
         if before is not None:
             return [replace(request, seed=derive_retry_seed(row.seed, before.retries + 1))]
         others = range(1, self._task.settings.samples_per_row)
@@ -403,10 +404,6 @@ class TranslateShard:
             request,
             *(replace(request, seed=derive_sample_seed(row.seed, sample)) for sample in others),
         ]
-
-    def _with_images(self, row: Row, request: TranslationRequest, shard: ShardRun) -> Row:
-        is_restored = self._task.settings.restore_size
-        return with_images(row, request, shard.folder, self._fetch, is_restored)
 
     def _fetch(self, uri: str) -> bytes:
         return read_input(uri, self._inputs, retries.FETCH, READ_DEADLINE_S)
