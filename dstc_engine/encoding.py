@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from PIL import Image
 
@@ -34,7 +35,7 @@ def encode_image(
         return encode_png(image, dict(texts))
     exif = Image.Exif()
     exif[_DESCRIPTION] = json.dumps(dict(texts))
-    options: dict[str, object] = {"quality": quality or QUALITIES[kind], "exif": exif}
+    options: dict[str, Any] = {"quality": quality or QUALITIES[kind], "exif": exif}
     if kind == "jpeg":
         options["subsampling"] = 0  # edges of drawings keep their colors
     if kind == "avif":

@@ -84,11 +84,10 @@ def _objects(item: Item, categories: Mapping[str, int], as_corners: bool) -> lis
         )
     found = []
     for place in range(count):
-        annotation = _object(
-            *(entries[place] if place < len(entries) else {} for entries in (boxes, masks)),
-            keypoints[place] if place < len(keypoints) else {},
-            as_corners,
+        box, mask, points = (
+            entries[place] if place < len(entries) else {} for entries in (boxes, masks, keypoints)
         )
+        annotation = _object(box, mask, points, as_corners)
         if annotation is not None:
             found.append({"category_id": categories[labels[place]], **annotation})
     return found

@@ -277,7 +277,7 @@ def _load_image(column: str, uri: str, folder: str, read: Callable[[str], bytes]
     from dstc_engine.decoding.mask import read_mask
     from dstc_engine.decoding.read import read_image
 
-    decode = read_mask if column == "mask" else read_image
+    decode: Callable[[bytes, str], Decoded] = read_mask if column == "mask" else read_image
     return load_file(column, uri, folder, read, decode)
 
 
