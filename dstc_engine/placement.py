@@ -102,7 +102,8 @@ class Placement:
     def is_inside(self, points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """(N,) which points of the result, (N, 2), lie in it, its edge included."""
         found = _pairs(points)
-        return ((found >= -_EDGE) & (found <= self._result_size + _EDGE)).all(axis=1)
+        inside: npt.NDArray[np.bool_] = (found >= -_EDGE) & (found <= self._result_size + _EDGE)
+        return inside[:, 0] & inside[:, 1]
 
     # -- boxes -----------------------------------------------------------------------------------
 
@@ -146,7 +147,8 @@ class Placement:
         _expect(mask.shape, self.content_height, self.content_width, "content")
         xs = self._at(self.result_width, self.scale_x, self.offset_x, self.content_width)
         ys = self._at(self.result_height, self.scale_y, self.offset_y, self.content_height)
-        placed: Mask = mask[ys[:, None], xs[None, :]]
+        values: Any = mask
+        placed: Mask = values[ys[:, None], xs[None, :]]
         return placed
 
     def mask_to_content(self, mask: Mask, outside: float = 0) -> Mask:
@@ -163,14 +165,15 @@ class Placement:
         """
         _expect(mask.shape, self.result_height, self.result_width, "result")
         size = (self.content_height, self.content_width, *mask.shape[2:])
-        whole: Mask = np.full(size, outside, mask.dtype)  # type: ignore[assignment]
+        whole: Any = np.full(size, outside, mask.dtype)
         xs = (np.arange(self.content_width) + 0.5) * self.scale_x + self.offset_x
         ys = (np.arange(self.content_height) + 0.5) * self.scale_y + self.offset_y
         (in_x,) = np.nonzero((xs >= 0) & (xs < self.result_width))
         (in_y,) = np.nonzero((ys >= 0) & (ys < self.result_height))
         found = mask[ys[in_y].astype(int)[:, None], xs[in_x].astype(int)[None, :]]
         whole[in_y[:, None], in_x[None, :]] = found
-        return whole
+        placed: Mask = whole
+        return placed
 
     # -- EXIF ------------------------------------------------------------------------------------
 

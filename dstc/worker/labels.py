@@ -116,7 +116,7 @@ def read_label_image(data: bytes, place: str) -> LabelImage:
     with open_image(data, place, whole=True) as source:
         palette = source.image.getpalette() if source.image.mode == "P" else None
         pixels = source.upright(np.asarray(source.image))
-        return LabelImage(pixels, palette and bytes(palette))
+        return LabelImage(pixels, bytes(palette) if palette else None)
 
 
 def encode_label_image(labels: LabelImage, placement: Placement) -> bytes:
@@ -176,7 +176,8 @@ def _many(value: Any, depth: int) -> list[Any]:
     """A list of objects; of one alone, `depth` lists deep, a list of that."""
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"found {type(value).__name__}")
-    inner, found = value, 0
+    inner: Any = value
+    found = 0
     while isinstance(inner, (list, tuple)):
         found += 1
         inner = inner[0] if inner else None
