@@ -16,18 +16,31 @@ import typer
 from dstc import help_texts
 from dstc.config_file import Config, Configurable
 from dstc.emoji import app as emoji
+from dstc.export import export_command
 from dstc.log_lines import show_logs
 from dstc.options import (
     HOW,
+    WHAT,
+    WHERE,
     AllowLocal,
     AllowPrivateHosts,
+    Boxes,
     CheckpointingLarge,
     Compile,
     Deterministic,
     Device,
+    EngineName,
+    Format,
+    ImageFormat,
+    Keypoints,
+    Masks,
     MaxImageBytes,
     Precision,
+    Quality,
+    RestoreSize,
     Retry,
+    RowDeadline,
+    Tflops,
     read_key_values,
 )
 from dstc.store.input_policy import MAX_IMAGE_BYTES, InputPolicy
@@ -54,9 +67,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-_HOW, _WHAT, _WHERE = HOW, "Which rows", "Where it runs"
-
-
 @app.callback()
 def _options(
     version: Annotated[
@@ -70,7 +80,7 @@ def _options(
 def translate(
     manifest: Annotated[str, typer.Argument(help="Parquet file, folder or glob; path or URL.")],
     output: Annotated[str, typer.Argument(help="Run folder, new or to continue; path or URL.")],
-    preset: Annotated[str, typer.Option(help="Name of the preset.", rich_help_panel=_HOW)] = (
+    preset: Annotated[str, typer.Option(help="Name of the preset.", rich_help_panel=HOW)] = (
         "tiny64"
     ),
     set_: Annotated[
@@ -79,49 +89,49 @@ def translate(
             "--set",
             metavar="KEY=VALUE",
             help="A field of the preset to change; may be given more than once.",
-            rich_help_panel=_HOW,
+            rich_help_panel=HOW,
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Seeds rows that bring no seed.", rich_help_panel=_HOW)
+        int, typer.Option(help="Seeds rows that bring no seed.", rich_help_panel=HOW)
     ] = 0,
     slots: Annotated[
         str,
         typer.Option(
             metavar="N|auto",
             help="Images an actor translates at once; auto: as many as a GPU holds.",
-            rich_help_panel=_HOW,
+            rich_help_panel=HOW,
         ),
     ] = "8",
     precision: Annotated[
-        Precision, typer.Option(help="Of the networks.", rich_help_panel=_HOW)
+        Precision, typer.Option(help="Of the networks.", rich_help_panel=HOW)
     ] = Precision.fp32,
     compile_: Annotated[
         Compile,
-        typer.Option("--compile", help="Compile the networks; for GPUs.", rich_help_panel=_HOW),
+        typer.Option("--compile", help="Compile the networks; for GPUs.", rich_help_panel=HOW),
     ] = Compile.no,
     checkpointing: Annotated[
         bool,
         typer.Option(
             "--checkpointing",
             help="More slots in the same memory, at up to half more work.",
-            rich_help_panel=_HOW,
+            rich_help_panel=HOW,
         ),
     ] = False,
     deterministic: Deterministic = False,
     checkpointing_large: CheckpointingLarge = False,
     samples_per_row: Annotated[
-        int, typer.Option(help="Images of each row, by other seeds.", rich_help_panel=_WHAT)
+        int, typer.Option(help="Images of each row, by other seeds.", rich_help_panel=WHAT)
     ] = 1,
     limit: Annotated[
-        int | None, typer.Option(help="Only the first N rows.", rich_help_panel=_WHAT)
+        int | None, typer.Option(help="Only the first N rows.", rich_help_panel=WHAT)
     ] = None,
     retry: Annotated[
         Retry | None,
         typer.Option(
             help="Also run the failed rows again; the rejected ones, whose files may be there now; "
             "or the flagged ones, with another seed.",
-            rich_help_panel=_WHAT,
+            rich_help_panel=WHAT,
         ),
     ] = None,
     max_rejected: Annotated[
@@ -129,64 +139,48 @@ def translate(
         typer.Option(
             metavar="SHARE",
             help="Exit code 3 where more of the rows are rejected; 1 never minds.",
-            rich_help_panel=_WHAT,
+            rich_help_panel=WHAT,
         ),
     ] = 0.1,
     rows_per_shard: Annotated[
-        int, typer.Option(help="Rows committed together.", rich_help_panel=_WHAT)
+        int, typer.Option(help="Rows committed together.", rich_help_panel=WHAT)
     ] = 16,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Say what would be done, and its cost.", rich_help_panel=_WHAT
+            "--dry-run", help="Say what would be done, and its cost.", rich_help_panel=WHAT
         ),
     ] = False,
-    tflops: Annotated[
-        float | None,
-        typer.Option(
-            help="For --dry-run: TFLOP/s that one device sustains.",
-            min=0.001,
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
+    tflops: Tflops = None,
     actors: Annotated[
         str | None,
         typer.Option(
             metavar="N|MIN:MAX",
             help="Processes that translate [dim](one a GPU, or a core up to 4)[/dim].",
-            rich_help_panel=_WHERE,
+            rich_help_panel=WHERE,
         ),
     ] = None,
-    row_deadline: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            help="Longest time to fetch a row, and again to translate it [dim](1 h, or 10 min a "
-            "slot)[/dim].",
-            rich_help_panel=_WHERE,
-        ),
-    ] = None,
+    row_deadline: RowDeadline = None,
     device: Annotated[
-        Device, typer.Option(help="Where the networks live.", rich_help_panel=_WHERE)
+        Device, typer.Option(help="Where the networks live.", rich_help_panel=WHERE)
     ] = Device.auto,
     address: Annotated[
         str | None,
         typer.Option(
             help="Running Ray cluster [dim](RAY_ADDRESS, else Ray starts here)[/dim].",
-            rich_help_panel=_WHERE,
+            rich_help_panel=WHERE,
         ),
     ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="What translates: guided, or an engine of your own as package.module:RECORD.",
-            rich_help_panel=_HOW,
-        ),
-    ] = "guided",
+    engine: EngineName = "guided",
     fake_step_seconds: Annotated[float, typer.Option(hidden=True)] = 0.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what goes wrong.")] = False,
     config: Config = None,
+    format_: ImageFormat = Format.png,
+    quality: Quality = None,
+    restore_size: RestoreSize = False,
+    boxes: Boxes = None,
+    keypoints: Keypoints = None,
+    masks: Masks = None,
     allow_local: AllowLocal = None,
     allow_private_hosts: AllowPrivateHosts = False,
     max_image_bytes: MaxImageBytes = MAX_IMAGE_BYTES,
@@ -218,6 +212,12 @@ def translate(
         address=address,
         engine=engine,
         fake_step_seconds=fake_step_seconds,
+        format=format_.value,
+        quality=quality,
+        restore_size=restore_size,
+        boxes=boxes,
+        keypoints=keypoints,
+        masks=masks,
         allow_local=tuple(allow_local or ()),
         allow_private_hosts=allow_private_hosts,
         max_image_bytes=max_image_bytes,
@@ -425,6 +425,7 @@ def verify(
     raise typer.Exit(WHOLE if found.is_whole else FAULTY)
 
 
+app.command(name="export", no_args_is_help=True)(export_command)
 app.add_typer(emoji, name="emoji")
 app.add_typer(weights, name="weights")
 

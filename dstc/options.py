@@ -10,8 +10,8 @@ import typer
 
 from dstc.errors import SettingsError
 
-HOW = "How images are made"
-INPUTS = "What rows may name"
+HOW, WHAT, WHERE = "How images are made", "Which rows", "Where it runs"
+INPUTS, RESULTS = "What rows may name", "What results are"
 AllowLocal = Annotated[
     list[str] | None,
     typer.Option(
@@ -82,6 +82,84 @@ class Retry(StrEnum):
     failed = "failed"
     rejected = "rejected"
     flagged = "flagged"
+
+
+class Format(StrEnum):
+    """Of the images of a run."""
+
+    png = "png"
+    jpeg = "jpeg"
+    webp = "webp"
+    avif = "avif"
+
+
+EngineName = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What translates: guided, or an engine of your own as package.module:RECORD.",
+        rich_help_panel=HOW,
+    ),
+]
+RowDeadline = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="Longest time to fetch a row, and again to translate it [dim](1 h, or 10 min a "
+        "slot)[/dim].",
+        rich_help_panel=WHERE,
+    ),
+]
+Tflops = Annotated[
+    float | None,
+    typer.Option(
+        help="For --dry-run: TFLOP/s that one device sustains.",
+        min=0.001,
+        rich_help_panel=WHAT,
+    ),
+]
+ImageFormat = Annotated[
+    Format, typer.Option("--format", help="Of the images.", rich_help_panel=RESULTS)
+]
+Quality = Annotated[
+    int | None,
+    typer.Option(
+        help="1 to 100, of all but PNG [dim](jpeg 95, webp 90, avif 85)[/dim].",
+        rich_help_panel=RESULTS,
+    ),
+]
+RestoreSize = Annotated[
+    bool,
+    typer.Option(
+        "--restore-size",
+        help="Put each result back into its content, at the content's size.",
+        rich_help_panel=RESULTS,
+    ),
+]
+Boxes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN[:coco|pascal]",
+        help="Boxes of the content, to be carried over to results.",
+        rich_help_panel=RESULTS,
+    ),
+]
+Keypoints = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN[:coco|points]",
+        help="Points of the content, to be carried over to results.",
+        rich_help_panel=RESULTS,
+    ),
+]
+Masks = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN[:image|coco]",
+        help="Labels of pixels, in images or as polygons, to be carried over to results.",
+        rich_help_panel=RESULTS,
+    ),
+]
 
 
 def read_key_values(texts: Sequence[str], option: str = "--set") -> dict[str, str]:

@@ -43,6 +43,7 @@ from dstc.ray_session import (
     set_data_context,
 )
 from dstc.store import weights_bucket
+from dstc.store.images_note import write_images_note
 from dstc.store.ledger import Ledger
 from dstc.store.storage import local_folder
 from dstc.store.temporary_files import swept
@@ -149,6 +150,7 @@ def run(
                     plan = what_is_left(plan)
                     open_or_create(plan.job, lease.epoch)
                     plan.ledger.save()  # before a part changes that it still counts
+                    write_images_note(plan.job.run)
                     if plan.pending:
                         _run_pipeline(plan, lease, interrupt, quiet)
         summary = summarize_run(plan, time.monotonic() - started)

@@ -39,7 +39,7 @@ from dstc.store.ledger import Ledger
 from dstc.store.manifest import Manifest, Shard, open_manifest
 from dstc.store.results import REJECTED, parse_part, read_part
 from dstc.store.row_digests import KNOWN_COLUMNS
-from dstc.store.run_folder import RunFolder
+from dstc.store.run_folder import ENDINGS, RunFolder
 from dstc.text import describe, redact, shown
 from dstc.worker.read_shards import read_shards
 
@@ -127,6 +127,8 @@ def _verify(run: RunFolder, repairs: bool, quick: bool) -> Verified:
         raise RunFolderError(
             f"output {redact(run.uri)}: job.json {job.problem}; expected the folder of a run"
         )
+    kind = str(job.part("settings").get("format", "png"))
+    run = RunFolder(run.uri, ENDINGS.get(kind, kind))
     manifest, faults = _open_manifest(job)
     is_the_runs = not faults
     faults += [

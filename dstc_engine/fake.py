@@ -12,7 +12,7 @@ from collections import deque
 
 import numpy as np
 
-from dstc_engine.image import fit
+from dstc_engine.image import fit, unpad
 from dstc_engine.presets import Preset
 from dstc_engine.request import StepLosses, Translation, TranslationRequest
 
@@ -76,7 +76,9 @@ class FakeEngine:
         return finished
 
     def _end(self, request: TranslationRequest, losses: list[StepLosses]) -> Translation:
-        image = np.uint8(255) - fit(request.content, self.preset.image_size)
+        image = np.uint8(255) - fit(request.content, self.preset.image_size, self.preset.fit)
+        if self.preset.fit == "pad":
+            image = unpad(image, *request.content.shape[:2])
         image[0, 0] = [request.seed >> shift & 255 for shift in (0, 8, 16)]
         return Translation(
             id=request.id,

@@ -82,7 +82,7 @@ def _fit(image: ImageArray, size: int, mode: str, resampling: Image.Resampling) 
     if mode == "crop":
         return np.asarray(ImageOps.fit(opened, (size, size), resampling))
     white = 255 if image.ndim == 2 else (255, 255, 255)
-    top, left, inner_h, inner_w = _inner_box(size, *image.shape[:2])
+    top, left, inner_h, inner_w = inner_box(size, *image.shape[:2])
     padded = Image.new(opened.mode, (size, size), white)
     padded.paste(opened.resize((inner_w, inner_h), resampling), (left, top))
     return np.asarray(padded)
@@ -90,11 +90,11 @@ def _fit(image: ImageArray, size: int, mode: str, resampling: Image.Resampling) 
 
 def unpad(image: ImageArray, height: int, width: int) -> ImageArray:
     """Cuts off what `fit(mode="pad")` added for an image that was height x width pixels."""
-    top, left, inner_h, inner_w = _inner_box(image.shape[0], height, width)
+    top, left, inner_h, inner_w = inner_box(image.shape[0], height, width)
     return image[top : top + inner_h, left : left + inner_w]
 
 
-def _inner_box(size: int, height: int, width: int) -> tuple[int, int, int, int]:
+def inner_box(size: int, height: int, width: int) -> tuple[int, int, int, int]:
     """Where a height x width image lies in a padded square: top, left, height, width."""
     scale = size / max(height, width)
     inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))

@@ -13,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from dstc_engine.decoding.frame import Frame
 from dstc_engine.errors import RequestError
 
 ImageArray = npt.NDArray[np.uint8]
@@ -34,6 +35,8 @@ class TranslationRequest:
         note: what was assumed while the images were read; the engine has no use for it.
         content_size, style_size: (height, width) before `fitted.fitted` brought the images to the
             preset's size; None: they are as they came.
+        frame: how the content lies to its file. origin: this request as it was loaded, for what is
+            made of the result; the engine has no use for either.
 
     Raises:
         RequestError: neither style nor prompt is given, or an array has another form.
@@ -49,6 +52,8 @@ class TranslationRequest:
     note: str | None = None
     content_size: tuple[int, int] | None = None
     style_size: tuple[int, int] | None = None
+    frame: Frame | None = None
+    origin: TranslationRequest | None = None
 
     def __post_init__(self) -> None:
         if self.prompt is not None and not self.prompt.strip():

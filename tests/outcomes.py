@@ -16,7 +16,7 @@ def without_times(rows: list[dict[str, Any]]) -> list[str]:
 
 def outcome(output: Path) -> tuple[list[str], dict[str, bytes]]:
     """Result rows and images of a run folder on this machine, each image by its name."""
-    images = (path for path in (output / "images").rglob("*") if path.is_file())
+    images = (path for path in (output / "images").rglob("*.png") if path.is_file())
     return without_times(result_rows(output)), {
         path.relative_to(output).as_posix(): path.read_bytes() for path in images
     }

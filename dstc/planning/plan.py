@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from dstc.engines.registry import find_engine
 from dstc.errors import SettingsError
 from dstc.planning.kept_parts import find_kept_parts, refuse_other_rows
+from dstc.planning.label_columns import check_label_columns
 from dstc.planning.run_identity import Job, existing_job, plan_job
 from dstc.planning.settings import Settings
 from dstc.store.duplicates import Duplicates
 from dstc.store.ledger import Ledger
 from dstc.store.manifest import Manifest, open_manifest
-from dstc.store.results import RESERVED_COLUMNS
 
 if TYPE_CHECKING:
     from dstc_engine.weights.registry import Weights
@@ -55,12 +55,8 @@ def make_plan(settings: Settings) -> Plan:
         UserError: arguments, manifest, weights or output folder that cannot be used.
     """
     weights = _weights_of(settings)
-    manifest = open_manifest(
-        settings.manifest,
-        settings.rows_per_shard,
-        limit=settings.limit,
-        reserved=RESERVED_COLUMNS,
-    )
+    manifest = open_manifest(settings.manifest, settings.rows_per_shard, limit=settings.limit)
+    check_label_columns(settings.label_columns, manifest.schema)
     planned = plan_job(settings, manifest, weights)
     plan = Plan(
         settings=settings,

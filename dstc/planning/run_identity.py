@@ -16,7 +16,7 @@ from dstc.errors import RunFolderError
 from dstc.planning.settings import Settings
 from dstc.store import conditional, storage
 from dstc.store.manifest import Manifest
-from dstc.store.run_folder import RunFolder
+from dstc.store.run_folder import ENDINGS, RunFolder
 from dstc.text import describe, redact
 
 _FORMAT = 1
@@ -76,6 +76,8 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
     }
     if settings.deterministic:  # runs begun before there was the option say nothing of it
         engine["deterministic"] = True
+    # Only where something was asked for: runs of before there was anything to ask go on.
+    form = settings.output_form
     files = {str(file.pop("name")): file for file in manifest.identity()}
     identity = _plain(
         {
@@ -86,6 +88,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
             "rows_per_shard": settings.rows_per_shard,
             "samples_per_row": settings.samples_per_row,
             "engine": engine,
+            **({"output": form} if form else {}),
         }
     )
     fingerprint = _digest(identity)
@@ -94,11 +97,13 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
     run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{fingerprint[:6]}"
     limits = (settings.limit,) if settings.limit else ()
     return Job(
-        run=RunFolder(settings.output),
+        run=RunFolder(settings.output, ENDINGS[settings.format]),
         run_id=run_id,
         identity=identity,
         fingerprint=fingerprint,
-        image_fingerprint=_digest(_plain({"preset": deciding, **decisive, "engine": engine})),
+        image_fingerprint=_digest(
+            _plain({"preset": deciding, **decisive, "engine": engine, **_of_images(form)})
+        ),
         limits=limits,
         record=_plain(
             {
@@ -131,6 +136,12 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
             }
         ),
     )
+
+
+def _of_images(form: Mapping[str, object]) -> dict[str, object]:
+    names = ("format", "quality", "restore_size")
+    found = {name: form[name] for name in names if name in form}
+    return {"output": found} if found else {}
 
 
 def existing_job(planned: Job) -> Job | None:

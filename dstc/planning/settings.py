@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from dstc.errors import SettingsError
+from dstc.planning.label_columns import FORMS, LabelColumn, label_column
 from dstc.store import urls
 from dstc.store.input_policy import MAX_IMAGE_BYTES, InputPolicy
 from dstc_engine.networks import NETWORKS
@@ -68,6 +69,10 @@ class Settings(BaseModel):
         engine: "guided", the method's; "fake", which stands in for it in tests and benchmarks of
             the job; or your own, "package.module:RECORD" (`dstc/engines/spec.py`).
         fake_step_seconds: what one step of the fake engine costs.
+        format: of the images. quality: 1 .. 100, of all but PNG; None is the format's own.
+        restore_size: put each result back into its content, at the content's size.
+        boxes, keypoints, masks: columns of labels of the content that results are to have in
+            pixels of the image, each "COLUMN" or "COLUMN:FORM" (`label_columns.FORMS`).
         allow_local: folders of local images that a manifest in remote storage may name; one that
             is a local file itself may name any.
         allow_private_hosts: images may come from web servers at private and loopback addresses.
@@ -98,6 +103,12 @@ class Settings(BaseModel):
     address: str | None = None
     engine: Annotated[str, Field(pattern=r"^(\w+|[\w.]+:\w+)$")] = "guided"
     fake_step_seconds: Annotated[float, Field(ge=0)] = 0.0
+    format: Literal["png", "jpeg", "webp", "avif"] = "png"
+    quality: Annotated[int, Field(ge=1, le=100)] | None = None
+    restore_size: bool = False
+    boxes: str | None = None
+    keypoints: str | None = None
+    masks: str | None = None
     allow_local: tuple[str, ...] = ()
     allow_private_hosts: bool = False
     max_image_bytes: Annotated[int, Field(ge=1)] = MAX_IMAGE_BYTES
@@ -110,6 +121,24 @@ class Settings(BaseModel):
             private_hosts=self.allow_private_hosts,
             max_bytes=self.max_image_bytes,
         ).for_manifest(self.manifest)
+
+    @property
+    def label_columns(self) -> list[LabelColumn]:
+        """The columns of labels to carry over.
+
+        Raises:
+            SettingsError: one is not COLUMN or COLUMN:FORM.
+        """
+        given = {kind: getattr(self, kind) for kind in FORMS}
+        return [label_column(kind, text) for kind, text in given.items() if text is not None]
+
+    @property
+    def output_form(self) -> dict[str, object]:
+        """What of the results is not as it is by default; part of the run's identity."""
+        names = ("format", "quality", "restore_size", *FORMS)
+        values = {name: getattr(self, name) for name in names}
+        default = {name: type(self).model_fields[name].default for name in names}
+        return {name: value for name, value in values.items() if value != default[name]}
 
     @property
     def resolved_preset(self) -> Preset:
@@ -225,7 +254,13 @@ def make_settings(**values: object) -> Settings:
         raise SettingsError("; ".join(map(_refusal, error.errors()))) from None
     urls.refuse_credentials(settings.manifest, "manifest")
     urls.refuse_credentials(settings.output, "output")
-    assert settings.resolved_preset  # refuse a bad preset before anything else happens
+    if settings.quality is not None and settings.format == "png":
+        raise SettingsError(
+            f"--quality: found {settings.quality} for PNG, which loses nothing; expected "
+            "--format jpeg, webp or avif with it"
+        )
+    # Refuse a bad preset or column before anything else happens.
+    assert settings.resolved_preset and settings.label_columns is not None
     return settings.model_copy(
         update={
             "set": {key: _absolute_networks(key, text) for key, text in settings.set.items()},

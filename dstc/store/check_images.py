@@ -14,7 +14,10 @@ from dstc.store.results import DONE
 from dstc.store.run_folder import RunFolder
 from dstc.text import describe, shown
 
-COLUMNS = ("id", "status", "image", "image_sha256", "retries", "samples")
+COLUMNS = (
+    *("id", "status", "image", "image_sha256", "retries", "samples"),
+    *("result_mask", "result_mask_sha256"),
+)
 
 
 def count_images(part: pa.Table) -> int:
@@ -40,6 +43,10 @@ def check_images(run: RunFolder, part: pa.Table, quick: bool) -> Iterator[tuple[
         names = [run.image_name(str(row["id"])), *own]
         if fault := _fault_of(run, row, names, quick):
             yield number, fault
+        if row.get("result_mask") is not None:
+            mask = {"image": row["result_mask"], "image_sha256": row["result_mask_sha256"]}
+            if fault := _fault_of(run, row | mask, [run.mask_name(str(row["id"]))], quick):
+                yield number, fault
         for sample in row.get("samples") or ():
             names = [run.sample_name(str(row["id"]), sample["sample"])]
             if fault := _fault_of(run, {**sample, "id": row["id"]}, names, quick):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -237,20 +237,17 @@ def _read_ids(file: ManifestFile) -> Iterator[pa.Array]:
             yield convert(batch.column("id"), pa.large_string())
 
 
-def open_manifest(
-    uri: str, rows_per_shard: int, *, limit: int | None = None, reserved: Iterable[str] = ()
-) -> Manifest:
+def open_manifest(uri: str, rows_per_shard: int, *, limit: int | None = None) -> Manifest:
     """Checks a manifest from its footers and plans its shards.
 
     Args:
         uri: a Parquet file, a folder of them, or a glob; a local path or any fsspec URL.
         rows_per_shard: rows of a shard, at least 1.
         limit: translate only the first rows of the manifest.
-        reserved: names that results add, and an extra column must not have.
 
     Raises:
-        ManifestError: there is none, it is empty or unreadable, a column is missing or has
-            another type, or an extra column has a name that results use.
+        ManifestError: there is none, it is empty or unreadable, or a column is missing or has
+            another type.
         StorageError: the URL cannot be used.
     """
     uri = urls.absolute(uri)
@@ -258,7 +255,7 @@ def open_manifest(
     # Footers are small and far away: many at once.
     with ThreadPoolExecutor(16) as pool:
         footers = list(pool.map(lambda file: _read_footer(*file), found))
-    schema = _checked_schema(footers, frozenset(reserved))
+    schema = _checked_schema(footers)
     files = []
     row, shard = 0, 0
     for footer in footers:
@@ -336,7 +333,7 @@ def open_parquet(
 # --- columns --------------------------------------------------------------------------------------
 
 
-def _checked_schema(footers: Sequence[_Footer], reserved: frozenset[str]) -> pa.Schema:
+def _checked_schema(footers: Sequence[_Footer]) -> pa.Schema:
     """Columns of all files; the type of each holds what any file has there."""
     partitions = partition_types(footer.partition for footer in footers)
     seen: dict[tuple[pa.Schema, tuple[str, ...]], _Footer] = {}
@@ -344,7 +341,7 @@ def _checked_schema(footers: Sequence[_Footer], reserved: frozenset[str]) -> pa.
         seen.setdefault((footer.schema, tuple(name for name, _ in footer.partition)), footer)
     fields: dict[str, tuple[pa.Field, _Footer]] = {}
     for footer in seen.values():
-        for field in _normalized(footer, partitions, reserved):
+        for field in _normalized(footer, partitions):
             before, of = fields.get(field.name, (field, footer))
             common = common_type(before.type, field.type)
             if common is None:
@@ -356,9 +353,7 @@ def _checked_schema(footers: Sequence[_Footer], reserved: frozenset[str]) -> pa.
     return pa.schema([field for field, _ in fields.values()])
 
 
-def _normalized(
-    footer: _Footer, partitions: Mapping[str, pa.DataType], reserved: frozenset[str]
-) -> pa.Schema:
+def _normalized(footer: _Footer, partitions: Mapping[str, pa.DataType]) -> pa.Schema:
     of_folders = [
         pa.field(name, pa.string() if name in TEXT_COLUMNS else partitions[name])
         for name, _ in footer.partition
@@ -369,11 +364,6 @@ def _normalized(
             raise ManifestError(
                 f"manifest file {footer.name}, column {name!r}: found "
                 f"{schema.names.count(name)} of this name; expected one"
-            )
-        if name in reserved:
-            raise ManifestError(
-                f"manifest file {footer.name}, column {name!r}: results have a column of this "
-                "name; expected any other"
             )
     for name in REQUIRED_COLUMNS:
         if name not in footer.schema.names:

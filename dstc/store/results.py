@@ -32,6 +32,12 @@ _OFFSETS = b"dstc.offsets"
 # Of the row groups of a part, about.
 _GROUP_BYTES = 1 << 30
 
+
+def _each(**fields: pa.DataType) -> pa.DataType:
+    """One entry for each box, object or the like, in the order of the manifest."""
+    return pa.list_(pa.struct([pa.field(name, kind) for name, kind in fields.items()]))
+
+
 # What an image tells of itself; its `losses` follow.
 _IMAGE_FIELDS = (
     pa.field("image", pa.string()),
@@ -58,7 +64,7 @@ _SAMPLES_FIELD = pa.field(
     "samples",
     pa.list_(pa.struct([pa.field("sample", pa.int32()), *_IMAGE_FIELDS, _LOSSES_FIELD])),
 )
-# What a result row adds to its manifest row; `losses` and `samples` follow.
+# What a result row adds to its manifest row; `losses`, `samples` and `_PLACED_FIELDS` follow.
 _FIELDS = (
     pa.field("status", pa.string()),
     pa.field("reason", pa.string()),
@@ -67,7 +73,29 @@ _FIELDS = (
     pa.field("flagged", pa.string()),
     pa.field("retries", pa.int32()),
 )
-OUTCOME_SCHEMA = pa.schema([*_FIELDS, _LOSSES_FIELD, _SAMPLES_FIELD])
+# Where the content lies in its image, and what the manifest said of the content, moved along. They
+# came later: parts of earlier runs lack them.
+_PLACED_FIELDS = (
+    pa.field(
+        "placement",
+        pa.struct(
+            [
+                *(pa.field(name, pa.float64()) for name in ("scale_x", "scale_y")),
+                *(pa.field(name, pa.float64()) for name in ("offset_x", "offset_y")),
+                *(pa.field(f"content_{name}", pa.int32()) for name in ("width", "height")),
+                *(pa.field(f"result_{name}", pa.int32()) for name in ("width", "height")),
+                pa.field("orientation", pa.int32()),
+                pa.field("fit", pa.string()),
+            ]
+        ),
+    ),
+    pa.field("result_boxes", _each(box=pa.list_(pa.float64()), inside=pa.float64())),
+    pa.field("result_keypoints", _each(keypoints=pa.list_(pa.float64()), outside=pa.int32())),
+    pa.field("result_masks", _each(polygons=pa.list_(pa.list_(pa.float64())), inside=pa.float64())),
+    pa.field("result_mask", pa.string()),
+    pa.field("result_mask_sha256", pa.string()),
+)
+OUTCOME_SCHEMA = pa.schema([*_FIELDS, _LOSSES_FIELD, _SAMPLES_FIELD, *_PLACED_FIELDS])
 RESERVED_COLUMNS = frozenset(OUTCOME_SCHEMA.names) - {"seed"}
 
 
@@ -106,6 +134,12 @@ class Outcome:
         flagged: names of the gates that the image fails; None when it passes all there are.
         retries: other seeds tried since, whether their images were kept or not.
         samples: further images of a row that is done; None where no more than one is asked for.
+        placement: fields of `dstc_engine.placement.Placement`; None unless done, and where the
+            engine made an image of another size than the preset's.
+        result_boxes, result_keypoints, result_masks: what the manifest says of the content, in
+            pixels of the image; None where nothing was asked for.
+        result_mask: path of the labels' image, relative to the run folder. result_mask_sha256:
+            over its bytes.
     """
 
     status: str
@@ -122,12 +156,46 @@ class Outcome:
     retries: int = 0
     losses: Sequence[StepLosses] = field(default_factory=list)
     samples: Sequence[Sample] | None = None
+    placement: Mapping[str, object] | None = None
+    result_boxes: Sequence[Mapping[str, object]] | None = None
+    result_keypoints: Sequence[Mapping[str, object]] | None = None
+    result_masks: Sequence[Mapping[str, object]] | None = None
+    result_mask: str | None = None
+    result_mask_sha256: str | None = None
 
 
 def result_schema(manifest: pa.Schema) -> pa.Schema:
-    """All columns of the manifest, then those of the result; `seed`, known to both, once."""
+    """All columns of the manifest, then those of the result; `seed`, known to both, once.
+
+    A column of the manifest with the name of another result column gets `manifest_` before it.
+
+    Example:
+        >>> result_schema(pa.schema([("id", pa.string()), ("image", pa.string())])).names[:3]
+        ['id', 'manifest_image', 'status']
+    """
     own = [column for column in manifest if column.name != "seed"]
-    return pa.schema([*own, *OUTCOME_SCHEMA])
+    taken = {*manifest.names, *OUTCOME_SCHEMA.names}
+    renamed = []
+    for column in own:
+        name = column.name
+        if name in RESERVED_COLUMNS:
+            while name in taken:
+                name = f"manifest_{name}"
+            taken.add(name)
+        renamed.append(column.with_name(name))
+    return pa.schema([*renamed, *OUTCOME_SCHEMA])
+
+
+def with_all_outcomes(rows: pa.Table) -> pa.Table:
+    """Result rows in OUTCOME_SCHEMA; what those of an earlier version lack is null.
+
+    Raises:
+        ArrowException, KeyError, ValueError: they are of another version altogether.
+    """
+    for column in _PLACED_FIELDS:
+        if column.name not in rows.schema.names:
+            rows = rows.append_column(column, pa.nulls(rows.num_rows, column.type))
+    return rows.select(OUTCOME_SCHEMA.names).cast(OUTCOME_SCHEMA)
 
 
 def outcome_table(outcomes: Sequence[Outcome]) -> pa.Table:
@@ -136,9 +204,13 @@ def outcome_table(outcomes: Sequence[Outcome]) -> pa.Table:
         pa.array([getattr(outcome, column.name) for outcome in outcomes], column.type)
         for column in _FIELDS
     ]
+    placed = [
+        pa.array([getattr(outcome, column.name) for outcome in outcomes], column.type)
+        for column in _PLACED_FIELDS
+    ]
     losses = pa.array([_losses(outcome) for outcome in outcomes], _LOSSES_FIELD.type)
     samples = pa.array([_samples(outcome) for outcome in outcomes], _SAMPLES_FIELD.type)
-    return pa.Table.from_arrays([*added, losses, samples], schema=OUTCOME_SCHEMA)
+    return pa.Table.from_arrays([*added, losses, samples, *placed], schema=OUTCOME_SCHEMA)
 
 
 def result_table(rows: pa.Table, outcomes: Sequence[Outcome] | pa.Table) -> pa.Table:
@@ -172,7 +244,7 @@ def _samples(outcome: Outcome) -> list[dict[str, object]] | None:
 
 def read_outcome(row: Mapping[str, Any]) -> Outcome:
     """The outcome that a row of `outcome_table` holds."""
-    values = {column.name: row[column.name] for column in _FIELDS}
+    values = {column.name: row[column.name] for column in (*_FIELDS, *_PLACED_FIELDS)}
     samples = row["samples"]
     return Outcome(
         **values,

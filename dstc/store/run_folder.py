@@ -4,6 +4,7 @@ job.json                  settings, preset in full, weights, manifest identity, 
 images/3f/<id>.png        two hex digits of a hash of the id spread the keys
 samples/1/3f/<id>.png     further images of a row, by their numbers
 retries/1/3f/<id>.png     images by other seeds that took the place of flagged ones
+masks/3f/<id>.png         images of labels that were carried over
 results/part-00000.parquet
 stats/00000.json          timings and attempts of one shard; 00000.arrow: its rows so far
 stats/ledger.arrow        counts of finished shards
@@ -19,6 +20,9 @@ from dataclasses import dataclass
 
 from dstc.store import storage, urls
 
+ENDINGS = {"png": "png", "jpeg": "jpg", "webp": "webp", "avif": "avif"}
+"""How the names of images end, by format."""
+
 _PART = re.compile(r"part-(\d{5,9})\.parquet")
 
 
@@ -28,9 +32,11 @@ class RunFolder:
 
     Attributes:
         uri: the folder, a local path or any fsspec URL.
+        ending: of the names of its images.
     """
 
     uri: str
+    ending: str = "png"
 
     @property
     def job(self) -> str:
@@ -73,7 +79,8 @@ class RunFolder:
 
     def sample_name(self, row_id: str, sample: int) -> str:
         """Path of one of a row's images, relative to the run folder; 0 is *the* image."""
-        return f"samples/{sample}/{_spread(row_id)}" if sample else f"images/{_spread(row_id)}"
+        name = self._spread(row_id)
+        return f"samples/{sample}/{name}" if sample else f"images/{name}"
 
     def retry_name(self, row_id: str, retry: int) -> str:
         """Path of the image by a row's other seed `retry`, 1 or more; relative to the folder.
@@ -81,7 +88,14 @@ class RunFolder:
         Not that of the image it takes the place of: until the part names the new one, the old one
         is the row's.
         """
-        return f"retries/{retry}/{_spread(row_id)}"
+        return f"retries/{retry}/{self._spread(row_id)}"
+
+    def mask_name(self, row_id: str) -> str:
+        """Path of the image of a row's labels, relative to the run folder."""
+        return f"masks/{_spread(row_id, 'png')}"
+
+    def _spread(self, row_id: str) -> str:
+        return _spread(row_id, self.ending)
 
     def image(self, row_id: str) -> str:
         """URI of a row's image."""
@@ -129,6 +143,6 @@ def _number_of(name: str) -> int | None:
     return int(match[1]) if match and is_part else None
 
 
-def _spread(row_id: str) -> str:
+def _spread(row_id: str, ending: str) -> str:
     # Object stores split load by key prefix; ids often share theirs.
-    return f"{hashlib.sha256(row_id.encode()).hexdigest()[:2]}/{row_id}.png"
+    return f"{hashlib.sha256(row_id.encode()).hexdigest()[:2]}/{row_id}.{ending}"

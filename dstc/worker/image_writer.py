@@ -1,16 +1,23 @@
-"""Encodes finished images and writes them to storage: the room for other formats than PNG."""
+"""Makes files of finished images, and of labels that are carried over, and writes them."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from dstc.errors import OutputError
+from dstc.planning.settings import Settings
 from dstc.store import retries, storage, urls
 from dstc.store.run_folder import RunFolder
 from dstc.text import describe
+from dstc.worker.labels import carry, encode_label_image
 from dstc.worker.row import Failed, Row
+from dstc_engine.presets import Preset
 from dstc_engine.request import Translation
+
+if TYPE_CHECKING:
+    from dstc_engine.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -18,12 +25,14 @@ class ImageWriter:
     """Writes the images of a run under keys made from the ids of their rows.
 
     Attributes:
-        run: whose folder. preset: its name. fingerprint: over what decides an image besides its
-            own row; both are written into each PNG.
+        run: whose folder. settings: of it. preset: those of the settings, resolved.
+        fingerprint: over what decides an image besides its own row; written into each image, as is
+            the name of the preset.
     """
 
     run: RunFolder
-    preset: str
+    settings: Settings
+    preset: Preset
     fingerprint: str
 
     def write(
@@ -39,23 +48,70 @@ class ImageWriter:
             Failed: this one file cannot be written.
             OutputError: storage takes no results any more.
         """
-        from dstc_engine.image import encode_png  # brings torch, which the driver does without
+        # Both bring torch or Pillow, which the driver does without.
+        from dstc_engine.encoding import encode_image
+        from dstc_engine.restore import restore_size
 
         texts = {
             "id": row.id,
             "seed": str(translation.seed),
-            "preset": self.preset,
+            "preset": self.preset.name,
             "fingerprint": self.fingerprint,
         }
         if sample:
             texts["sample"] = str(sample)
         if retry:
             texts["retry"] = str(retry)
-        assert translation.image is not None
-        data = encode_png(translation.image, texts)
+        image = translation.image
+        assert image is not None
+        if row.origin is not None and self._fitted(row, translation):
+            image = restore_size(image, row.origin.content, row.origin.mask, self.preset.fit)
+        data = encode_image(image, self.settings.format, self.settings.quality, texts)
         run = self.run
         name = run.retry_name(row.id, retry) if retry else run.sample_name(row.id, sample)
-        uri = urls.join(run.uri, name)
+        return name, self._put(name, data)
+
+    def carry(self, row: Row, translation: Translation) -> dict[str, Any]:
+        """Fields of an `Outcome`: where the content lies in the image, and its labels there.
+
+        Labels in an image are written to one of their own.
+
+        Raises:
+            Rejected: that image has another size than the content.
+            Failed, OutputError: as `write`.
+        """
+        placement = self._placement(row, translation)
+        if placement is None:
+            return {}
+        fields = {"placement": asdict(placement), **carry(row.labels, placement)}
+        if row.labels is not None and row.labels.pixels is not None:
+            name = self.run.mask_name(row.id)
+            data = encode_label_image(row.labels.pixels, placement)
+            fields |= {"result_mask": name, "result_mask_sha256": self._put(name, data)}
+        return fields
+
+    def _placement(self, row: Row, translation: Translation) -> Placement | None:
+        from dstc_engine.placement import Placement
+
+        fitted = self._fitted(row, translation)
+        if fitted is None or row.origin is None:
+            return fitted
+        assert row.frame is not None
+        return Placement.of(row.frame, self.preset.image_size, "whole")
+
+    def _fitted(self, row: Row, translation: Translation) -> Placement | None:
+        """Where the content lies in the engine's image; None where that has a size of its own."""
+        from dstc_engine.placement import Placement
+
+        assert translation.image is not None
+        if row.frame is None:
+            return None
+        placement = Placement.of(row.frame, self.preset.image_size, self.preset.fit)
+        expected = (placement.result_height, placement.result_width)
+        return placement if translation.image.shape[:2] == expected else None
+
+    def _put(self, name: str, data: bytes) -> str:
+        uri = urls.join(self.run.uri, name)
         try:
             with storage.writing_output(uri):
                 storage.write_bytes(uri, data, retries.STEADY)
@@ -63,4 +119,4 @@ class ImageWriter:
             if not storage.is_about_one_file(error.__cause__):
                 raise
             raise Failed("write_error", f"{name}: {describe(error.__cause__)}") from error
-        return name, hashlib.sha256(data).hexdigest()
+        return hashlib.sha256(data).hexdigest()

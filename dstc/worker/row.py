@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from dstc.errors import StorageError
 from dstc.store import retries, urls
@@ -26,7 +26,11 @@ from dstc_engine.errors import ImageError, MaskError, RequestError
 from dstc_engine.request import TranslationRequest
 
 if TYPE_CHECKING:
+    from dstc.worker.label_values import Labels
+    from dstc_engine.decoding.frame import Frame
     from dstc_engine.decoding.read import Decoded
+
+Found = TypeVar("Found")
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 MAX_ID = 512
@@ -65,6 +69,8 @@ class Row:
         content, style, mask: URIs as the manifest gives them.
         seed: given or derived, 0 .. 2**63 - 1.
         note: what was assumed while its images were read; None before, and where nothing was.
+        labels: of the content, to be carried over. frame: how the content lies to its file; None
+            before it was read. origin: its images, where the result is put back into the content.
     """
 
     id: str
@@ -75,6 +81,9 @@ class Row:
     mask: str | None
     seed: int
     note: str | None = None
+    labels: Labels | None = None
+    frame: Frame | None = None
+    origin: TranslationRequest | None = None
 
 
 def derive_seed(run_seed: int, row_id: str) -> int:
@@ -216,6 +225,7 @@ def load_request(
     folder: str,
     read: Callable[[str], bytes] = _read_as_one_asked,
     caches: Mapping[str, ImageCache[Decoded]] = MappingProxyType({}),
+    keeps_origin: bool = False,
 ) -> TranslationRequest:
     """Fetches and decodes the images of a row.
 
@@ -224,6 +234,7 @@ def load_request(
         folder: what relative URIs start at.
         read: brings the bytes of a URI.
         caches: for the columns content, style and mask; a column without one is always fetched.
+        keeps_origin: the images are needed again when the result is there.
 
     Raises:
         Rejected: with reason missing_picture, unreadable_picture, bad_mask, too_large, bad_uri or
@@ -245,7 +256,7 @@ def load_request(
     notes = [f"content: {note}" for note in content.notes]
     notes += [f"style: {note}" for note in style.notes] if style else []
     try:
-        return TranslationRequest(
+        request = TranslationRequest(
             id=row.id,
             content=content.pixels,
             seed=row.seed,
@@ -254,7 +265,9 @@ def load_request(
             source_prompt=row.source_prompt,
             mask=mask.pixels if mask else None,
             note="note: " + "; ".join(notes) if notes else None,
+            frame=content.frame,
         )
+        return replace(request, origin=request) if keeps_origin else request
     except RequestError as error:
         raise Rejected("bad_request", str(error)) from error
 
@@ -264,6 +277,25 @@ def _load_image(column: str, uri: str, folder: str, read: Callable[[str], bytes]
     from dstc_engine.decoding.mask import read_mask
     from dstc_engine.decoding.read import read_image
 
+    decode: Callable[[bytes, str], Decoded] = read_mask if column == "mask" else read_image
+    return load_file(column, uri, folder, read, decode)
+
+
+def load_file(
+    column: str,
+    uri: str,
+    folder: str,
+    read: Callable[[str], bytes],
+    decode: Callable[[bytes, str], Found],
+) -> Found:
+    """Fetches and decodes one file that a row names.
+
+    Args:
+        column: that names it. decode: of the bytes, and how errors name them.
+
+    Raises:
+        Rejected, Failed: as `load_request`.
+    """
     shown = f"{column} {shown_uri(uri)}"
     place = urls.resolve(uri, folder)
     try:
@@ -284,7 +316,7 @@ def _load_image(column: str, uri: str, folder: str, read: Callable[[str], bytes]
         reason = describe(error, uri, place)
         raise Failed("fetch_error", f"{shown}: cannot be fetched: {reason}") from error
     try:
-        return read_mask(data, shown) if column == "mask" else read_image(data, shown)
+        return decode(data, shown)
     except MaskError as error:
         raise Rejected("bad_mask", redact(str(error))) from error
     except ImageError as error:

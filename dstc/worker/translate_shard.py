@@ -46,6 +46,7 @@ from dstc.worker.earlier_rows import find_earlier_rows
 from dstc.worker.engine_thread import EngineThread, Occupancy
 from dstc.worker.image_cache import ImageCache
 from dstc.worker.image_writer import ImageWriter
+from dstc.worker.labels import read_labels, with_images
 from dstc.worker.named_rows import naming_rows
 from dstc.worker.places import Place
 from dstc.worker.prometheus import ActorMetrics
@@ -56,8 +57,9 @@ from dstc.worker.row import (
     derive_sample_seed,
     load_request,
 )
-from dstc.worker.row_count import BEAT_EVERY_S, Work, blaming, tell
+from dstc.worker.row_count import BEAT_EVERY_S, blaming, tell
 from dstc.worker.row_outcome import checked, failed_sample, outcome_of, settled
+from dstc.worker.rows_translated import RowsTranslated
 from dstc.worker.shard_run import Clock, ShardRun, note_end
 from dstc.worker.shard_task import ShardTask
 from dstc.worker.timed_threads import Begin, Overdue, TimedThreads
@@ -107,8 +109,9 @@ class TranslateShard:
         # Containers give a fresh process the host and number of a dead one.
         self._process = f"{self._worker}:{uuid.uuid4().hex[:8]}"
         self._limits = gates.limits_of(task.settings.resolved_preset)
-        preset = task.settings.resolved_preset.name
-        self._image_writer = ImageWriter(task.run, preset, task.image_fingerprint)
+        preset = task.settings.resolved_preset
+        self._image_writer = ImageWriter(task.run, task.settings, preset, task.image_fingerprint)
+        self._labels = task.settings.label_columns
         slots = task.settings.slots
         self._metrics = ActorMetrics(task.run_id)
         retries.watch(self._metrics)
@@ -130,8 +133,7 @@ class TranslateShard:
         # Decoded images may be large: only so many rows wait in memory for a slot.
         self._room_ahead = threading.Semaphore(slots + FETCH_THREADS)
         self._company = Company()
-        self._counting = threading.Lock()
-        self._rows_translated = 0
+        self._translated = RowsTranslated()
         self._orders = itertools.count()
         self._at_work: list[ShardRun] = []
         self._closed = threading.Event()
@@ -205,7 +207,8 @@ class TranslateShard:
         while True:
             now = self._engine.occupancy
             busy, slots = now.busy - before.busy, now.slots - before.slots
-            tell(self._row_count, "beat", self._process, busy, slots, self._work())
+            work = self._translated.work(self._engine.output)
+            tell(self._row_count, "beat", self._process, busy, slots, work)
             before = now
             for shard in list(self._at_work):
                 try:
@@ -239,7 +242,8 @@ class TranslateShard:
         return shard.with_facts(result_table(rows.slice(0, len(ended)), outcomes), ended)
 
     def _outcomes(self, shard: ShardRun, rows: pa.Table, offsets: Sequence[int]) -> list[Outcome]:
-        values = list(zip(offsets, read_records(rows, _KNOWN_COLUMNS, offsets), strict=True))
+        names = (*_KNOWN_COLUMNS, *(column.path[0] for column in self._labels))
+        values = list(zip(offsets, read_records(rows, names, offsets), strict=True))
         if shard.attempt.is_careful:
             with self._company.alone():
                 return [self._run_carefully(shard, offset, row) for offset, row in values]
@@ -275,7 +279,7 @@ class TranslateShard:
             row = self._check(shard, offset, values)
             shard.attempt.refuse_deadly(row.id)
             requests = self._requests(row, shard, before)
-            row = replace(row, note=requests[0].note)
+            row = with_images(row, requests[0], shard.folder, self._fetch)
             clock.lap("fetch")
             return requests, clock
 
@@ -340,9 +344,12 @@ class TranslateShard:
         translations: list[Future[Translation]] = []
 
         def fetch(begin: Begin) -> list[TranslationRequest]:
+            nonlocal row
             begin()
             assert row is not None
-            return self._requests(row, shard, before)
+            requests = self._requests(row, shard, before)
+            row = with_images(row, requests[0], shard.folder, self._fetch)
+            return requests
 
         try:
             row = self._check(shard, offset, values)
@@ -350,7 +357,6 @@ class TranslateShard:
             # Beside a fetch that was given up and still runs, a death may be that one's.
             with shard.attempt.alone(row.id, is_sure=not self._fetchers.stuck):
                 requests = self._fetchers.run_now(fetch).result()
-                row = replace(row, note=requests[0].note)
                 clock.lap("fetch")
                 translations = [
                     self._engine.submit(request, shard.order, alone=True, rows=1 / len(requests))
@@ -373,26 +379,18 @@ class TranslateShard:
     ) -> None:
         try:
             shard.end_row(offset, outcome)
-            with self._counting:
-                self._rows_translated += was_translated
-                rows = shard.count(1)
-                tell(self._row_count, "tell", shard.number, rows, self._process, self._work())
+            with self._translated.counted(was_translated):
+                rows, work = shard.count(1), self._translated.work(self._engine.output)
+                tell(self._row_count, "tell", shard.number, rows, self._process, work)
         except BaseException:  # of those who count; the row has its end all the same
             log.exception("shard %d, row %d: not counted", shard.number, offset)
-
-    def _work(self) -> Work:
-        ended, output = self._rows_translated, self._engine.output
-        return Work(
-            rows=ended,
-            underway=max(0.0, output.rows - ended),
-            done=output.rows - output.first,
-            seconds=output.seconds,
-        )
 
     def _check(self, shard: ShardRun, offset: int, values: dict[str, Any]) -> Row:
         number = shard.first_row + offset
         seed = self._task.settings.seed
-        return check_row(values, number, seed, shard.duplicate_of.get(number), count_tokens)
+        row = check_row(values, number, seed, shard.duplicate_of.get(number), count_tokens)
+        place = f"manifest row {number} ({row.id!r})"
+        return replace(row, labels=read_labels(self._labels, values, place))
 
     def _requests(
         self, row: Row, shard: ShardRun, before: Outcome | None
@@ -401,7 +399,8 @@ class TranslateShard:
 
         Where a flagged row is tried again, one alone: its further images stay.
         """
-        request = load_request(row, shard.folder, self._fetch, self._images)
+        restores = self._task.settings.restore_size
+        request = load_request(row, shard.folder, self._fetch, self._images, restores)
         request = self._prepare(request)
         if before is not None:
             return [replace(request, seed=derive_retry_seed(row.seed, before.retries + 1))]
@@ -449,4 +448,5 @@ class TranslateShard:
             flagged=verdict.flagged,
             retries=retry,
             samples=before.samples if before else others or None,
+            **self._image_writer.carry(row, translations[0]),
         )

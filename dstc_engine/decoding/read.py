@@ -22,6 +22,7 @@ from PIL import Image, ImageFile
 
 from dstc_engine.decoding.colors import ToSrgb, find_conversion
 from dstc_engine.decoding.formats import format_of, reader_of
+from dstc_engine.decoding.frame import Frame
 from dstc_engine.decoding.levels import Range, Values, extent_of, range_by_data
 from dstc_engine.decoding.memory import ByteBudget
 from dstc_engine.decoding.metadata import Parts, orientation_of, take_apart
@@ -54,10 +55,12 @@ class Decoded:
     Attributes:
         pixels: (H, W, 3) uint8 RGB; of a mask (H, W), 0 or 255.
         notes: sentences, none where the file told everything.
+        frame: how the pixels lie to those of the file; None of a mask.
     """
 
     pixels: ImageArray
     notes: tuple[str, ...] = ()
+    frame: Frame | None = None
 
     @property
     def nbytes(self) -> int:
@@ -81,7 +84,7 @@ def read_image(data: bytes, place: str = "image", *, whole: bool = False) -> Dec
         ImageError: no image that is read, a damaged one, or one of more than `MAX_PIXELS`.
     """
     with open_image(data, place, whole=whole) as source:
-        return Decoded(source.to_rgb(), tuple(source.notes))
+        return Decoded(source.to_rgb(), tuple(source.notes), source.frame)
 
 
 class Source:
@@ -90,15 +93,23 @@ class Source:
     Attributes:
         image: as Pillow decoded it. kind: its format. parts: what its file says.
         halving: 2 where the image is to be halved yet, else 1.
-        notes: what was assumed so far.
+        notes: what was assumed so far. stored_size: width and height in the file.
     """
 
-    def __init__(self, image: Image.Image, kind: str, parts: Parts, halving: int) -> None:
+    def __init__(
+        self,
+        image: Image.Image,
+        kind: str,
+        parts: Parts,
+        halving: int,
+        stored_size: tuple[int, int] | None = None,
+    ) -> None:
         self.image = image
         self.kind = kind
         self.parts = parts
         self.halving = halving
         self.notes: list[str] = []
+        self.stored_size = stored_size or image.size
         # Of 16-bit colors Pillow keeps the high bytes alone.
         self.low_bytes: Image.Image | None = None
         self._conversion: ToSrgb | None = None
@@ -258,6 +269,12 @@ class Source:
         assert whole is not None
         return whole
 
+    @property
+    def frame(self) -> Frame:
+        """How the pixels of `to_rgb` lie to those of the file."""
+        is_smaller = self.halving > 1 or self.image.size != self.stored_size
+        return Frame(*self.stored_size, self.parts.orientation, halving=2 if is_smaller else 1)
+
     def upright(self, pixels: ImageArray) -> ImageArray:
         """The pixels (H, W, ...) turned as the file says."""
         orientation = self.parts.orientation
@@ -317,6 +334,7 @@ def _return_memory() -> None:
 
 def _load(image: ImageFile.ImageFile, kind: str, parts: Parts, halving: int) -> Source:
     _return_memory()
+    stored_size = image.size
     low_bytes = None
     if image.mode == "RGB" and (parts.transparent or 341 in parts.tags):
         low_bytes = _low_bytes(kind, parts)
@@ -336,7 +354,7 @@ def _load(image: ImageFile.ImageFile, kind: str, parts: Parts, halving: int) -> 
         profile = info.get("icc_profile")
         parts = dataclasses.replace(parts, orientation=orientation, profile=profile)
     image.load()
-    source = Source(image, kind, parts, halving)
+    source = Source(image, kind, parts, halving, stored_size)
     source.low_bytes = low_bytes
     return source
 

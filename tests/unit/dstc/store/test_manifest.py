@@ -17,7 +17,6 @@ from dstc.errors import ManifestError
 from dstc.store.duplicates import Duplicates
 from dstc.store.manifest import SHARDS_PER_READ, Manifest, ManifestFile, open_manifest
 from dstc.store.packed_rows import unpack_rows
-from dstc.store.results import RESERVED_COLUMNS
 from dstc.worker.read_shards import ManifestShards, read_shards
 
 Write = Callable[..., Path]
@@ -54,8 +53,6 @@ def read_all(manifest: Manifest) -> pa.Table:
         ({"style": [1.5, 2.5]}, r"column 'style': found double; expected string"),
         ({"seed": [1.0, None]}, r"column 'seed': found double; expected int64.*pandas"),
         ({"seed": ["1", "2"]}, r"column 'seed': found string; expected int64"),
-        ({"status": ["x", "y"]}, r"column 'status': results have a column of this name"),
-        ({"losses": [1, 2]}, r"column 'losses': results have a column of this name"),
     ],
 )
 def test_wrong_columns_are_named(
@@ -64,7 +61,7 @@ def test_wrong_columns_are_named(
     found = {k: v for k, v in {**columns(2), **change}.items() if v is not None}
     path = write_manifest(found)
     with pytest.raises(ManifestError, match=r"manifest file manifest.parquet.*" + message):
-        open_manifest(str(path), 2, reserved=RESERVED_COLUMNS)
+        open_manifest(str(path), 2)
 
 
 def test_missing_empty_and_unreadable_manifests(tmp_path: Path, write_manifest: Write) -> None:

@@ -3,9 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
 from dstc.store.packed_rows import pack_rows
 from dstc.store.results import (
+    OUTCOME_SCHEMA,
     RESERVED_COLUMNS,
     Outcome,
     Sample,
@@ -15,6 +17,7 @@ from dstc.store.results import (
     result_schema,
     result_table,
     save_rows_so_far,
+    with_all_outcomes,
 )
 from dstc.store.run_folder import RunFolder
 from dstc.worker.write_results import OUTPUT_SCHEMA, ResultParts
@@ -35,11 +38,33 @@ def test_columns_are_those_of_the_manifest_and_of_the_result() -> None:
         table().schema.names
         == (
             "id label status reason error image image_sha256 seed steps restarts "
-            "seconds slots flagged retries losses samples"
+            "seconds slots flagged retries losses samples placement result_boxes "
+            "result_keypoints result_masks result_mask result_mask_sha256"
         ).split()
     )
     assert table().schema == result_schema(ROWS.schema)
     assert set(table().schema.names) - {"id", "label", "seed"} == RESERVED_COLUMNS
+
+
+def test_columns_of_the_manifest_with_names_of_results_are_renamed() -> None:
+    rows = pa.table({"id": ["a"], "image": ["x"], "manifest_image": ["y"], "status": ["new"]})
+    found = result_table(rows, [Outcome("done", image="images/a.png")]).to_pylist()[0]
+    assert found["manifest_manifest_image"] == "x" and found["manifest_image"] == "y"
+    assert found["manifest_status"] == "new" and found["status"] == "done"
+    assert found["image"] == "images/a.png"
+
+
+def test_outcomes_of_before_there_were_placements_count() -> None:
+    before = table().drop_columns(OUTCOME_SCHEMA.names[-6:])
+    found = with_all_outcomes(before)
+    assert found.schema == OUTCOME_SCHEMA
+    assert found.column("placement").null_count == 2
+    assert read_outcome(found.to_pylist()[0]).placement is None
+    assert repr(with_all_outcomes(table()).to_pylist()) == repr(
+        table().select(OUTCOME_SCHEMA.names).to_pylist()
+    )
+    with pytest.raises(KeyError):
+        with_all_outcomes(before.drop_columns(["flagged"]))
 
 
 def test_every_loss_has_a_float32_field() -> None:

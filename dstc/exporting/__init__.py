@@ -1,0 +1,1 @@
+"""Data sets of finished runs, in the forms that training loaders read."""
