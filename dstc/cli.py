@@ -14,6 +14,7 @@ import typer
 
 from dstc.emoji import app as emoji
 from dstc.log_lines import show_logs
+from dstc.manifest import app as manifest_app
 from dstc.options import (
     AllowLocal,
     AllowPrivateHosts,
@@ -408,6 +409,7 @@ def verify(
 
 
 app.add_typer(emoji, name="emoji")
+app.add_typer(manifest_app, name="manifest")
 app.add_typer(weights, name="weights")
 
 
