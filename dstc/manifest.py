@@ -1,23 +1,21 @@
-"""`dstc manifest build`: from what a team has to a manifest."""
+"""`dstc manifest build / check / show`: from what a team has to a manifest, and what is in one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from dstc.options import read_key_values
+from dstc.errors import ManifestError, SettingsError
+from dstc.options import AllowLocal, AllowPrivateHosts, MaxImageBytes, read_key_values
+from dstc.store.input_policy import MAX_IMAGE_BYTES
 from dstc.text import visible
 
-app = typer.Typer(help="Manifests: made of what you have.", no_args_is_help=True)
+app = typer.Typer(help="Manifests: made of what you have, checked, shown.", no_args_is_help=True)
 
-
-@app.callback()
-def _several() -> None:
-    """Lets `build` be named, though it is the only command."""
-
+NO_MANIFEST, BAD_ROWS = 2, 3
 
 _STYLES, _ROWS = "What the images become", "Which rows"
 
@@ -163,4 +161,87 @@ def _summary(built: Any) -> list[str]:
     lines += [
         f"{count:,} rows have no {column}" for column, count in built.without.items() if count
     ]
-    return [*lines, *built.notes, f"next: dstc translate {uri} OUTPUT"]
+    return [*lines, *built.notes, f"next: dstc manifest check {uri}"]
+
+
+@app.command(
+    no_args_is_help=True,
+    epilog="Exit codes: 0 all rows that were looked at can be translated; 3 some cannot; 2 not a "
+    "manifest. Example: dstc manifest check rows.parquet --images all",
+)
+def check(
+    manifest: Annotated[str, typer.Argument(help="Parquet file, folder or glob; path or URL.")],
+    images: Annotated[
+        str, typer.Option(metavar="N|all|none", help="Rows whose images are read.")
+    ] = "100",
+    preset: Annotated[str, typer.Option(help="Whose size and fit images get.")] = "tiny64",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="As `dstc translate` would take it."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    allow_local: AllowLocal = None,
+    allow_private_hosts: AllowPrivateHosts = False,
+    max_image_bytes: MaxImageBytes = MAX_IMAGE_BYTES,
+) -> None:
+    """Says all that is wrong with a manifest, and what a run of it would cost."""
+    import dataclasses
+    import json
+
+    from dstc.manifests.check import check_manifest
+    from dstc.manifests.show import print_checked
+    from dstc.planning.settings import make_settings
+
+    most = {"all": None, "none": 0}.get(images, images)
+    if isinstance(most, str) and not (most.isascii() and most.isdigit()):
+        raise SettingsError(f"--images: found {images!r}; expected a number, all or none")
+    settings = make_settings(
+        manifest=manifest,
+        output=".",
+        preset=preset,
+        set=read_key_values(set_ or []),
+        allow_local=tuple(allow_local or ()),
+        allow_private_hosts=allow_private_hosts,
+        max_image_bytes=max_image_bytes,
+    )
+    found = _checked(check_manifest, settings, None if most is None else int(most))
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found)))
+    else:
+        print_checked(found)
+    raise typer.Exit(NO_MANIFEST if found.schema else BAD_ROWS if found.has_bad_rows else 0)
+
+
+@app.command(
+    no_args_is_help=True, epilog="Example: dstc manifest show rows.parquet --rows 3 --json"
+)
+def show(
+    manifest: Annotated[str, typer.Argument(help="Parquet file, folder or glob; path or URL.")],
+    rows: Annotated[int, typer.Option(help="First rows to show.", min=0)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Shows the columns and first rows of a manifest."""
+    import json
+
+    from dstc.manifests.show import print_shown, read_manifest
+    from dstc.store.urls import absolute
+
+    found = _checked(read_manifest, absolute(manifest), rows)
+    if as_json:
+        print(json.dumps(found, default=str))
+    else:
+        print_shown(found)
+
+
+def _checked(action: Callable[[Any, Any], Any], of: Any, number: int | None) -> Any:
+    """What the action gives; the error for what is no manifest says how to make one of it."""
+    from dstc.manifests.build_hint import with_hint
+    from dstc.store import storage
+
+    uri = of if isinstance(of, str) else of.manifest
+    try:
+        return action(of, number)
+    except ManifestError as error:
+        raise with_hint(error, uri) from error
+    except OSError as error:
+        raise storage.unanswered(uri, error) from error

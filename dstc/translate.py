@@ -31,6 +31,8 @@ from dstc.driver.terminal import (
 )
 from dstc.engines.registry import find_engine
 from dstc.errors import JobError, RunFolderError, StorageError
+from dstc.manifests.check import check_first_rows
+from dstc.manifests.show import print_findings
 from dstc.planning.plan import Plan, make_plan, what_is_left
 from dstc.planning.run_identity import open_or_create, plan_job
 from dstc.planning.settings import Settings
@@ -126,6 +128,7 @@ def run(settings: Settings, dry_run: bool = False, tflops: float | None = None) 
     if dry_run:
         device = likely_device(settings)
         print_plan(plan, _expected_cost(plan, device, tflops), device)
+        print_findings(check_first_rows(plan.manifest))
         return OK
     if settings.auto_slots:
         with end_on_signals():

@@ -51,11 +51,7 @@ def images_of_pattern(pattern: str) -> Source:
 
 
 def images_by_name(files: Sequence[str]) -> Source:
-    """These images, names relative to the folder that holds them all.
-
-    Raises:
-        StorageError: they lie in different storages.
-    """
+    """These images, names relative to the folder that holds them all."""
     files = [urls.absolute(file) for file in files]
     parents = {urls.parent(file) for file in files}
     root = _common_folder(parents)
@@ -77,7 +73,7 @@ def find_images(text: str) -> list[str]:
     else:
         source = images_of_pattern(uri)
     return [
-        urls.join(source.folder, name)
+        urls.resolve(name, source.folder)
         for table in source.read()
         for name in table.column(NAME).to_pylist()
     ]

@@ -114,7 +114,7 @@ class Pairing:
             return [self._targets[place] for place in sorted(chosen)]
         if self.column:
             value = row.get(self.column)
-            places = self._by.get(str(value))
+            places = None if value is None else self._by.get(str(value))
             if not places:
                 raise ManifestError(
                     f"--pair by:{self.column}: row {row_id!r} has {value!r} there, and no style "

@@ -18,7 +18,7 @@ def run(*arguments: str) -> int:
     return end.value.code
 
 
-def test_a_folder_is_built_and_translated(
+def test_a_folder_is_built_checked_and_translated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_images(tmp_path, ["pics/cat/1.png", "pics/dog/ä 2.png", "looks/a.png"])
@@ -26,6 +26,7 @@ def test_a_folder_is_built_and_translated(
 
     build = ["manifest", "build", "pics/", "-o", "rows.parquet", "--style", "looks/a.png"]
     assert run(*build, "--prompt", "{label}, watercolor") == 0
+    assert run("manifest", "check", "rows.parquet") == 0
     assert run("translate", "rows.parquet", "out", "--engine", "fake", "--actors", "1") == 0
 
     rows = result_rows(tmp_path / "out")
@@ -37,3 +38,4 @@ def test_a_folder_is_built_and_translated(
 
     # An image of it is the content of another run.
     assert run("manifest", "build", "out", "-o", "again.parquet", "--prompt", "at night") == 0
+    assert run("manifest", "check", "again.parquet", "--images", "all") == 0

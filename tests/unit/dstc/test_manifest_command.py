@@ -21,5 +21,5 @@ def test_styles_that_a_shell_spread_out_are_styles(
 
     assert end.value.code == 0
     assert [row["id"] for row in rows_of(tmp_path / "rows.parquet")] == ["1--a", "1--b"]
-    assert "next: dstc " in capsys.readouterr().out
+    assert "next: dstc manifest check" in capsys.readouterr().out
     assert gathered(["--style", "a.png", "pics/b.png"]) == ["--style", "a.png", "pics/b.png"]

@@ -30,7 +30,7 @@ def write_images(folder: Path, names: Sequence[str]) -> Path:
     return folder
 
 
-def build(output: Path, *sources: Path | str, **options: Any) -> Built:
+def build(output: Path | str, *sources: Path | str, **options: Any) -> Built:
     """Builds a manifest."""
     columns = options.get("columns")
     found = find_sources([str(source) for source in sources], columns)

@@ -4,6 +4,7 @@ import json
 import resource
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ import pytest
 
 from dstc.errors import ManifestError, SettingsError
 from dstc.manifests.build import BuildOptions, build_manifest
+from dstc.manifests.image_files import find_images
 from dstc.manifests.source import Source
 from dstc.store.manifest import open_manifest
 from dstc.worker.row import check_id
@@ -218,6 +220,28 @@ def test_a_manifest_that_is_there_is_kept(tmp_path: Path) -> None:
 
     build(tmp_path / "rows.parquet", pics, prompts=["y"], replaces=True)
     assert rows_of(tmp_path / "rows.parquet")[0]["prompt"] == "y"
+
+
+def test_sources_and_manifest_may_lie_in_other_storage(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in ("pics/cat/1.png", "pics/dog/2.png", "looks/a.png"):
+        memory.pipe_file(f"/team/{name}", png(1))
+    memory.pipe_file("/team/in/rows.csv", b"image_path,caption\nx.png,hello\n")
+    images = {"image": [{"bytes": png(1), "path": "a.png"}]}
+    with memory.open("/team/in/hf.parquet", "wb") as file:
+        pq.write_table(pa.table(images), file)
+
+    def written(source: str, **options: object) -> list[dict[str, object]]:
+        build("memory://team/rows.parquet", source, replaces=True, **options)
+        return pq.read_table(memory.open("/team/rows.parquet")).to_pylist()  # type: ignore
+
+    rows = written("memory://team/pics", styles=find_images("memory://team/looks/a.png"))
+    assert [row["content"] for row in rows] == ["pics/cat/1.png", "pics/dog/2.png"]
+    assert (rows[0]["style"], rows[0]["label"]) == ("looks/a.png", "cat")
+    columns = {"content": "image_path", "prompt": "caption"}
+    assert written("memory://team/in/rows.csv", columns=columns)[0]["content"] == "in/x.png"
+    (row,) = written("memory://team/in/hf.parquet", prompts=["x"])
+    assert memory.cat_file(f"/team/{row['content']}") == png(1)
 
 
 def test_row_groups_are_what_a_read_task_reads_and_ids_are_safe(tmp_path: Path) -> None:
