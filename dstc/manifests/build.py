@@ -11,7 +11,7 @@ from __future__ import annotations
 import posixpath
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +140,7 @@ def _checked(options: BuildOptions) -> tuple[BuildOptions, Pairing, list[Templat
     source = options.source_prompt
     others = [Template(source, "--source-prompt")] if source else []
     pairing = Pairing(options.pair, options.styles, prompts, options.seed)
-    moved = BuildOptions(**{**vars(options), "output": output})
-    return moved, pairing, [*prompts, *others]
+    return replace(options, output=output), pairing, [*prompts, *others]
 
 
 def _named(sources: Sequence[Source]) -> str:

@@ -34,11 +34,13 @@ def check_rows(manifest: Manifest, findings: Findings) -> Iterator[Row]:
     schema = pa.schema([column for column in manifest.schema if column.name in wanted])
     for file in manifest.files:
         rows = min(file.rows, manifest.rows - file.first_row)
+        if rows <= 0:
+            break
         pieces = [
             Shard(number, file, start, min(start + _PIECE, rows))
             for number, start in enumerate(range(0, rows, _PIECE))
         ]
-        for piece, table in read_shards(pieces, schema) if pieces else ():
+        for piece, table in read_shards(pieces, schema):
             first = piece.first_row
             repeated = dict(duplicates.within(first, first + piece.rows))
             for place, record in enumerate(read_records(table)):

@@ -103,7 +103,7 @@ def _source(uri: str, root: str, names: Sequence[str]) -> Source:
     def read() -> Iterator[pa.Table]:
         for start in range(0, len(images), CHUNK_ROWS):
             some = images[start : start + CHUNK_ROWS]
-            table = {"content": some, NAME: some}
+            table: dict[str, Sequence[str | None]] = {"content": some, NAME: some}
             if splits:
                 table["split"] = [name.split("/")[0] for name in some]
             if levels:

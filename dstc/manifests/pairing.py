@@ -67,9 +67,11 @@ class Pairing:
         self._seed = seed
         slugs = _slugs(styles)
         prompt_slugs = [f"p{number}" for number in range(1, len(prompts) + 1)]
-        self._styles = list(zip(styles or [None], slugs or [""], strict=True))
+        some_styles: Sequence[str | None] = styles or [None]
+        some_prompts: Sequence[Template | None] = prompts or [None]
+        self._styles = list(zip(some_styles, slugs or [""], strict=True))
         self._prompts = list(
-            zip(prompts or [None], prompt_slugs if len(prompts) > 1 else [""], strict=True)
+            zip(some_prompts, prompt_slugs if len(prompts) > 1 else [""], strict=True)
         )
         if self.column and not styles:
             raise SettingsError(f"--pair {how}: found no style; expected --style")

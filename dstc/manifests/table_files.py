@@ -7,7 +7,7 @@ import gzip
 import itertools
 import json
 from collections.abc import Collection, Iterable, Iterator
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,7 +42,7 @@ def _reading(uri: str, form: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _opened(uri: str) -> Iterator[IO[bytes]]:
     with storage.open_input(uri) as raw:
-        yield gzip.open(raw) if uri.endswith(".gz") else raw  # type: ignore[misc]
+        yield cast(IO[bytes], gzip.open(raw)) if uri.endswith(".gz") else raw
 
 
 # --- CSV ------------------------------------------------------------------------------------------
