@@ -18,6 +18,7 @@ from dstc.config_file import Config, Configurable
 from dstc.emoji import app as emoji
 from dstc.export import export_command
 from dstc.log_lines import show_logs
+from dstc.manifest import app as manifest_app
 from dstc.options import (
     HOW,
     WHAT,
@@ -427,6 +428,7 @@ def verify(
 
 app.command(name="export", no_args_is_help=True)(export_command)
 app.add_typer(emoji, name="emoji")
+app.add_typer(manifest_app, name="manifest")
 app.add_typer(weights, name="weights")
 
 

@@ -32,6 +32,8 @@ from dstc.driver.terminal import (
 )
 from dstc.engines.registry import find_engine
 from dstc.errors import JobError, RunFolderError, StorageError
+from dstc.manifests.check import check_first_rows
+from dstc.manifests.show import print_findings
 from dstc.planning.plan import Plan, make_plan, what_is_left
 from dstc.planning.run_identity import open_or_create, plan_job
 from dstc.planning.settings import Settings
@@ -133,6 +135,7 @@ def run(
         memory = find_engine(settings.engine).step_memory if device == "cuda" else None
         known = memory(settings) if memory else None
         print_plan(plan, _expected_cost(plan, device, tflops), device, known)
+        print_findings(check_first_rows(plan.manifest))
         return OK
     if settings.auto_slots:
         with end_on_signals():

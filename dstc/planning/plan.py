@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dstc.engines.registry import find_engine
-from dstc.errors import SettingsError
+from dstc.errors import ManifestError, SettingsError
+from dstc.manifests.build_hint import with_hint
 from dstc.planning.kept_parts import find_kept_parts, refuse_other_rows
 from dstc.planning.label_columns import check_label_columns
 from dstc.planning.run_identity import Job, existing_job, plan_job
@@ -55,7 +56,10 @@ def make_plan(settings: Settings) -> Plan:
         UserError: arguments, manifest, weights or output folder that cannot be used.
     """
     weights = _weights_of(settings)
-    manifest = open_manifest(settings.manifest, settings.rows_per_shard, limit=settings.limit)
+    try:
+        manifest = open_manifest(settings.manifest, settings.rows_per_shard, limit=settings.limit)
+    except ManifestError as error:
+        raise with_hint(error, settings.manifest) from error
     check_label_columns(settings.label_columns, manifest.schema)
     planned = plan_job(settings, manifest, weights)
     plan = Plan(

@@ -1,0 +1,49 @@
+"""The command that makes a manifest of what is none: a folder of images, a CSV, other columns."""
+
+from __future__ import annotations
+
+import posixpath
+import shlex
+
+from dstc.errors import ManifestError
+from dstc.manifests.columns import usual_name
+from dstc.manifests.find_sources import find_sources
+from dstc.text import redact
+from dstc_engine.errors import UserError
+
+
+def with_hint(error: ManifestError, uri: str) -> ManifestError:
+    """The error with the command that helps, where there is one."""
+    hint = build_hint(uri)
+    return (
+        ManifestError(f"{str(error).rstrip('.')}. Make a manifest of it: {hint}") if hint else error
+    )
+
+
+def build_hint(uri: str) -> str | None:
+    """A command for the shell; None for what `dstc manifest build` does not read.
+
+    Example:
+        build_hint("rows.csv") may be
+        "dstc manifest build rows.csv -o rows.parquet --column content=image_path --prompt TEXT"
+    """
+    try:
+        (source,) = find_sources([uri])
+        names = list(source.columns or next(iter(source.read())).schema.names)
+    except (UserError, OSError, StopIteration, ValueError):
+        return None
+    options = []
+    if "content" not in names:
+        options.append(f"--column content={usual_name('content', names) or 'NAME'}")
+    if not {"style", "prompt"} & set(names):
+        caption = usual_name("prompt", names)
+        options.append(f"--column prompt={caption}" if caption else "--prompt TEXT")
+    name = posixpath.basename(uri.rstrip("/"))
+    stem = name.split("*")[0].split(".")[0] or "rows"
+    output = f"{stem}.parquet" if name != f"{stem}.parquet" else f"{stem}.manifest.parquet"
+    quoted = [part for option in options for part in map(shlex.quote, option.split(" ", 1))]
+    return (
+        shlex.join(["dstc", "manifest", "build", redact(uri), "-o", output])
+        + " "
+        + (" ".join(quoted))
+    )
