@@ -16,6 +16,7 @@ import typer
 from dstc import help_texts
 from dstc.config_file import Config, Configurable
 from dstc.emoji import app as emoji
+from dstc.evaluate_command import evaluate_command
 from dstc.export import export_command
 from dstc.log_lines import show_logs
 from dstc.manifest import app as manifest_app
@@ -43,9 +44,9 @@ from dstc.options import (
     RowDeadline,
     Tflops,
     read_key_values,
+    read_policy,
 )
-from dstc.store.input_policy import MAX_IMAGE_BYTES, InputPolicy
-from dstc.store.urls import absolute
+from dstc.store.input_policy import MAX_IMAGE_BYTES
 from dstc.text import redact, visible
 from dstc.weights import app as weights
 from dstc_engine.errors import DstcError, UserError
@@ -273,101 +274,13 @@ def report(
 
     if serve and contact_sheet is not None:
         raise UserError("--serve, --contact-sheet: found both; expected one of them")
-    inputs = _inputs(allow_local, allow_private_hosts, max_image_bytes)
+    inputs = read_policy(allow_local, allow_private_hosts, max_image_bytes)
     if serve:
         serve_report(urls.absolute(output), port, inputs)
     elif contact_sheet is not None:
         print(visible(write_contact_sheet(urls.absolute(output), contact_sheet, inputs)))
     else:
         print(visible(write_report(urls.absolute(output), inputs)))
-
-
-def _inputs(folders: list[str] | None, private_hosts: bool, max_bytes: int) -> InputPolicy:
-    return InputPolicy(
-        local_folders=tuple(absolute(folder) for folder in folders or ()),
-        private_hosts=private_hosts,
-        max_bytes=max_bytes,
-    )
-
-
-@app.command(cls=Configurable, no_args_is_help=True, epilog=help_texts.EVALUATE)
-def evaluate(
-    output: Annotated[str, typer.Argument(help="Run folder, finished or not; path or URL.")],
-    dino: Annotated[
-        str | None, typer.Option(help="ViT to measure structure with (the preset's own), or none.")
-    ] = None,
-    clip: Annotated[
-        str | None,
-        typer.Option(help="CLIP model to measure prompts with (the preset's last), or none."),
-    ] = None,
-    identity: Annotated[
-        str | None, typer.Option(help="Face network (the preset's, where it guides), or none.")
-    ] = None,
-    lpips: Annotated[
-        str | None,
-        typer.Option(metavar="NET=FILE", help="LPIPS: alex, vgg or squeeze, with its weights."),
-    ] = None,
-    segmentation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOW", help="mask_iou: foreground, foreground:LEVEL, or NETWORK=FILE."
-        ),
-    ] = None,
-    masks: Annotated[
-        str | None, typer.Option(help="Column of labels of the content, for mask_iou.")
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(metavar="FILE.parquet", help="Real images: distances of sets, style_right."),
-    ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="What a row of the reference must have to count."),
-    ] = None,
-    style_column: Annotated[
-        str | None, typer.Option(help="Column that names the wanted style, for style_right.")
-    ] = None,
-    inception: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Weights of Inception, for FID and KID.")
-    ] = None,
-    truth: Annotated[
-        str | None, typer.Option(help="Column of ground-truth images (truth, if there is one).")
-    ] = None,
-    actors: Annotated[int, typer.Option(help="Processes that measure.", min=1)] = 1,
-    device: Annotated[Device, typer.Option(help="Where the networks live.")] = Device.auto,
-    address: Annotated[
-        str | None,
-        typer.Option(help="Running Ray cluster [dim](RAY_ADDRESS, else Ray starts here)[/dim]."),
-    ] = None,
-    config: Config = None,
-    allow_local: AllowLocal = None,
-    allow_private_hosts: AllowPrivateHosts = False,
-    max_image_bytes: MaxImageBytes = MAX_IMAGE_BYTES,
-) -> None:
-    """Measures the images of a run: metrics/, metrics.json and a table."""
-    from dstc.evaluate import EvaluateOptions
-    from dstc.evaluate import evaluate as measure
-
-    measure(
-        EvaluateOptions(
-            output=output,
-            dino=dino,
-            clip=clip,
-            identity=identity,
-            lpips=lpips,
-            segmentation=segmentation,
-            masks=masks,
-            reference=reference,
-            where=read_key_values(where or [], "--where"),
-            style_column=style_column,
-            inception=inception,
-            truth=truth,
-            actors=actors,
-            device=device.value,
-            address=address,
-            inputs=_inputs(allow_local, allow_private_hosts, max_image_bytes),
-        )
-    )
 
 
 @app.command(no_args_is_help=True, epilog=help_texts.STATUS)
@@ -426,7 +339,11 @@ def verify(
     raise typer.Exit(WHOLE if found.is_whole else FAULTY)
 
 
-app.command(name="export", no_args_is_help=True)(export_command)
+_evaluate = app.command(
+    "evaluate", cls=Configurable, no_args_is_help=True, epilog=help_texts.EVALUATE
+)
+_evaluate(evaluate_command)
+app.command("export", no_args_is_help=True, epilog=help_texts.EXPORT)(export_command)
 app.add_typer(emoji, name="emoji")
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(weights, name="weights")

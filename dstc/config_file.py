@@ -95,7 +95,8 @@ def _scalar(value: Any, place: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    return {dict: "mapping", list: "list", str: "text"}[type(value)]
+    kinds: dict[type, str] = {dict: "mapping", list: "list", str: "text"}
+    return kinds[type(value)]
 
 
 Config = Annotated[

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dstc.errors import JobError
-from dstc.options import AllowLocal, AllowPrivateHosts, MaxImageBytes
+from dstc.options import AllowLocal, AllowPrivateHosts, MaxImageBytes, read_policy
 from dstc.store import urls
 from dstc.store.input_policy import MAX_IMAGE_BYTES, InputPolicy
 from dstc.text import describe, redact
@@ -114,11 +114,7 @@ def export_command(
     """Makes a data set of a finished run: ImageFolder, WebDataset, Hugging Face, COCO, files."""
     from dstc.driver.terminal import console, facts_table
 
-    inputs = InputPolicy(
-        local_folders=tuple(urls.absolute(folder) for folder in allow_local or ()),
-        private_hosts=allow_private_hosts,
-        max_bytes=max_image_bytes,
-    )
+    inputs = read_policy(allow_local, allow_private_hosts, max_image_bytes)
     found = export(
         output,
         to,

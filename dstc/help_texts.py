@@ -27,6 +27,10 @@ REPORT = _epilog(
 EVALUATE = _epilog(
     "dstc evaluate out", "dstc evaluate out --truth truth --lpips alex=alexnet.pth --device cpu"
 )
+EXPORT = _epilog(
+    "dstc export out data --format imagefolder --label-column label",
+    "dstc export out s3://bucket/data --format webdataset",
+)
 STATUS = _epilog("dstc status out --watch", "dstc status s3://bucket/out --json")
 VERIFY = _epilog(
     "dstc verify out",

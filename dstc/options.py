@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from dstc.errors import SettingsError
+from dstc.store.input_policy import InputPolicy
+from dstc.store.urls import absolute
 
 HOW, WHAT, WHERE = "How images are made", "Which rows", "Where it runs"
 INPUTS, RESULTS = "What rows may name", "What results are"
@@ -175,3 +177,14 @@ def read_key_values(texts: Sequence[str], option: str = "--set") -> dict[str, st
             raise SettingsError(f"{option}: found {text!r}; expected KEY=VALUE")
         values[key.strip()] = value.strip()
     return values
+
+
+def read_policy(
+    folders: Sequence[str] | None, private_hosts: bool, max_image_bytes: int
+) -> InputPolicy:
+    """What rows may name, of the options of `INPUTS`."""
+    return InputPolicy(
+        local_folders=tuple(absolute(folder) for folder in folders or ()),
+        private_hosts=private_hosts,
+        max_bytes=max_image_bytes,
+    )

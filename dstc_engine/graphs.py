@@ -189,7 +189,7 @@ class _CopyGradient(torch.autograd.Function):
 def _with_copied_gradient(tensor: Tensor) -> Tensor:
     if not (tensor.requires_grad and torch.is_grad_enabled()):
         return tensor
-    same: Tensor = _CopyGradient.apply(tensor)  # type: ignore[no-untyped-call]
+    same: Tensor = _CopyGradient.apply(tensor)
     return same
 
 

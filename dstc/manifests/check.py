@@ -15,7 +15,6 @@ from dstc.planning.cost import estimate
 from dstc.planning.settings import Settings
 from dstc.planning.workers import likely_device
 from dstc.store.manifest import Manifest, open_manifest
-from dstc.store.results import RESERVED_COLUMNS
 
 # Rows that a dry run looks at: some seconds.
 _DRY_ROWS = 100_000
@@ -58,9 +57,7 @@ def check_manifest(settings: Settings, images: int | None = 100) -> Checked:
     faults = schema_faults(settings.manifest)
     if faults:
         return Checked(settings.manifest, faults)
-    manifest = open_manifest(
-        settings.manifest, settings.rows_per_shard, limit=settings.limit, reserved=RESERVED_COLUMNS
-    )
+    manifest = open_manifest(settings.manifest, settings.rows_per_shard, limit=settings.limit)
     findings = Findings()
     looked = _look(manifest, settings, images, findings)
     return Checked(

@@ -19,7 +19,6 @@ from dstc.store.column_types import common_type, plain_type
 from dstc.store.hive import partition_of
 from dstc.store.manifest import REQUIRED_COLUMNS, TEXT_COLUMNS
 from dstc.store.manifest_files import find_manifest_files
-from dstc.store.results import RESERVED_COLUMNS
 from dstc.text import describe
 
 # Faults of one kind that are told file by file; a manifest of many files mostly has all in each.
@@ -87,12 +86,6 @@ def _plainly(hint: str) -> str:
 
 
 def _of_field(field: pa.Field) -> Iterator[str]:
-    if field.name in RESERVED_COLUMNS:
-        yield (
-            f"column {field.name!r}: results have a column of this name; `dstc manifest build` "
-            f"calls it 'manifest_{field.name}'"
-        )
-        return
     kind = plain_type(field.type)
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     is_empty = pa.types.is_null(kind) and field.name not in REQUIRED_COLUMNS

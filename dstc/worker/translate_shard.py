@@ -2,13 +2,12 @@
 
     check -> fetch, decode, fit (threads) -> engine (one thread) -> finish, PNG to storage (threads)
 
-Ray calls it with two shards at a time. Where rows have several samples, each is a request of its
-own to the engine, and the row ends when all of them have. The images of a row are written before
-the shard's result rows leave the actor, under names made from the ids, so a shard that is run again
-writes the same files again. A flagged row that is tried with another seed writes its image beside
-the old one, and only if it is better. No fault of a row leaves a call as an exception: it is a
-result row. Every half minute the rows that have ended are kept aside, so that a process which dies
-without a word, as on a spot node, costs little more than the rows in its slots.
+Ray calls it with two shards at a time. Each sample of a row is a request of its own to the engine.
+Images are written before the shard's result rows leave the actor, under names made from the ids, so
+a shard that is run again writes the same files again; a flagged row tried with another seed writes
+beside the old image, and only if the new one is better. No fault of a row leaves a call as an
+exception. Every half minute the rows that have ended are kept aside, so that a process which dies
+costs little more than the rows in its slots.
 """
 
 from __future__ import annotations
@@ -90,8 +89,7 @@ class TranslateShard:
     """Translates shards: Ray Data calls it with one packed `read_shards.SHARD_SCHEMA` per thread.
 
     Args:
-        task: of the run.
-        row_count: a `RowCount` actor, or None.
+        task: of the run. row_count: a `RowCount` actor, or None.
         make_engine: builds the engine; by default that of `task`.
     """
 
@@ -138,9 +136,9 @@ class TranslateShard:
         self._at_work: list[ShardRun] = []
         self._closed = threading.Event()
         threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
-        before_end = partial(note_end, self._at_work, task.run)
+        end = partial(note_end, self._at_work, task.run)
         deadline = task.settings.row_deadline_s
-        self._watchdog = Watchdog(self._fetchers, self._engine, deadline, before_end)
+        self._watchdog = Watchdog(self._fetchers, self._engine, deadline, end)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Translates one shard; its result rows in the order of its manifest rows.
@@ -400,8 +398,8 @@ class TranslateShard:
         Where a flagged row is tried again, one alone: its further images stay.
         """
         restores = self._task.settings.restore_size
-        request = load_request(row, shard.folder, self._fetch, self._images, restores)
-        request = self._prepare(request)
+        loaded = load_request(row, shard.folder, self._fetch, self._images, restores)
+        request = self._prepare(loaded)
         if before is not None:
             return [replace(request, seed=derive_retry_seed(row.seed, before.retries + 1))]
         others = range(1, self._task.settings.samples_per_row)

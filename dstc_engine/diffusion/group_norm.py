@@ -103,7 +103,7 @@ class HalfGroupNorm(torch.autograd.Function):
         ctx: Any, x: Tensor, gain: Tensor, offset: Tensor, groups: int, eps: float
     ) -> Tensor:
         """(B, C, *) to the same."""
-        parts = x.unflatten(1, (groups, -1))  # (B, G, C/G, *)
+        parts = _by_group(x, groups)  # (B, G, C/G, *)
         places = tuple(range(2, parts.dim()))
         mean = parts.mean(places, keepdim=True, dtype=torch.float32)
         inverse = torch.empty_like(mean)
@@ -113,7 +113,7 @@ class HalfGroupNorm(torch.autograd.Function):
         factor = inverse * _apart(gain, mean)
         moved = torch.addcmul(_apart(offset, mean), mean, factor, value=-1)
         y = torch.empty_like(x)
-        torch.addcmul(moved, parts, factor, out=y.unflatten(1, (groups, -1)))
+        torch.addcmul(moved, parts, factor, out=_by_group(y, groups))
         return y
 
     @staticmethod
@@ -121,11 +121,11 @@ class HalfGroupNorm(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """dx = (gain dy - its mean - normed x times their mean product) / deviation."""
         x, gain, mean, inverse = ctx.saved_tensors
-        apart = (mean.shape[1], -1)
+        groups = mean.shape[1]
         gain = _apart(gain, mean)
-        dy, parts = dy.unflatten(1, apart), x.unflatten(1, apart)
+        dy, parts = _by_group(dy, groups), _by_group(x, groups)
         dx = torch.empty_like(x)
-        normed = dx.unflatten(1, apart)  # and, in place, what becomes of it
+        normed = _by_group(dx, groups)  # and, in place, what becomes of it
         torch.addcmul(-mean * inverse, parts, inverse, out=normed)
 
         def mean_over_group(of: Tensor) -> Tensor:
@@ -138,9 +138,14 @@ class HalfGroupNorm(torch.autograd.Function):
         return dx, None, None, None, None
 
 
+def _by_group(x: Tensor, groups: int) -> Tensor:
+    """(B, C, *) to (B, G, C/G, *), a view."""
+    return x.view(x.shape[0], groups, -1, *x.shape[2:])
+
+
 def _apart(of_channels: Tensor, of_groups: Tensor) -> Tensor:
     """(B or 1, C) by group, with the dimensions that moments of groups have."""
-    by_group = of_channels.unflatten(1, (of_groups.shape[1], -1))
+    by_group = _by_group(of_channels, of_groups.shape[1])
     return by_group.view(*by_group.shape, *(1,) * (of_groups.dim() - 3))
 
 

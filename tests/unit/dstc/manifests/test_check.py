@@ -17,7 +17,6 @@ from dstc.manifests.check_rows import lost_words
 from dstc.manifests.schema_faults import schema_faults
 from dstc.planning.settings import make_settings
 from dstc.store.manifest import open_manifest
-from dstc.store.results import RESERVED_COLUMNS
 from tests.unit.dstc.manifests.files import png, write_images
 
 
@@ -72,7 +71,7 @@ def test_a_schema_is_refused_where_a_job_refuses_it(
     pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
     uri = str(tmp_path / "rows.parquet")
     try:
-        open_manifest(uri, 16, reserved=RESERVED_COLUMNS)
+        open_manifest(uri, 16)
         is_taken = True
     except ManifestError:
         is_taken = False
