@@ -67,6 +67,10 @@ def test_pairs_lie_on_each_other(finished: Path, tmp_path: Path) -> None:
         assert (result + content)[1:, 1:].tolist() == np.full((63, 63, 3), 255).tolist()
 
 
+# webdataset leaves it to the garbage collector to close what it read.
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 def test_web_dataset(finished: Path, tmp_path: Path) -> None:
     made = export(
         str(finished),
