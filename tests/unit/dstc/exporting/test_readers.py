@@ -174,6 +174,8 @@ def test_coco(finished: Path, tmp_path: Path) -> None:
     assert annotation["keypoints"] == [14, 10, 2, 0, 0, 0] and annotation["num_keypoints"] == 1
 
 
+# pycocotools hands masks to numpy in a way that numpy 2 speaks of.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_coco_of_outlines_and_corners(make_run: Callable[..., Path], tmp_path: Path) -> None:
     run = make_run(masks="polygons:coco")
     export(str(run), str(tmp_path), "coco")
