@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from dstc.errors import JobError
+from dstc.errors import JobError, SettingsError
 from dstc.options import AllowLocal, AllowPrivateHosts, MaxImageBytes, read_policy
 from dstc.store import urls
 from dstc.store.input_policy import MAX_IMAGE_BYTES, InputPolicy
@@ -41,8 +42,8 @@ class Exported:
 
 
 def export(
-    output: str,
-    to: str,
+    output: str | os.PathLike[str],
+    to: str | os.PathLike[str],
     kind: str,
     *,
     label_column: str | None = None,
@@ -61,7 +62,7 @@ def export(
 
     Raises:
         RunFolderError: no finished run, or a folder that is not empty.
-        SettingsError: no such column, or labels that the format has no place for.
+        SettingsError: no such kind or column, or labels that the format has no place for.
         JobError: images are missing or damaged, or storage does not answer.
     """
     from dstc.exporting.coco import write_coco
@@ -80,6 +81,9 @@ def export(
         "coco": write_coco,
         "folder": write_plain_folder,
     }
+    if kind not in writers:
+        raise SettingsError(f"kind: found {kind!r}; expected one of {', '.join(writers)}")
+    output, to = os.fspath(output), os.fspath(to)
     urls.refuse_credentials(output, "run")
     try:
         run = FinishedRun.open(output, inputs or InputPolicy())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from dstc.driver.lease import Lease
 from dstc.driver.monitor import Monitor
 from dstc.driver.signals import end_on_signals, interrupter, listen_for_end
 from dstc.driver.slot_count import with_measured_slots, with_recorded_slots
-from dstc.driver.summary import summarize_run
+from dstc.driver.summary import Summary, summarize_run
 from dstc.driver.terminal import (
     ProgressLine,
     print_closing,
@@ -49,7 +50,7 @@ from dstc.store.images_note import write_images_note
 from dstc.store.ledger import Ledger
 from dstc.store.storage import local_folder
 from dstc.store.temporary_files import swept
-from dstc.text import describe, redact
+from dstc.text import describe, redact, visible
 from dstc.worker.read_shards import ManifestShards
 from dstc.worker.row_count import start_row_count
 from dstc.worker.translate_shard import TranslateShard
@@ -59,7 +60,12 @@ from dstc_engine.errors import DstcError, UserError
 if TYPE_CHECKING:
     from dstc.planning.cost import Estimate
 
+log = logging.getLogger(__name__)
+
 OK, SOME_FAILED = 0, 3  # 3, too, where more rows are rejected than allowed
+
+# Shows the progress of so many rows while its block runs.
+Show = Callable[[int, Monitor], contextlib.AbstractContextManager[object]]
 
 
 # Reads and writes mostly wait for storage. One core must hold an actor and both of them.
@@ -124,11 +130,8 @@ def run(
         JobError: the job broke; the same command continues it.
     """
     started = time.monotonic()
-    settings = with_recorded_slots(settings)
-    try:
-        plan = make_plan(settings)
-    except OSError as error:
-        raise StorageError(f"storage does not answer: {describe(error)}") from error
+    plan = _planned(settings)
+    settings = plan.settings
     print_damaged(plan)
     if dry_run:
         device = likely_device(settings)
@@ -137,6 +140,54 @@ def run(
         print_plan(plan, _expected_cost(plan, device, tflops), device, known)
         print_findings(check_first_rows(plan.manifest))
         return OK
+    show = _show_nothing if quiet else ProgressLine
+    summary = _run_plan(plan, show, print_waiting, print_no_conditions, started)
+    print_closing(summary, plan.job.run, settings.max_rejected, quiet)
+    too_many = summary.rejected_share > settings.max_rejected
+    return SOME_FAILED if summary.failed or too_many else OK
+
+
+def run_silently(settings: Settings, show: Show | None = None) -> Summary:
+    """Runs the job as `run` does, and prints nothing: what `run` prints as warnings is logged.
+
+    Args:
+        settings: of the run. show: around the pipeline, gets the rows of the run and its monitor.
+
+    Raises:
+        UserError, JobError: as `run`.
+    """
+    started = time.monotonic()
+    plan = _planned(settings)
+    for why in plan.damaged:
+        log.warning("damaged: %s; the shard runs again", visible(why))
+    return _run_plan(
+        plan,
+        show or _show_nothing,
+        lambda holder: log.warning("another driver (%s) has the output folder", visible(holder)),
+        lambda output: log.warning("output %s: no conditional writes", visible(output)),
+        started,
+    )
+
+
+def _planned(settings: Settings) -> Plan:
+    try:
+        return make_plan(with_recorded_slots(settings))
+    except OSError as error:
+        raise StorageError(f"storage does not answer: {describe(error)}") from error
+
+
+def _show_nothing(rows: int, monitor: Monitor) -> contextlib.AbstractContextManager[object]:
+    return contextlib.nullcontext()
+
+
+def _run_plan(
+    plan: Plan,
+    show: Show,
+    on_wait: Callable[[str], None],
+    on_no_conditions: Callable[[str], None],
+    started: float,
+) -> Summary:
+    settings = plan.settings
     if settings.auto_slots:
         with end_on_signals():
             settings = _measured(settings)
@@ -146,7 +197,7 @@ def run(
     try:
         if plan.pending:
             with end_on_signals():
-                _take(lease)
+                _take(lease, on_wait, on_no_conditions)
                 interrupt = interrupter()
                 with lease.kept(on_lost=interrupt), swept(local_folder(plan.job.run.uri)):
                     # Another driver may have ended since the plan was made.
@@ -155,8 +206,8 @@ def run(
                     plan.ledger.save()  # before a part changes that it still counts
                     write_images_note(plan.job.run)
                     if plan.pending:
-                        _run_pipeline(plan, lease, interrupt, quiet)
-        summary = summarize_run(plan, time.monotonic() - started)
+                        _run_pipeline(plan, lease, interrupt, show)
+        return summarize_run(plan, time.monotonic() - started)
     except OSError as error:
         raise JobError(
             f"storage does not answer: {describe(error)}. What is done is kept; the same command "
@@ -169,9 +220,6 @@ def run(
                 "done is kept, and the same command continues"
             ) from None
         raise
-    print_closing(summary, plan.job.run, settings.max_rejected, quiet)
-    too_many = summary.rejected_share > settings.max_rejected
-    return SOME_FAILED if summary.failed or too_many else OK
 
 
 def _expected_cost(plan: Plan, device: str, tflops: float | None) -> Estimate | None:
@@ -201,18 +249,20 @@ def _measured(settings: Settings) -> Settings:
         return with_measured_slots(settings, workers.device, weights_bucket.bucket())
 
 
-def _take(lease: Lease) -> None:
+def _take(
+    lease: Lease, on_wait: Callable[[str], None], on_no_conditions: Callable[[str], None]
+) -> None:
     try:
-        lease.take(on_wait=print_waiting)
+        lease.take(on_wait=on_wait)
         if not lease.has_conditions:
-            print_no_conditions(lease.shown)
+            on_no_conditions(lease.shown)
     except OSError as error:
         raise RunFolderError(
             f"output {lease.shown} cannot be written: {describe(error)}"
         ) from error
 
 
-def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None], quiet: bool) -> None:
+def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None], show: Show) -> None:
     monitor: Monitor | None = None
     try:
         with running_ray(cluster_address(plan.settings.address), on_start=listen_for_end):
@@ -221,8 +271,7 @@ def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None], quiet
             results, sink = build_pipeline(plan, workers, row_count, lease.epoch)
             monitor = Monitor(plan, workers, row_count, lease, interrupt)
             # In this order, so that the last line knows of the last snapshot.
-            progress = ProgressLine(plan.manifest.rows, monitor)
-            with contextlib.nullcontext() if quiet else progress, monitor:
+            with show(plan.manifest.rows, monitor), monitor:
                 results.write_datasink(
                     sink,
                     ray_remote_args={"num_cpus": _IO_CPUS},

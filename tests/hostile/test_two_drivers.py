@@ -6,6 +6,7 @@ Without Ray. Each case runs in a folder of this machine and in a bucket of a rea
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-import dstc.translate
 from dstc.driver import lease as lease_module
 from dstc.driver.lease import EXPIRES_AFTER_S, Lease
 from dstc.errors import JobError, OutputError, RunFolderError
@@ -29,6 +29,7 @@ from dstc.store.conditional import Versioned
 from dstc.store.fencing import epoch_of
 from dstc.store.results import DONE, Outcome, result_table, write_part
 from dstc.store.run_folder import RunFolder
+from dstc.translate import run
 from tests.hostile.case import Case
 from tests.lease_clock import Clock
 from tests.s3_server import S3
@@ -423,15 +424,15 @@ def test_the_driver_ends_with_its_reason_and_what_is_done_is_kept(
         manifest=str(write_manifest(good_rows(4))), output=str(output), engine="fake", slots=2
     )
 
-    def pipeline(plan: Any, lease: Lease, interrupt: Any, quiet: bool) -> None:
+    def pipeline(plan: Any, lease: Lease, interrupt: Any, show: Any) -> None:
         write_part(plan.job.run, 0, rows_of("done"), lease.epoch)
         asked = lease.now()
         lease.now = lambda: asked + EXPIRES_AFTER_S
         time.sleep(20)
 
-    monkeypatch.setattr(dstc.translate, "_run_pipeline", pipeline)
+    monkeypatch.setattr(sys.modules["dstc.translate"], "_run_pipeline", pipeline)
     with pytest.raises(JobError, match="was not renewed for 90 s.*what is done is kept"):
-        dstc.translate.run(settings)
+        run(settings)
     assert (output / "results" / "part-00000.parquet").exists()
     assert not (output / "lease.json").exists(), "nobody else took it, so the next need not wait"
     assert json.loads((output / "job.json").read_text())["epoch"] == 1

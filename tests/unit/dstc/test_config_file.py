@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         made.append(settings)
         return 0
 
-    monkeypatch.setattr("dstc.translate.run", run)
+    monkeypatch.setattr(importlib.import_module("dstc.translate"), "run", run)
 
     def call(*arguments: str) -> Settings:
         with pytest.raises(SystemExit) as end:
