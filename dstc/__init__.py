@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dstc.export import export
     from dstc.jobs_in_python import build_manifest, check_manifest, translate
     from dstc.planning.settings import Settings, make_settings
+    from dstc.processor import ProcessorConfig, build_processor
     from dstc.report import write_report
     from dstc.run_handle import Run, open_run
     from dstc.status import Status, read_status
@@ -34,12 +35,14 @@ __all__ = [
     "DstcError",
     "EngineSpec",
     "JobError",
+    "ProcessorConfig",
     "Progress",
     "Run",
     "Settings",
     "Status",
     "UserError",
     "build_manifest",
+    "build_processor",
     "check_manifest",
     "export",
     "make_settings",
@@ -58,6 +61,7 @@ _HOMES = {
     "dstc.export": ("export",),
     "dstc.jobs_in_python": ("build_manifest", "check_manifest", "translate"),
     "dstc.planning.settings": ("Settings", "make_settings"),
+    "dstc.processor": ("ProcessorConfig", "build_processor"),
     "dstc.report": ("write_report",),
     "dstc.run_handle": ("Run", "open_run"),
     "dstc.status": ("Status", "read_status"),

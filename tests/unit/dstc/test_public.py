@@ -13,8 +13,9 @@ import dstc
 def test_the_public_names_are_exactly_these() -> None:
     assert sorted(name for names in dstc._HOMES.values() for name in names) == dstc.__all__
     assert dstc.__all__ == [
-        *("DstcError", "EngineSpec", "JobError", "Progress", "Run", "Settings", "Status"),
-        *("UserError", "build_manifest", "check_manifest", "export", "make_settings", "open_run"),
+        *("DstcError", "EngineSpec", "JobError", "ProcessorConfig", "Progress", "Run"),
+        *("Settings", "Status", "UserError", "build_manifest", "build_processor"),
+        *("check_manifest", "export", "make_settings", "open_run"),
         *("read_status", "run", "translate", "translate_image", "write_report"),
     ]
 
