@@ -70,8 +70,8 @@ def write_report(output: str, inputs: InputPolicy = STRICT) -> str:
         RunFolderError: the folder holds no run.
         StorageError: the folder cannot be read, or the page not be written.
     """
-    page = make_report(output, inputs)
     run = _run_folder(output)
+    page = make_report(output, inputs, beside=run.uri)
     try:
         storage.write_bytes(run.report, page)
     except Exception as error:  # drivers raise their own types
@@ -79,17 +79,18 @@ def write_report(output: str, inputs: InputPolicy = STRICT) -> str:
     return run.report
 
 
-def make_report(output: str, inputs: InputPolicy = STRICT) -> bytes:
+def make_report(output: str, inputs: InputPolicy = STRICT, *, beside: str | None = None) -> bytes:
     """The page as bytes; no file is written.
 
     Args:
         output: the run folder; a local path or any fsspec URL. inputs: as in `write_report`.
+        beside: the folder that the page will lie in, for links to files; None without one.
 
     Raises:
         RunFolderError: the folder holds no run.
         StorageError: the folder cannot be read.
     """
-    return render(_read_page(_run_folder(output), inputs)).encode(errors="replace")
+    return render(_read_page(_run_folder(output), inputs, beside)).encode(errors="replace")
 
 
 def serve_report(output: str, port: int, inputs: InputPolicy = STRICT) -> None:
@@ -185,7 +186,7 @@ def _open_run(run: RunFolder) -> tuple[Record, list[int]]:
     return job, shards
 
 
-def _read_page(run: RunFolder, inputs: InputPolicy) -> Page:
+def _read_page(run: RunFolder, inputs: InputPolicy, beside: str | None) -> Page:
     job, shards = _open_run(run)
     summary = read_record(run.summary, "summary.json")
     tally = count_rows(run, shards)
@@ -208,7 +209,7 @@ def _read_page(run: RunFolder, inputs: InputPolicy) -> Page:
         notes=_notes(job, summary, tally, throughput, is_finished),
         tally=tally,
         expected=expected,
-        cards=make_cards(run, job, rows, measures_of(run, tally.parts, rows), inputs),
+        cards=make_cards(run, job, rows, measures_of(run, tally.parts, rows), inputs, beside),
         chosen=chosen,
         metrics=make_table(_read_metrics(run), job, tally.rows),
         bands=bands,
