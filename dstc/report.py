@@ -4,6 +4,7 @@
     results/*.parquet      -> counts, chosen rows   reporting.tally, .chosen, .parts
     losses                 -> bands over rows       reporting.loss_bands
     metrics.json, metrics/ -> what was measured     reporting.metrics_table, .measures
+    style and prompt       -> the same by look      reporting.looks
     images, losses       -> cards                 reporting.cards, .thumbnails, .charts
     stats/*.json           -> speed                 reporting.throughput
     all of it              -> the page              reporting.page, report.html.j2, report.js
@@ -35,6 +36,7 @@ from dstc.reporting.cards import Plot, make_cards
 from dstc.reporting.chosen import choose
 from dstc.reporting.contact_sheet import MOST_ROWS, contact_sheet
 from dstc.reporting.last_losses import find_last_extremes
+from dstc.reporting.looks import read_looks
 from dstc.reporting.loss_bands import Bands, read_bands
 from dstc.reporting.measures import find_extremes, measures_of
 from dstc.reporting.metrics_table import make_table
@@ -70,8 +72,8 @@ def write_report(output: str, inputs: InputPolicy = STRICT) -> str:
         RunFolderError: the folder holds no run.
         StorageError: the folder cannot be read, or the page not be written.
     """
-    page = make_report(output, inputs)
     run = _run_folder(output)
+    page = make_report(output, inputs, beside=run.uri)
     try:
         storage.write_bytes(run.report, page)
     except Exception as error:  # drivers raise their own types
@@ -79,17 +81,18 @@ def write_report(output: str, inputs: InputPolicy = STRICT) -> str:
     return run.report
 
 
-def make_report(output: str, inputs: InputPolicy = STRICT) -> bytes:
+def make_report(output: str, inputs: InputPolicy = STRICT, *, beside: str | None = None) -> bytes:
     """The page as bytes; no file is written.
 
     Args:
         output: the run folder; a local path or any fsspec URL. inputs: as in `write_report`.
+        beside: the folder that the page will lie in, for links to files; None without one.
 
     Raises:
         RunFolderError: the folder holds no run.
         StorageError: the folder cannot be read.
     """
-    return render(_read_page(_run_folder(output), inputs)).encode(errors="replace")
+    return render(_read_page(_run_folder(output), inputs, beside)).encode(errors="replace")
 
 
 def serve_report(output: str, port: int, inputs: InputPolicy = STRICT) -> None:
@@ -161,6 +164,7 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
+        redacted=lambda text: redact(text, text),
         count=lambda number: f"{number:,}",
         number=charts.number,
         percent=percent,
@@ -185,7 +189,7 @@ def _open_run(run: RunFolder) -> tuple[Record, list[int]]:
     return job, shards
 
 
-def _read_page(run: RunFolder, inputs: InputPolicy) -> Page:
+def _read_page(run: RunFolder, inputs: InputPolicy, beside: str | None) -> Page:
     job, shards = _open_run(run)
     summary = read_record(run.summary, "summary.json")
     tally = count_rows(run, shards)
@@ -196,6 +200,7 @@ def _read_page(run: RunFolder, inputs: InputPolicy) -> Page:
     chosen = choose(tally, extremes, MAX_CARDS)
     rows = read_rows(run, chosen.places)
     bands = read_bands(run, tally.parts)
+    looks, looks_in_all = read_looks(run, tally.parts)
     expected = _expected_rows(job, tally)
     is_finished = bool(summary.values) and summary.values.get("rows") == tally.rows
     return Page(
@@ -208,9 +213,12 @@ def _read_page(run: RunFolder, inputs: InputPolicy) -> Page:
         notes=_notes(job, summary, tally, throughput, is_finished),
         tally=tally,
         expected=expected,
-        cards=make_cards(run, job, rows, measures_of(run, tally.parts, rows), inputs),
+        cards=make_cards(run, job, rows, measures_of(run, tally.parts, rows), inputs, beside),
         chosen=chosen,
         metrics=make_table(_read_metrics(run), job, tally.rows),
+        looks=looks,
+        looks_in_all=looks_in_all,
+        look_plots=[(look, list(_band_plots(look.bands, job))) for look in looks],
         bands=bands,
         band_plots=list(_band_plots(bands, job)),
         throughput=throughput,

@@ -179,7 +179,7 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
         if any(cells):
             shown = label if summary["judging"]["inception"] else name
             table.add_row(shown, "lower", *cells, f"{sets['results']['pictures']:,}")
-    console = console or Console(markup=False, emoji=False)  # names hold brackets
+    console = console or _console()
     console.print(table)
     rows, expected = summary["rows"], summary["expected_rows"]
     counts = ", ".join(f"{number:,} {status}" for status, number in summary["statuses"].items())
@@ -201,6 +201,12 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
             f"{len(lost):,} parts of metrics are gone or damaged (the first: {lost[0]}); the same "
             "command measures them"
         )
+
+
+def _console() -> Console:
+    """Names hold brackets; in a pipe or a file a line is as long as it has to be, never folded."""
+    console = Console(markup=False, emoji=False)
+    return console if console.is_terminal else Console(markup=False, emoji=False, width=400)
 
 
 def _mean_cell(values: Mapping[str, float] | None) -> str:

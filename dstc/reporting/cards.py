@@ -90,12 +90,14 @@ def make_cards(
     rows: Sequence[Mapping[str, Any]],
     measures: Sequence[Mapping[str, float]] | None = None,
     inputs: InputPolicy = STRICT,
+    beside: str | None = None,
 ) -> list[Card]:
     """Cards of result rows, in their order.
 
     Args:
         measures: the metrics of each row, by name; None where there are none.
         inputs: what the URIs of rows may name; local files also where run and manifest lie here.
+        beside: the folder that the page will lie in, for links to files; None without one.
     """
     size = finite(job.part("preset").get("image_size"))
     fit = "pad" if job.part("preset").get("fit") == "pad" else "crop"
@@ -105,6 +107,7 @@ def make_cards(
         int(size) if size is not None and 1 <= size <= 4096 else None,
         fit,
         inputs_of(run, job, inputs),
+        beside,
     )
     folder = relative_to(job)
     with ThreadPoolExecutor(_THREADS) as pool:

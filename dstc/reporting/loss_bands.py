@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dstc.reporting.parts import THREADS, Numbering, by_part, open_part, take_rows
+from dstc.reporting.parts import THREADS, Numbering, Place, by_part, open_part, take_rows
 from dstc.store import retries
 from dstc.store.run_folder import RunFolder
 
@@ -76,11 +76,15 @@ def read_bands(run: RunFolder, parts: Sequence[tuple[int, int]], most: int = MAX
         parts: (shard, rows) of the parts of results.
     """
     numbering = Numbering(parts)
-    places = by_part(numbering.spread(most))
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda part: _read_chains(run, *part), places)
-        chains = [chain for of_part in found for chain in of_part]
+    chains = read_chains(run, numbering.spread(most))
     return replace(bands_of(chains), is_sample=numbering.rows > most)
+
+
+def read_chains(run: RunFolder, places: Sequence[Place]) -> list[Chain]:
+    """The chains of rows at some places, ascending; rows without one are left out."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = pool.map(lambda part: _read_chains(run, *part), by_part(places))
+        return [chain for of_part in found for chain in of_part]
 
 
 def bands_of(chains: Sequence[Chain]) -> Bands:

@@ -52,7 +52,7 @@ def find_extremes(run: RunFolder, parts: Sequence[tuple[int, int]]) -> Extremes:
     """
 
     def ends(part: tuple[int, int]) -> dict[str, list[tuple[float, int]]]:
-        measures = _read(run, *part)
+        measures = read_measures(run, *part)
         return ends_of(measures.numbers) if measures else {}
 
     extremes = Extremes()
@@ -74,7 +74,7 @@ def measures_of(
     sizes = dict(parts)
     shards = sorted({row["shard"] for row in rows})
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda shard: _read(run, shard, sizes[shard]), shards)
+        found = pool.map(lambda shard: read_measures(run, shard, sizes[shard]), shards)
         by_shard = dict(zip(shards, found, strict=True))
     return [part.of(row) if (part := by_shard[row["shard"]]) else {} for row in rows]
 
@@ -88,7 +88,7 @@ def _measured(run: RunFolder, parts: Sequence[tuple[int, int]]) -> list[tuple[in
     return [part for part in parts if metrics_part(run, part[0]).rpartition("/")[2] in there]
 
 
-def _read(run: RunFolder, shard: int, rows: int) -> Measures | None:
+def read_measures(run: RunFolder, shard: int, rows: int) -> Measures | None:
     """The measures of a part of so many rows; None where they are not there or do not fit."""
     try:
         table = read_metrics(run, shard)

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from dstc.reporting.cards import LOSS, METRIC, Card, Plot
 from dstc.reporting.chosen import Chosen
+from dstc.reporting.looks import Look
 from dstc.reporting.loss_bands import Bands
 from dstc.reporting.metrics_table import MetricsTable, better
 from dstc.reporting.tally import Miss, Reason, Tally
@@ -38,6 +39,9 @@ class Page:
     cards: Sequence[Card]
     chosen: Chosen
     metrics: MetricsTable
+    looks: Sequence[Look]
+    looks_in_all: int
+    look_plots: Sequence[tuple[Look, Sequence[Plot]]]
     bands: Bands
     band_plots: Sequence[Plot]
     throughput: Throughput
@@ -176,6 +180,11 @@ class Page:
         others = [(key, key, "") for key in keys if not key.startswith((METRIC, LOSS))]
         groups = [("Metrics", metrics), ("Last losses", losses), ("Cost", others)]
         return [(title, names) for title, names in groups if names]
+
+    @property
+    def look_metrics(self) -> list[str]:
+        """Metrics that any look has."""
+        return list(dict.fromkeys(name for look in self.looks for name in look.sums))
 
     @property
     def shown_rows(self) -> str:

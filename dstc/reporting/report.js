@@ -85,6 +85,25 @@
     });
   };
   cards.forEach(compare);
+  // An image fills the window; its file, which may have more pixels, is one more click away.
+  const view = of("view");
+  const [words, file] = ["span", "a"].map((name) => view.querySelector(name));
+  const large = document.createElement("img");
+  view.prepend(large);
+  grid.addEventListener("click", (event) => {
+    const open = event.target.closest(".open");
+    if (!open || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    const shown = open.querySelector("img");
+    large.src = shown.src;
+    large.alt = words.textContent = shown.alt;
+    // Below 65 pixels it is told pixel by pixel.
+    large.classList.toggle("small", Math.max(shown.naturalWidth, shown.naturalHeight) < 65);
+    file.hidden = !open.href;
+    file.href = open.getAttribute("href") || "";
+    view.showModal();
+  });
+  view.addEventListener("click", (event) => { if (!event.target.closest("a")) view.close(); });
   curves.addEventListener("click", () => {
     const open = curves.getAttribute("aria-pressed") !== "true";
     curves.setAttribute("aria-pressed", String(open));

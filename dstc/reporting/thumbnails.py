@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import posixpath
 import threading
+import urllib.parse
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -36,12 +38,14 @@ class Thumbnail:
     Attributes:
         data: a `data:` URI, or None. width, height: of the image in it.
         problem: a short text where there is no image.
+        link: where a browser finds the file itself, from the page; None where it cannot.
     """
 
     data: str | None = None
     width: int = 0
     height: int = 0
     problem: str | None = None
+    link: str | None = None
 
 
 class Thumbnails:
@@ -51,6 +55,7 @@ class Thumbnails:
         side: pixels of the longer side, at most.
         size, fit: of the preset; inputs are fitted as the engine does it. None leaves them whole.
         policy: what URIs of inputs may name.
+        beside: the folder that the page will lie in; None where files cannot be reached from it.
     """
 
     def __init__(
@@ -59,11 +64,13 @@ class Thumbnails:
         size: int | None = None,
         fit: str = "crop",
         policy: InputPolicy = ASKED_FOR,
+        beside: str | None = None,
     ) -> None:
         self._side = min(side, MAX_SIDE)
         self._size = size
         self._fit = fit
         self._policy = policy
+        self._beside = beside
         self._result_policy = replace(policy, any_local=True)
         self._made: dict[tuple[str, bool], Thumbnail] = {}
         self._lock = threading.Lock()
@@ -81,7 +88,7 @@ class Thumbnails:
         with self._lock:
             made = self._made.get((uri, fitted))
         if made is None:
-            made = self._make(uri, fitted)
+            made = replace(self._make(uri, fitted), link=link_to(uri, self._beside))
             with self._lock:
                 self._made[uri, fitted] = made
         return made
@@ -109,6 +116,25 @@ class Thumbnails:
         if fitted and self._size is not None:
             image = _fitted(image, self._size, self._fit)
         return shrink(image, self._side)
+
+
+def link_to(uri: str, beside: str | None) -> str | None:
+    """What a page links to a file by; None where a browser cannot open it from there.
+
+    Args:
+        uri: of the file. beside: the folder that the page lies in, if in any.
+
+    Example:
+        >>> link_to("/run/images/a b.png", "/run"), link_to("s3://bucket/a.png", "/run")
+        ('images/a%20b.png', None)
+    """
+    if uri.startswith(("http://", "https://")):
+        return uri if redact(uri) == uri else None  # a signature does not get into the page
+    if beside is not None and uri.startswith(beside.rstrip("/") + "/"):
+        return urllib.parse.quote(uri[len(beside.rstrip("/")) + 1 :])
+    if beside is None or urls.is_url(uri) or urls.is_url(beside):
+        return None
+    return urllib.parse.quote(posixpath.relpath(uri, beside))
 
 
 def shrink(image: ImageArray, side: int) -> Thumbnail:

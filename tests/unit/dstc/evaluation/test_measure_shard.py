@@ -185,7 +185,10 @@ def test_sets_are_compared_with_the_styles_of_the_run(
     print_summary(summary)
     printed = capsys.readouterr().out
     assert "frechet_distance" in printed and "FID" not in printed
-    assert "50 images of the run's style images" in " ".join(printed.split())
+    assert "from 50 images of the run's style images" in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("class_mean_distance")]
+    assert line.rstrip().endswith("80"), "in a pipe no cell is folded"
+    assert max(map(len, printed.splitlines())) < 200
 
 
 def test_damaged_parts_are_told_and_measured_again(make_run: MakeRun, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -78,6 +79,12 @@ seen.before = over.style.clipPath;
 range.value = 100;
 range.dispatchEvent(new Event("input", {bubbles: true}));
 seen.after = over.style.clipPath;
+const view = at("view");
+document.querySelector("a.open").click();
+seen.enlarged = [view.open, view.querySelector("img").naturalWidth,
+  view.querySelector("a").getAttribute("href")];
+view.querySelector("button").click();
+seen.closed = !view.open;
 document.title = JSON.stringify(seen);
 """
 
@@ -236,4 +243,49 @@ def test_the_gallery_pages_sorts_filters_and_compares(page: Path, tmp_path: Path
         "found": ["row-07"],
         "before": "inset(0px 0px 0px 50%)",
         "after": "inset(0px 0px 0px 0%)",
+        "enlarged": [True, 8, "../a.png"],
+        "closed": True,
     }
+
+
+# Unfolds all, and notes at each width what is wider than the window or than its own frame.
+WIDTHS = """
+const frame = document.querySelector("iframe"), seen = {};
+frame.onload = () => {
+  const page = frame.contentDocument;
+  for (const details of page.querySelectorAll("details")) details.open = true;
+  for (const width of [320, 390, 1440]) {
+    frame.style.width = width + "px";
+    const scrolls = (element) => element.scrollWidth > element.clientWidth + 1
+      && ["auto", "scroll"].includes(page.defaultView.getComputedStyle(element).overflowX);
+    seen[width] = [...page.querySelectorAll("body *")].filter(scrolls).map((e) => e.outerHTML);
+    if (page.documentElement.scrollWidth > width) seen[width].push("the page");
+  }
+  document.title = JSON.stringify(seen);
+};
+"""
+
+
+def test_nothing_scrolls_sideways(page: Path, tmp_path: Path) -> None:
+    run = page.parent
+    value = {"mean": 0.123456, "low": 0.1111, "high": 0.1333, "count": 30}
+    record = {
+        "judging": {"dino": "a-network"},
+        "rows": 30,
+        "metrics": {"structure_distance": value, "clip_score": value},
+        "baselines": {
+            name: {"structure_distance": {"mean": mean, "low": mean, "high": mean}}
+            for name, mean in (("source_copy", 0.0), ("style_copy", 0.5))
+        },
+    }
+    (run / "metrics.json").write_text(json.dumps(record))
+    (run / "job.json").write_text(json.dumps({"run_id": "x" * 90, "settings": {"long": "y" * 90}}))
+    text = _without_policy(Path(write_report(str(run))).read_text())
+    assert 'id="measures"' in text and 'id="flags"' in text and "<pre" in text
+    outer = tmp_path / "outer.html"
+    framed = f'<iframe srcdoc="{html.escape(text)}"></iframe><script>{WIDTHS}</script>'
+    outer.write_text(f"<!doctype html>{framed}")
+    document, _ = _open(outer.as_uri(), tmp_path / "profile")
+    title = re.search(r"<title>(.*?)</title>", document)
+    assert title is not None
+    assert json.loads(html.unescape(title[1])) == {"320": [], "390": [], "1440": []}

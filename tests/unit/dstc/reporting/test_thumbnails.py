@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dstc.reporting.thumbnails import Thumbnail, Thumbnails, shrink
+from dstc.reporting.thumbnails import Thumbnail, Thumbnails, link_to, shrink
 from dstc.store.input_policy import InputPolicy
 
 
@@ -66,3 +66,20 @@ def test_storage_that_does_not_answer_is_not_asked_for_ever(
     assert len(asked) == 4
     assert problems[0] == "cannot be fetched: ConnectionError"
     assert problems[-1] == "not tried: s3://b did not answer"
+
+
+@pytest.mark.parametrize(
+    ("uri", "beside", "link"),
+    [
+        ("/run/images/4/a b.png", "/run", "images/4/a%20b.png"),
+        ("/data/javascript:x.png", "/run", "../data/javascript%3Ax.png"),
+        ("/data/a.png", None, None),
+        ("/data/a.png", "s3://bucket/run", None),
+        ("s3://bucket/run/images/a.png", "s3://bucket/run", "images/a.png"),
+        ("s3://bucket/a.png", "s3://bucket/run", None),
+        ("https://host/a.png", None, "https://host/a.png"),
+        ("https://host/a.png?signature=x", None, None),
+    ],
+)
+def test_links_go_where_a_browser_can(uri: str, beside: str | None, link: str | None) -> None:
+    assert link_to(uri, beside) == link
