@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from dstc.distil_command import distil
 from dstc.emoji import app as emoji
 from dstc.log_lines import show_logs
 from dstc.options import (
@@ -22,10 +23,10 @@ from dstc.options import (
     MaxImageBytes,
     Precision,
     Retry,
+    read_inputs,
     read_key_values,
 )
-from dstc.store.input_policy import MAX_IMAGE_BYTES, InputPolicy
-from dstc.store.urls import absolute
+from dstc.store.input_policy import MAX_IMAGE_BYTES
 from dstc.text import redact, visible
 from dstc.weights import app as weights
 from dstc_engine.errors import DstcError, UserError
@@ -252,21 +253,13 @@ def report(
 
     if serve and contact_sheet is not None:
         raise UserError("--serve, --contact-sheet: found both; expected one of them")
-    inputs = _inputs(allow_local, allow_private_hosts, max_image_bytes)
+    inputs = read_inputs(allow_local, allow_private_hosts, max_image_bytes)
     if serve:
         serve_report(urls.absolute(output), port, inputs)
     elif contact_sheet is not None:
         print(visible(write_contact_sheet(urls.absolute(output), contact_sheet, inputs)))
     else:
         print(visible(write_report(urls.absolute(output), inputs)))
-
-
-def _inputs(folders: list[str] | None, private_hosts: bool, max_bytes: int) -> InputPolicy:
-    return InputPolicy(
-        local_folders=tuple(absolute(folder) for folder in folders or ()),
-        private_hosts=private_hosts,
-        max_bytes=max_bytes,
-    )
 
 
 @app.command(no_args_is_help=True)
@@ -343,7 +336,7 @@ def evaluate(
             actors=actors,
             device=device.value,
             address=address,
-            inputs=_inputs(allow_local, allow_private_hosts, max_image_bytes),
+            inputs=read_inputs(allow_local, allow_private_hosts, max_image_bytes),
         )
     )
 
@@ -407,6 +400,7 @@ def verify(
     raise typer.Exit(WHOLE if found.is_whole else FAULTY)
 
 
+app.command(no_args_is_help=True)(distil)
 app.add_typer(emoji, name="emoji")
 app.add_typer(weights, name="weights")
 

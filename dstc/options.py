@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from dstc.errors import SettingsError
+from dstc.store.input_policy import InputPolicy
+from dstc.store.urls import absolute
 
 INPUTS = "What rows may name"
 AllowLocal = Annotated[
@@ -77,3 +79,12 @@ def read_key_values(texts: Sequence[str], option: str = "--set") -> dict[str, st
             raise SettingsError(f"{option}: found {text!r}; expected KEY=VALUE")
         values[key.strip()] = value.strip()
     return values
+
+
+def read_inputs(folders: list[str] | None, private_hosts: bool, max_bytes: int) -> InputPolicy:
+    """What rows may name, as the options of `INPUTS` say."""
+    return InputPolicy(
+        local_folders=tuple(absolute(folder) for folder in folders or ()),
+        private_hosts=private_hosts,
+        max_bytes=max_bytes,
+    )

@@ -103,7 +103,7 @@ class Translation:
         slots: of the engine that made it; 0 when none did.
         losses: one entry for each guided step of the last chain, in order.
         made_by: "guided" or "student"; empty where the engine does not say.
-        distances: of a student's image, by the names of `student.gates.DISTANCES`.
+        distances: of a student's image, by the names of `student.distances.DISTANCES`.
         failed_gates: of these, the ones above the student's limits.
     """
 

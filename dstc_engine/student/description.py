@@ -10,15 +10,13 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from dstc_engine.errors import WeightsError
 from dstc_engine.presets import Preset
-from dstc_engine.student.gates import DISTANCES
+from dstc_engine.student.distances import DISTANCES
 
 FORMAT = 1
-KIND = "student"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +26,7 @@ class KnownLook:
     Attributes:
         key: of `looks.Look`. style, prompt: for people; the style's URI.
         pairs: contents with a result that it was trained and validated on.
-        limits: upper limits of a student's distances, by the names of `gates.DISTANCES`; empty
+        limits: upper limits of a student's distances, by the names of `distances.DISTANCES`; empty
             until training ends.
     """
 
@@ -120,9 +118,3 @@ def check_preset(record: StudentRecord, preset: Preset, place: str) -> None:
             f"{preset.name!r}: {'; '.join(different[:5])}{more}. Give the pilot's preset and "
             "fields, or distil a student of this one"
         )
-
-
-def description_of(student: str | Path) -> str:
-    """The description's path or URL of a student that is named by it, or by its folder."""
-    text = str(student)
-    return text if text.endswith(".json") else f"{text.rstrip('/')}/{KIND}.json"

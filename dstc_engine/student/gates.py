@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dstc_engine.losses.structure import self_similarity, structure_loss
+from dstc_engine.student.distances import DISTANCES
 from dstc_engine.student.encoders import StudentEncoders
 
-# Names of the distances, in the order of result columns.
-DISTANCES = ("structure", "style_cls", "clip", "blur")
 # A limit is what one teacher's result in twenty exceeds, and a tenth more.
 QUANTILE, SLACK = 0.95, 1.1
 # Of gradient energy, in levels: an image that is one plain color is as sharp as another.

@@ -11,14 +11,9 @@ import torch
 
 from dstc_engine.errors import WeightsError
 from dstc_engine.presets import Preset
-from dstc_engine.student.description import (
-    KIND,
-    StudentRecord,
-    check_preset,
-    description_of,
-    read_record,
-)
+from dstc_engine.student.description import StudentRecord, check_preset, read_record
 from dstc_engine.student.encoders import StudentEncoders, load_encoders
+from dstc_engine.student.names import KIND, description_of
 from dstc_engine.student.network import StudentConfig, StudentNetwork
 from dstc_engine.weights.formats import check_layout, read_tensors, shapes
 from dstc_engine.weights.registry import find, verify
@@ -57,6 +52,29 @@ def load_student(
     """
     name = description_of(student)
     place = f"student {name}"
+    description, record = check_description(name, preset)
+    network = load_network(verify(name), description, place)
+    if encoders is None:
+        encoders = load_encoders(preset, device, any(look.prompt for look in record.looks))
+    _check_encoders(record, network.config, encoders, place)
+    network.eval().requires_grad_(False).to(encoders.device)
+    return Student(network, record, preset, encoders)
+
+
+def check_description(name: str, preset: Preset) -> tuple[Mapping[str, Any], StudentRecord]:
+    """What can be checked of a student without loading any network.
+
+    Args:
+        name: of `names.description_of`. preset: of the run.
+
+    Returns:
+        The fields of its description, and its record.
+
+    Raises:
+        WeightsError: the description is missing or no student's, its training has not ended, or it
+            was made for another size or preset.
+    """
+    place = f"student {name}"
     weights = find(name, KIND)
     description = weights.description()
     config = StudentConfig.of(description["architecture"], place)
@@ -71,12 +89,7 @@ def load_student(
         raise WeightsError(
             f"{place}: its training has not ended; the same `dstc distil` continues it"
         )
-    network = load_network(verify(name), description, place)
-    if encoders is None:
-        encoders = load_encoders(preset, device, any(look.prompt for look in record.looks))
-    _check_encoders(record, config, encoders, place)
-    network.eval().requires_grad_(False).to(encoders.device)
-    return Student(network, record, preset, encoders)
+    return description, record
 
 
 def load_network(path: Path, description: Mapping[str, Any], place: str) -> StudentNetwork:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dstc_engine.durable import move_into_place
-from dstc_engine.student.description import KIND, StudentRecord
+from dstc_engine.student.description import StudentRecord
+from dstc_engine.student.names import KIND
 from dstc_engine.weights.registry import file_sha256
 
 

@@ -15,7 +15,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("dstc", "dstc_engine", "tiny64", "jobs", "benchmarks")
 # Rooms of dstc that commands use; none of them knows a command.
-ROOMS = ("store", "planning", "engines", "worker", "driver", "evaluation", "reporting")
+ROOMS = (
+    "store",
+    "planning",
+    "engines",
+    "worker",
+    "driver",
+    "evaluation",
+    "distillation",
+    "reporting",
+)
 MOST_LINES = 450
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dstc_engine.student.gates import DISTANCES, distances, failed, learn_limits, sharpness
+from dstc_engine.student.distances import DISTANCES
+from dstc_engine.student.gates import distances, failed, learn_limits, sharpness
 from dstc_engine.student.looks import Looks
 from dstc_engine.tensors import to_tensor
 from tests.unit.dstc_engine import tiny
