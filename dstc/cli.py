@@ -20,9 +20,12 @@ from dstc.options import (
     AllowPrivateHosts,
     Compile,
     Device,
+    Fallback,
+    FallbackOption,
     MaxImageBytes,
     Precision,
     Retry,
+    StudentOption,
     read_inputs,
     read_key_values,
 )
@@ -73,13 +76,14 @@ def translate(
         int, typer.Option(help="Seeds rows that bring no seed.", rich_help_panel=_HOW)
     ] = 0,
     slots: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="N|auto",
-            help="Images an actor translates at once; auto: as many as a GPU holds.",
+            help="Images an actor translates at once (8; of a student 64); auto: as many as a GPU "
+            "holds.",
             rich_help_panel=_HOW,
         ),
-    ] = "8",
+    ] = None,
     precision: Annotated[
         Precision, typer.Option(help="Of the networks.", rich_help_panel=_HOW)
     ] = Precision.fp32,
@@ -170,6 +174,8 @@ def translate(
         ),
     ] = "guided",
     fake_step_seconds: Annotated[float, typer.Option(hidden=True)] = 0.0,
+    student: StudentOption = None,
+    fallback: FallbackOption = Fallback.guided,
     allow_local: AllowLocal = None,
     allow_private_hosts: AllowPrivateHosts = False,
     max_image_bytes: MaxImageBytes = MAX_IMAGE_BYTES,
@@ -200,6 +206,8 @@ def translate(
         address=address,
         engine=engine,
         fake_step_seconds=fake_step_seconds,
+        student=student,
+        fallback=fallback.value,
         allow_local=tuple(allow_local or ()),
         allow_private_hosts=allow_private_hosts,
         max_image_bytes=max_image_bytes,

@@ -66,6 +66,32 @@ class Retry(StrEnum):
     flagged = "flagged"
 
 
+class Fallback(StrEnum):
+    """What becomes of rows that a student cannot do."""
+
+    guided = "guided"
+    flag = "flag"
+    none = "none"
+
+
+StudentOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STUDENT",
+        help="Folder of a student (dstc distil), which translates rows of looks that it knows.",
+        rich_help_panel="How images are made",
+    ),
+]
+FallbackOption = Annotated[
+    Fallback,
+    typer.Option(
+        help="Of rows whose look the student does not know or whose image fails a gate: guidance; "
+        "flag the image; or use it.",
+        rich_help_panel="How images are made",
+    ),
+]
+
+
 def read_key_values(texts: Sequence[str], option: str = "--set") -> dict[str, str]:
     """The values by key; of a key that is given twice, the last.
 

@@ -74,6 +74,8 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
         "precision": settings.precision,
         "compile": settings.compile,
     }
+    if settings.student is not None:  # the weights tell which
+        engine["fallback"] = settings.fallback
     files = {str(file.pop("name")): file for file in manifest.identity()}
     identity = _plain(
         {

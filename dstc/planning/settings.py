@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -12,12 +13,16 @@ from dstc.store import urls
 from dstc.store.input_policy import MAX_IMAGE_BYTES, InputPolicy
 from dstc_engine.networks import NETWORKS
 from dstc_engine.presets import Preset, get_preset, with_fields
+from dstc_engine.student.names import description_of
 from dstc_engine.weights.described import is_description
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Compile = Literal["no", "default", "max-autotune-no-cudagraphs"]
 # What was measured on CPUs (docs/performance.md), and what a GPU takes unless told otherwise.
 USUAL_SLOTS = 8
+# Of a student, which has no steps: rows of one pass.
+STUDENT_SLOTS = 64
+Fallback = Literal["guided", "flag", "none"]
 
 
 def _actors(value: object) -> object:
@@ -66,6 +71,11 @@ class Settings(BaseModel):
         engine: "guided", the method's; "fake", which stands in for it in tests and benchmarks of
             the job; or your own, "package.module:RECORD" (`dstc/engines/spec.py`).
         fake_step_seconds: what one step of the fake engine costs.
+        student: description of a student (`dstc distil`), which translates rows of looks that it
+            knows; the engine is then "student". `slots` are the rows of one of its passes.
+        fallback: what becomes of rows whose look it does not know or whose image fails a gate:
+            "guided" translates them by guidance; "flag" flags such images, "none" takes them as
+            they are, and both fail rows of unknown looks.
         allow_local: folders of local images that a manifest in remote storage may name; one that
             is a local file itself may name any.
         allow_private_hosts: images may come from web servers at private and loopback addresses.
@@ -95,6 +105,8 @@ class Settings(BaseModel):
     address: str | None = None
     engine: Annotated[str, Field(pattern=r"^(\w+|[\w.]+:\w+)$")] = "guided"
     fake_step_seconds: Annotated[float, Field(ge=0)] = 0.0
+    student: str | None = None
+    fallback: Fallback = "guided"
     allow_local: tuple[str, ...] = ()
     allow_private_hosts: bool = False
     max_image_bytes: Annotated[int, Field(ge=1)] = MAX_IMAGE_BYTES
@@ -160,6 +172,35 @@ def _absolute_networks(key: str, text: str) -> str:
     return ",".join(urls.absolute(n) if is_description(n) else n for n in names)
 
 
+def _with_student(values: Mapping[str, object]) -> dict[str, object]:
+    """What `--student` makes of other arguments.
+
+    Raises:
+        SettingsError: they do not go together with it.
+        StorageError: a URL with credentials inside.
+    """
+    student = description_of(str(values["student"]))
+    urls.refuse_credentials(student, "--student")
+    if (engine := values.get("engine", "guided")) not in ("guided", "student"):
+        raise SettingsError(f"--student, --engine {engine}: found both; expected one of them")
+    if values.get("samples_per_row", 1) != 1:
+        raise SettingsError(
+            f"--samples-per-row {values['samples_per_row']}: a student makes one image of a row; "
+            "expected 1"
+        )
+    if values.get("retry") == "flagged":
+        raise SettingsError(
+            "--retry flagged: another seed changes no student's image; expected --fallback guided "
+            "in a new run"
+        )
+    slots = values.get("slots")
+    return {
+        "student": urls.absolute(student),
+        "engine": "student",
+        "slots": STUDENT_SLOTS if slots in (None, "auto") else slots,
+    }
+
+
 def make_settings(**values: object) -> Settings:
     """Settings from the command line, paths made absolute.
 
@@ -168,8 +209,12 @@ def make_settings(**values: object) -> Settings:
         PresetError: no such preset or field.
         StorageError: a URL with credentials inside.
     """
+    if values.get("student") is not None:
+        values |= _with_student(values)
     if values.get("slots") == "auto":
         values |= {"slots": USUAL_SLOTS, "auto_slots": True}
+    if values.get("slots") is None:
+        values.pop("slots", None)
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:

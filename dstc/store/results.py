@@ -19,6 +19,7 @@ from dstc.store.part_facts import facts_in
 from dstc.store.run_folder import RunFolder
 from dstc.text import describe
 from dstc_engine.losses import LOSS_NAMES
+from dstc_engine.student.distances import DISTANCES
 
 if TYPE_CHECKING:
     from dstc_engine.request import StepLosses
@@ -58,7 +59,12 @@ _SAMPLES_FIELD = pa.field(
     "samples",
     pa.list_(pa.struct([pa.field("sample", pa.int32()), *_IMAGE_FIELDS, _LOSSES_FIELD])),
 )
-# What a result row adds to its manifest row; `losses` and `samples` follow.
+# Of rows that a student had a part in; parts of before there were students lack them.
+_STUDENT_FIELDS = (
+    pa.field("made_by", pa.string()),
+    pa.field("gate_distances", pa.struct([pa.field(name, pa.float32()) for name in DISTANCES])),
+)
+# What a result row adds to its manifest row; `losses`, `samples` and those of students follow.
 _FIELDS = (
     pa.field("status", pa.string()),
     pa.field("reason", pa.string()),
@@ -67,7 +73,7 @@ _FIELDS = (
     pa.field("flagged", pa.string()),
     pa.field("retries", pa.int32()),
 )
-OUTCOME_SCHEMA = pa.schema([*_FIELDS, _LOSSES_FIELD, _SAMPLES_FIELD])
+OUTCOME_SCHEMA = pa.schema([*_FIELDS, _LOSSES_FIELD, _SAMPLES_FIELD, *_STUDENT_FIELDS])
 RESERVED_COLUMNS = frozenset(OUTCOME_SCHEMA.names) - {"seed"}
 
 
@@ -106,6 +112,8 @@ class Outcome:
         flagged: names of the gates that the image fails; None when it passes all there are.
         retries: other seeds tried since, whether their images were kept or not.
         samples: further images of a row that is done; None where no more than one is asked for.
+        made_by: "student" or "guided", of the image; None where no student had a part in the run.
+        gate_distances: of a student's image, by the names of `student.distances.DISTANCES`.
     """
 
     status: str
@@ -122,6 +130,8 @@ class Outcome:
     retries: int = 0
     losses: Sequence[StepLosses] = field(default_factory=list)
     samples: Sequence[Sample] | None = None
+    made_by: str | None = None
+    gate_distances: Mapping[str, float] | None = None
 
 
 def result_schema(manifest: pa.Schema) -> pa.Schema:
@@ -138,7 +148,23 @@ def outcome_table(outcomes: Sequence[Outcome]) -> pa.Table:
     ]
     losses = pa.array([_losses(outcome) for outcome in outcomes], _LOSSES_FIELD.type)
     samples = pa.array([_samples(outcome) for outcome in outcomes], _SAMPLES_FIELD.type)
-    return pa.Table.from_arrays([*added, losses, samples], schema=OUTCOME_SCHEMA)
+    students = [
+        pa.array([getattr(outcome, column.name) for outcome in outcomes], column.type)
+        for column in _STUDENT_FIELDS
+    ]
+    return pa.Table.from_arrays([*added, losses, samples, *students], schema=OUTCOME_SCHEMA)
+
+
+def as_outcomes(rows: pa.Table) -> pa.Table:
+    """The columns of OUTCOME_SCHEMA of result rows; those that came later are null where missing.
+
+    Raises:
+        KeyError, ArrowException, ValueError: a column is missing, or of another type.
+    """
+    for column in _STUDENT_FIELDS:
+        if column.name not in rows.schema.names:
+            rows = rows.append_column(column, pa.nulls(rows.num_rows, column.type))
+    return rows.select(OUTCOME_SCHEMA.names).cast(OUTCOME_SCHEMA)
 
 
 def result_table(rows: pa.Table, outcomes: Sequence[Outcome] | pa.Table) -> pa.Table:
@@ -172,7 +198,7 @@ def _samples(outcome: Outcome) -> list[dict[str, object]] | None:
 
 def read_outcome(row: Mapping[str, Any]) -> Outcome:
     """The outcome that a row of `outcome_table` holds."""
-    values = {column.name: row[column.name] for column in _FIELDS}
+    values = {column.name: row[column.name] for column in (*_FIELDS, *_STUDENT_FIELDS)}
     samples = row["samples"]
     return Outcome(
         **values,

@@ -19,6 +19,7 @@ from dstc.store.results import (
     OUTCOME_SCHEMA,
     REJECTED,
     Outcome,
+    as_outcomes,
     read_outcome,
     read_part,
     read_rows_so_far,
@@ -85,8 +86,7 @@ def find_earlier_rows(
     from_part = 0
     for table, at in [(part, places_in_part), *([saved] if saved else [])]:
         try:
-            outcomes = table.select(OUTCOME_SCHEMA.names).cast(OUTCOME_SCHEMA)
-            found = pa.concat_tables([found, outcomes])
+            found = pa.concat_tables([found, as_outcomes(table)])
         except (pa.ArrowException, ValueError, KeyError):
             continue  # of another version of this program: its rows run again
         places += at

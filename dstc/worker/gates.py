@@ -53,6 +53,16 @@ def judge(losses: Sequence[StepLosses], limits: Mapping[str, float]) -> Verdict:
     return Verdict(", ".join(flagged) or None, max(shares, default=0.0))
 
 
+def also_failed(verdict: Verdict, failed: Sequence[str]) -> str | None:
+    """What an image is flagged with: gates of its losses, and those of a student's distances.
+
+    Args:
+        failed: names of the latter.
+    """
+    names = verdict.flagged.split(", ") if verdict.flagged else []
+    return ", ".join(sorted({*names, *failed})) or None
+
+
 def is_better(new: Verdict, old: Verdict) -> bool:
     """Whether a new image should take the place of an old one: passing, else less far above."""
     if (new.flagged is None) != (old.flagged is None):

@@ -441,7 +441,9 @@ class TranslateShard:
             DONE,
             error=row.note,
             **{name: getattr(first, name) for name in _OF_IMAGES},
-            flagged=verdict.flagged,
+            flagged=gates.also_failed(verdict, translations[0].failed_gates),
             retries=retry,
             samples=before.samples if before else others or None,
+            made_by=translations[0].made_by or None,
+            gate_distances=translations[0].distances or None,
         )

@@ -6,9 +6,11 @@ import pyarrow as pa
 
 from dstc.store.packed_rows import pack_rows
 from dstc.store.results import (
+    OUTCOME_SCHEMA,
     RESERVED_COLUMNS,
     Outcome,
     Sample,
+    as_outcomes,
     read_outcome,
     read_part,
     read_rows_so_far,
@@ -35,7 +37,7 @@ def test_columns_are_those_of_the_manifest_and_of_the_result() -> None:
         table().schema.names
         == (
             "id label status reason error image image_sha256 seed steps restarts "
-            "seconds slots flagged retries losses samples"
+            "seconds slots flagged retries losses samples made_by gate_distances"
         ).split()
     )
     assert table().schema == result_schema(ROWS.schema)
@@ -75,6 +77,21 @@ def test_samples_tell_what_the_row_tells_of_its_own_image() -> None:
         "seconds": 1.5,
         "slots": 4,
     }
+
+
+def test_a_row_tells_of_the_student_that_made_it() -> None:
+    found = {"structure": 0.5, "style_cls": 0.25, "clip": float("nan"), "blur": 1.0}
+    made = Outcome("done", seed=9, made_by="student", gate_distances=found)
+    rows = result_table(ROWS, [made, Outcome("done", seed=4)])
+    first, second = rows.to_pylist()
+    assert first["made_by"] == "student" and first["gate_distances"]["style_cls"] == 0.25
+    assert second["made_by"] is None and second["gate_distances"] is None
+    assert read_outcome(first).made_by == "student"
+    # A part of before there were students.
+    old = rows.drop_columns(["made_by", "gate_distances"])
+    again = as_outcomes(old)
+    assert again.schema == OUTCOME_SCHEMA and again.column("made_by").null_count == 2
+    assert again.column("seed").to_pylist() == [9, 4]
 
 
 def test_a_derived_seed_takes_the_place_of_a_null_one() -> None:
