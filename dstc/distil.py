@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dstc.distillation.read_pilot import Pilot, check_pilot, open_pilot, read_pairs
 from dstc.errors import RunFolderError, StorageError
@@ -125,7 +125,7 @@ def training_of(plan: DistilPlan) -> StudentTraining:
     from dstc_engine.training.settings import with_settings
 
     how = with_settings(StudentTraining(), plan.settings)
-    given = {"steps": plan.steps, "batch": plan.batch}
+    given: dict[str, Any] = {"steps": plan.steps, "batch": plan.batch}
     return replace(how, **{name: value for name, value in given.items() if value is not None})
 
 

@@ -31,6 +31,7 @@ from dstc_engine.presets import Preset
 from dstc_engine.request import ImageArray, TranslationRequest
 
 if TYPE_CHECKING:
+    from dstc_engine.decoding.read import Decoded
     from dstc_engine.student.pairs import Pairs
 
 _COLUMNS = (
@@ -189,7 +190,7 @@ def read_pairs(pilot: Pilot, val_share: float, least_rows: int) -> Pairs:
     builder = PairsBuilder(pilot.preset, val_share)
     faults: list[str] = []
     # Rows share the style's array, as in a worker; contents are met once.
-    caches = {"style": ImageCache["Decoded"](_STYLE_BYTES)}
+    caches: dict[str, ImageCache[Decoded]] = {"style": ImageCache(_STYLE_BYTES)}
 
     def read(each: PilotRow) -> tuple[TranslationRequest, ImageArray] | str:
         try:

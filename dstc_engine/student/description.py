@@ -92,7 +92,9 @@ def preset_of(record: StudentRecord, place: str) -> Preset:
     Raises:
         WeightsError: its fields are none of this version's.
     """
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in record.preset.items()}
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in record.preset.items()
+    }
     try:
         return Preset(**values)
     except (TypeError, ValueError) as error:

@@ -46,7 +46,7 @@ def distances(
     style = 1 - F.cosine_similarity(ours.cls.float(), looks[:, 2 : 2 + width], dim=-1)
     clip = torch.full_like(structure, math.nan)
     if others:
-        texts = looks[:, 2 + width :].split(others, dim=1)
+        texts = torch.split(looks[:, 2 + width :], others, dim=1)
         cosines = [
             (model.embed_image(images) * text).sum(dim=1)
             for model, text in zip(encoders.clips, texts, strict=True)

@@ -50,7 +50,7 @@ def own_losses(
     style = 1 - F.cosine_similarity(ours.cls.float(), looks[:, 2 : 2 + width], dim=-1)
     distance = (style * looks[:, 0]).sum()
     if others:
-        texts = looks[:, 2 + width :].split(others, dim=1)
+        texts = torch.split(looks[:, 2 + width :], others, dim=1)
         for model, text in zip(encoders.clips, texts, strict=True):
             cosine = (model.embed_image(images) * text).sum(dim=1)
             distance = distance + ((1 - cosine) * looks[:, 1]).sum() / len(others)

@@ -69,10 +69,12 @@ class StudentConfig:
         Raises:
             WeightsError: a size is missing, unknown, or cannot be built.
         """
+        sizes: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
         try:
-            return cls(
-                **{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-            )
+            return cls(**sizes)
         except (WeightsError, TypeError, ValueError) as error:
             raise WeightsError(f"{place}: {error}") from error
 
@@ -96,13 +98,14 @@ class _Block(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         self.look = nn.Linear(embedding, 2 * (inputs + outputs))
-        self._sizes = (inputs, inputs, outputs, outputs)
+        self._sizes = [inputs, inputs, outputs, outputs]
         nn.init.zeros_(self.look.weight)  # at first, all looks are one
         nn.init.zeros_(self.look.bias)
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
         """(B, C, H, W), and (B, 2(C + C')) from `look`, to (B, C', H, W)."""
-        scale1, shift1, scale2, shift2 = told[:, :, None, None].split(self._sizes, dim=1)
+        parts = torch.split(told[:, :, None, None], self._sizes, dim=1)
+        scale1, shift1, scale2, shift2 = parts
         y = self.conv1(F.silu(self.norm1(x) * (1 + scale1) + shift1))
         y = self.conv2(F.silu(self.norm2(y) * (1 + scale2) + shift2))
         out: Tensor = self.shortcut(x) + y
@@ -145,8 +148,8 @@ class StudentNetwork(nn.Module):
             for level in reversed(range(len(sizes) - 1))
         )
         self.leave = nn.Conv2d(sizes[0], 3, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        for parameter in self.leave.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, contents: Tensor, looks: Tensor) -> Tensor:
         """(B, 3, S, S) in [-1, 1] and (B, F) to (B, 3, S, S), about [-1, 1].
@@ -164,7 +167,7 @@ class StudentNetwork(nn.Module):
     def render(self, contents: Tensor, modulation: Tensor) -> Tensor:
         """(B, 3, S, S) and (B, M) to (B, 3, S, S)."""
         widths = [block.look.out_features for block in self._blocks]
-        told = iter(modulation.split(widths, dim=1))
+        told = iter(torch.split(modulation, widths, dim=1))
         x = self.enter(contents)
         kept = []
         for level, block in enumerate(self.down):

@@ -237,6 +237,6 @@ def render(network: StudentNetwork, contents: Tensor, looks: Tensor, batch: int 
     device = network.looks.device
     images = [
         network(some.to(device), of.to(device)).float().clamp(-1, 1)
-        for some, of in zip(contents.split(batch), looks.split(batch), strict=True)
+        for some, of in zip(torch.split(contents, batch), torch.split(looks, batch), strict=True)
     ]
     return torch.cat(images)

@@ -63,7 +63,7 @@ def measure_pairs(
         contents, images: (N, 3, S, S) in [-1, 1]. looks: (N, F).
     """
     found: dict[str, list[Array]] = {name: [] for name in (*DISTANCES, "sharpness")}
-    parts = (each.to(encoders.device).split(_BATCH) for each in (contents, images, looks))
+    parts = (torch.split(each.to(encoders.device), _BATCH) for each in (contents, images, looks))
     for some, made, of in zip(*parts, strict=True):
         measured = distances(encoders, some, made, of) | {"sharpness": sharpness(made)}
         for name, values in measured.items():
