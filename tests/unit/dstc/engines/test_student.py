@@ -32,7 +32,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "student"
 
 
-def _settings(student: Path, **changes: Any) -> Settings:
+def _settings(student: Path, /, **changes: Any) -> Settings:
     data = student.parent / "data"
     fields: dict[str, Any] = dict(
         manifest=str(data / "rows.parquet"), output=str(student.parent / "out"),
