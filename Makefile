@@ -48,7 +48,7 @@ test-all: test slow soak
 
 # The presets at full size with random weights: a quarter of an hour on two cores, 19 GiB of memory.
 slow: $(STAMP)
-	$(BIN)/python -m pytest tests/slow -m slow
+	$(BIN)/python -m pytest tests/slow tests/unit/gpu_without_gpu tests/unit/benchmarks/test_gpu_check.py -m slow
 
 # A few hundred rows on a real S3 server while processes are killed and storage fails: 8
 # minutes on two busy cores.

@@ -125,7 +125,8 @@ def export_command(
         skip_flagged=skip_flagged,
         inputs=inputs,
     )
-    table = facts_table(f"Data set in {redact(found.to)}")
+    table = facts_table("Data set")
+    table.add_row("folder", redact(found.to))
     table.add_row("images", f"{found.images:,}")
     for reason, rows in found.left_out.items():
         table.add_row("left out", f"{rows:,} rows {reason}")

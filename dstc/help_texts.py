@@ -39,6 +39,17 @@ VERIFY = _epilog(
     codes="0 everything is as it was written; 1 something is not; 2 no run is there.",
 )
 EMOJI_BUILD = _epilog("dstc emoji build data")
+MANIFEST_BUILD = _epilog(
+    "dstc manifest build pics/ -o rows.parquet --style looks/*.png --pair random:2 "
+    '--prompt "{label}, watercolor"',
+    "dstc manifest build rows.csv -o rows.parquet --column content=image_path "
+    "--column prompt=caption",
+)
+MANIFEST_CHECK = _epilog(
+    "dstc manifest check rows.parquet --images all",
+    codes="0 all rows that were looked at can be translated; 3 some cannot; 2 not a manifest.",
+)
+MANIFEST_SHOW = _epilog("dstc manifest show rows.parquet --rows 3 --json")
 WEIGHTS_LIST = _epilog("dstc weights list --preset imagenet256-text")
 WEIGHTS_FETCH = _epilog("dstc weights fetch --preset imagenet256-text")
 WEIGHTS_VERIFY = _epilog("dstc weights verify")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from dstc import help_texts
 from dstc.errors import ManifestError, SettingsError
 from dstc.options import AllowLocal, AllowPrivateHosts, MaxImageBytes, read_key_values
 from dstc.store.input_policy import MAX_IMAGE_BYTES
@@ -56,9 +57,7 @@ class _Build(TyperCommand):
 @app.command(
     cls=_Build,
     no_args_is_help=True,
-    epilog="Examples: dstc manifest build pics/ -o rows.parquet --style looks/*.png --pair "
-    'random:2 --prompt "{label}, watercolor"; dstc manifest build rows.csv -o rows.parquet '
-    "--column content=image_path --column prompt=caption",
+    epilog=help_texts.MANIFEST_BUILD,
 )
 def build(
     sources: Annotated[
@@ -166,8 +165,7 @@ def _summary(built: Any) -> list[str]:
 
 @app.command(
     no_args_is_help=True,
-    epilog="Exit codes: 0 all rows that were looked at can be translated; 3 some cannot; 2 not a "
-    "manifest. Example: dstc manifest check rows.parquet --images all",
+    epilog=help_texts.MANIFEST_CHECK,
 )
 def check(
     manifest: Annotated[str, typer.Argument(help="Parquet file, folder or glob; path or URL.")],
@@ -212,9 +210,7 @@ def check(
     raise typer.Exit(NO_MANIFEST if found.schema else BAD_ROWS if found.has_bad_rows else 0)
 
 
-@app.command(
-    no_args_is_help=True, epilog="Example: dstc manifest show rows.parquet --rows 3 --json"
-)
+@app.command(no_args_is_help=True, epilog=help_texts.MANIFEST_SHOW)
 def show(
     manifest: Annotated[str, typer.Argument(help="Parquet file, folder or glob; path or URL.")],
     rows: Annotated[int, typer.Option(help="First rows to show.", min=0)] = 5,

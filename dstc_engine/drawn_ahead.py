@@ -1,8 +1,8 @@
 """A row's noise on the device, part of it drawn and uploaded before it is asked for.
 
-M CLIP models, N crops, H x W pixels. A GPU that has done its step waits for the next one's noise:
-1.6 ms a row at 256 pixels. Drawn while the GPU is still at work, it costs nobody time. The values
-are the same: each stream gives its draws in one order, whatever they are then used for.
+M CLIP models, N crops, H x W pixels. A GPU that has done its step would wait for the next one's
+noise; drawn while it is still at work, that costs nobody time. The values are the same: each stream
+gives its draws in one order, whatever they are then used for.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dstc.store import process
@@ -21,7 +21,7 @@ from dstc.store import process
 _NAME = re.compile(r"\.(?:([0-9a-f]{8})-)?(\d+)-[0-9a-f]{32}\.tmp")
 # The writer may live elsewhere and be slow: a write takes seconds.
 _ABANDONED_AFTER_S = 3600.0
-_PATIENCE_S = 10.0
+_PATIENCE_S, _LOOK_EVERY_S = 10.0, 0.1
 
 
 def temporary_beside(path: Path) -> Path:
@@ -39,20 +39,35 @@ def sweep(folder: Path, stop: threading.Event | None = None) -> int:
     Args:
         stop: ends the search when set.
     """
-    here, now, swept = process.neighborhood(), time.time(), 0
+    swept, _ = _sweep(folder, stop)
+    return swept
+
+
+def _sweep(folder: Path, stop: threading.Event | None = None) -> tuple[int, list[Path]]:
+    """How many were removed, and those that other living processes of this machine write."""
+    here, now, swept, living = process.neighborhood(), time.time(), 0, list[Path]()
     for place, _, names in os.walk(folder):
         if stop is not None and stop.is_set():
             break
         for match in filter(None, map(_NAME.fullmatch, names)):
-            path = Path(place, match[0])
+            path, writer = Path(place, match[0]), int(match[2])
             is_ours = here is not None and match[1] == here
             with contextlib.suppress(OSError):
                 age = now - path.stat().st_mtime
-                has_ended = is_ours and process.started(int(match[2])) is None
+                has_ended = is_ours and process.started(writer) is None
                 if has_ended or age > _ABANDONED_AFTER_S:
                     path.unlink()
                     swept += 1
-    return swept
+                elif is_ours and writer != os.getpid():
+                    living.append(path)
+    return swept, living
+
+
+def _sweep_at_end(folder: Path) -> None:
+    """Sweeps, and waits for writers that are being ended: Ray kills its tasks without waiting."""
+    end = time.monotonic() + _PATIENCE_S
+    while _sweep(folder)[1] and time.monotonic() < end:
+        time.sleep(_LOOK_EVERY_S)
 
 
 @contextlib.contextmanager
@@ -70,17 +85,15 @@ def swept(folder: Path | None) -> Iterator[None]:
         return
     stop = threading.Event()
 
-    def start(**options: threading.Event) -> threading.Thread:
-        thread = threading.Thread(
-            target=sweep, args=(folder,), kwargs=options, name="sweep", daemon=True
-        )
+    def start(target: Callable[..., object], *args: object) -> threading.Thread:
+        thread = threading.Thread(target=target, args=(folder, *args), name="sweep", daemon=True)
         thread.start()
         return thread
 
-    first = start(stop=stop)
+    first = start(sweep, stop)
     try:
         yield
     finally:
         stop.set()
         first.join(_PATIENCE_S)
-        start().join(_PATIENCE_S)
+        start(_sweep_at_end).join(_PATIENCE_S)

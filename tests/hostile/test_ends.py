@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-import dstc_engine.image
+import dstc_engine.encoding
 from dstc.errors import JobError, OutputError
 from dstc.store import storage
 from dstc.store.results import write_part
@@ -210,14 +210,14 @@ def test_a_row_ends_by_itself(
     if case.name.startswith("decoder_"):
         monkeypatch.setattr(read, "read_image", _in_decoder(case.name))
     if case.name == "writer_exits":
-        encode = dstc_engine.image.encode_png
+        encode = dstc_engine.encoding.encode_image
 
-        def encode_or_exit(image: Any, texts: dict[str, str]) -> bytes:
+        def encode_or_exit(image: Any, form: Any, quality: Any, texts: dict[str, str]) -> bytes:
             if texts["id"] == BAD:
                 raise SystemExit
-            return encode(image, texts)
+            return encode(image, form, quality, texts)
 
-        monkeypatch.setattr(dstc_engine.image, "encode_png", encode_or_exit)
+        monkeypatch.setattr(dstc_engine.encoding, "encode_image", encode_or_exit)
     if case.name == "observer_raises":
 
         def refuse(*arguments: object) -> None:

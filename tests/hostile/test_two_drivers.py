@@ -423,7 +423,7 @@ def test_the_driver_ends_with_its_reason_and_what_is_done_is_kept(
         manifest=str(write_manifest(good_rows(4))), output=str(output), engine="fake", slots=2
     )
 
-    def pipeline(plan: Any, lease: Lease, interrupt: Any) -> None:
+    def pipeline(plan: Any, lease: Lease, interrupt: Any, quiet: bool) -> None:
         write_part(plan.job.run, 0, rows_of("done"), lease.epoch)
         asked = lease.now()
         lease.now = lambda: asked + EXPIRES_AFTER_S

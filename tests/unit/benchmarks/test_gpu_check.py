@@ -15,6 +15,8 @@ from benchmarks import gpu_check
 from benchmarks.gpu_parts import RUN, Notes
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # of 15 minutes
 def test_all_parts_run_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "found.json"
     options = f"--device cpu --shrink --minutes 15 --json {file}"

@@ -179,8 +179,8 @@ def test_nothing_is_remembered_between_images(models: Models) -> None:
     for _ in range(2):
         pattern.translate(request("text", 8))
     handle.remove()
-    # Each time: the source whole, the source's crops, and one batch of crops in each step.
-    assert len(looks) == 2 * (2 + STEPS)
+    # Each time: the source whole, and one batch of crops in each step.
+    assert len(looks) == 2 * (1 + STEPS)
 
 
 def test_masks_are_refused(models: Models) -> None:

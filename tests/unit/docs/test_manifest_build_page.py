@@ -49,6 +49,8 @@ def write_sources(folder: Path) -> None:
     pq.write_table(table, folder / "out/results/part-00000.parquet")
 
 
+# pycocotools hands masks to numpy in a way that numpy 2 speaks of.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_sources(tmp_path)
     monkeypatch.chdir(tmp_path)

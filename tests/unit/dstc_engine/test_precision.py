@@ -42,7 +42,7 @@ def test_norms_stay_float32() -> None:
 def test_fp32_casts_nothing() -> None:
     with autocast(CPU, "fp32"):
         assert not torch.is_autocast_enabled("cpu")
-    assert list(PRECISIONS) == ["fp32", "bf16", "fp16"]
+    assert list(PRECISIONS) == ["fp32", "bf16", "fp16", "tf32"]
 
 
 @pytest.fixture

@@ -17,9 +17,11 @@ from dstc_engine.presets import PRESETS, get_preset
 from dstc_engine.step_memory import step_memory
 
 FAMILIES = ("imagenet256", "imagenet512", "ffhq256")
+# Each takes a minute of a slow core: one is for every run, the others are for `make slow`.
+SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES[1:]]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [FAMILIES[0], *SLOW])
 def test_published_networks(family: str) -> None:
     text, image = (prepared(get_preset(f"{family}-{kind}"), "both") for kind in ("text", "image"))
     with fake_cuda() as card:

@@ -124,7 +124,7 @@ def test_gradients_are_those_of_the_graph_and_free_it() -> None:
 FAULTS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a blocking copy": (lambda loss: loss + loss.new_zeros(1).cpu().to("cuda"), "copy cpu to cuda"),
     "a number read back": (lambda loss: loss * (1.0 if loss[0] else 0.0), "1 x a number; at "),
-    "a tensor left on the CPU": (lambda loss: loss + torch.ones(len(loss)), "cuda:0, cpu"),
+    "a tensor left on the CPU": (lambda loss: loss + torch.ones(len(loss)), "cuda:0 and cpu"),
     "a mixed product": (
         lambda loss: loss + (loss[None].bfloat16() @ loss[:, None])[0],
         "mm: operands of torch.bfloat16 and torch.float32",

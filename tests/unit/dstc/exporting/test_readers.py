@@ -67,6 +67,10 @@ def test_pairs_lie_on_each_other(finished: Path, tmp_path: Path) -> None:
         assert (result + content)[1:, 1:].tolist() == np.full((63, 63, 3), 255).tolist()
 
 
+# webdataset leaves it to the garbage collector to close what it read.
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 def test_web_dataset(finished: Path, tmp_path: Path) -> None:
     made = export(
         str(finished),
@@ -170,6 +174,8 @@ def test_coco(finished: Path, tmp_path: Path) -> None:
     assert annotation["keypoints"] == [14, 10, 2, 0, 0, 0] and annotation["num_keypoints"] == 1
 
 
+# pycocotools hands masks to numpy in a way that numpy 2 speaks of.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_coco_of_outlines_and_corners(make_run: Callable[..., Path], tmp_path: Path) -> None:
     run = make_run(masks="polygons:coco")
     export(str(run), str(tmp_path), "coco")

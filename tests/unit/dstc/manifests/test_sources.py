@@ -148,6 +148,8 @@ def coco_json(path: Path) -> Path:
     return path
 
 
+# pycocotools hands masks to numpy in a way that numpy 2 speaks of.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_coco_keeps_boxes_categories_and_outlines(tmp_path: Path) -> None:
     write_images(tmp_path / "pics", ["a.png", "b.png"])
     path = coco_json(tmp_path / "instances.json")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -50,6 +51,22 @@ def test_a_folder_is_swept_while_the_block_runs_and_at_its_end(tmp_path: Path) -
     assert not list(tmp_path.iterdir())
     with swept(None):
         pass
+
+
+def test_the_end_waits_for_a_writer_that_is_being_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from dstc.store.temporary_files import *; "
+        "temporary_beside(Path(sys.argv[1], 'part.parquet')).write_text('half'); "
+        "print('written', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None and writer.stdout.readline() == "written\n"
+    killed = threading.Timer(1.0, writer.kill)
+    with swept(tmp_path):
+        killed.start()
+    assert not list(tmp_path.iterdir())
+    writer.communicate()
 
 
 def test_folders_are_flushed_after_names_change(
