@@ -15,6 +15,7 @@ import typer
 
 from dstc import help_texts
 from dstc.config_file import Config, Configurable
+from dstc.distil_command import distil
 from dstc.emoji import app as emoji
 from dstc.evaluate_command import evaluate_command
 from dstc.export import export_command
@@ -32,6 +33,8 @@ from dstc.options import (
     Deterministic,
     Device,
     EngineName,
+    Fallback,
+    FallbackOption,
     Format,
     ImageFormat,
     Keypoints,
@@ -42,6 +45,7 @@ from dstc.options import (
     RestoreSize,
     Retry,
     RowDeadline,
+    StudentOption,
     Tflops,
     read_key_values,
     read_policy,
@@ -98,13 +102,14 @@ def translate(
         int, typer.Option(help="Seeds rows that bring no seed.", rich_help_panel=HOW)
     ] = 0,
     slots: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="N|auto",
-            help="Images an actor translates at once; auto: as many as a GPU holds.",
+            help="Images an actor translates at once [dim](8, of a student 64)[/dim]; auto: as "
+            "many as a GPU holds.",
             rich_help_panel=HOW,
         ),
-    ] = "8",
+    ] = None,
     precision: Annotated[
         Precision, typer.Option(help="Of the networks.", rich_help_panel=HOW)
     ] = Precision.fp32,
@@ -183,6 +188,8 @@ def translate(
     boxes: Boxes = None,
     keypoints: Keypoints = None,
     masks: Masks = None,
+    student: StudentOption = None,
+    fallback: FallbackOption = Fallback.guided,
     allow_local: AllowLocal = None,
     allow_private_hosts: AllowPrivateHosts = False,
     max_image_bytes: MaxImageBytes = MAX_IMAGE_BYTES,
@@ -220,6 +227,8 @@ def translate(
         boxes=boxes,
         keypoints=keypoints,
         masks=masks,
+        student=student,
+        fallback=fallback.value,
         allow_local=tuple(allow_local or ()),
         allow_private_hosts=allow_private_hosts,
         max_image_bytes=max_image_bytes,
@@ -343,6 +352,8 @@ _evaluate = app.command(
     "evaluate", cls=Configurable, no_args_is_help=True, epilog=help_texts.EVALUATE
 )
 _evaluate(evaluate_command)
+_distil = app.command("distil", cls=Configurable, no_args_is_help=True, epilog=help_texts.DISTIL)
+_distil(distil)
 app.command("export", no_args_is_help=True, epilog=help_texts.EXPORT)(export_command)
 app.add_typer(emoji, name="emoji")
 app.add_typer(manifest_app, name="manifest")

@@ -27,6 +27,7 @@ REPORT = _epilog(
 EVALUATE = _epilog(
     "dstc evaluate out", "dstc evaluate out --truth truth --lpips alex=alexnet.pth --device cpu"
 )
+DISTIL = _epilog("dstc distil out --out student")
 EXPORT = _epilog(
     "dstc export out data --format imagefolder --label-column label",
     "dstc export out s3://bucket/data --format webdataset",

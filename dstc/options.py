@@ -38,7 +38,7 @@ CheckpointingLarge = Annotated[
     typer.Option(
         "--checkpointing-large",
         help="The same in two stages, which hold most of the memory; less work.",
-        rich_help_panel="How images are made",
+        rich_help_panel=HOW,
     ),
 ]
 
@@ -160,6 +160,32 @@ Masks = Annotated[
         metavar="COLUMN[:image|coco]",
         help="Labels of pixels, in images or as polygons, to be carried over to results.",
         rich_help_panel=RESULTS,
+    ),
+]
+
+
+class Fallback(StrEnum):
+    """What becomes of rows that a student cannot do."""
+
+    guided = "guided"
+    flag = "flag"
+    none = "none"
+
+
+StudentOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STUDENT",
+        help="Folder of a student (dstc distil), which translates rows of looks that it knows.",
+        rich_help_panel=HOW,
+    ),
+]
+FallbackOption = Annotated[
+    Fallback,
+    typer.Option(
+        help="Of rows whose look the student does not know or whose image fails a gate: guidance; "
+        "flag the image; or use it.",
+        rich_help_panel=HOW,
     ),
 ]
 

@@ -10,13 +10,13 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dstc.driver.terminal import by_reason, console, facts_table, say_what_may_run_again
 from dstc.errors import RunFolderError
 from dstc.store import storage, urls
-from dstc.store.ledger import Ledger, flagged_reasons
+from dstc.store.ledger import Ledger, flagged_reasons, made_by
 from dstc.store.run_folder import RunFolder
 from dstc.text import duration, redact, row_rate
 
@@ -46,6 +46,7 @@ class Status:
         actors_seen: processes that ever translated in this invocation; those beyond the wanted ones
             replaced dead ones, or joined a growing pool.
         occupancy: share of slots that hold a row, 0 .. 1; None when unknown.
+        made_by: of the rows that are done, those by what made them; empty without a student.
     """
 
     output: str
@@ -70,6 +71,7 @@ class Status:
     actors_wanted: int | None
     actors_seen: int | None
     occupancy: float | None
+    made_by: dict[str, int] = field(default_factory=dict)
 
 
 def read_status(output: str, now: float | None = None) -> Status:
@@ -121,6 +123,7 @@ def read_status(output: str, now: float | None = None) -> Status:
         actors_wanted=progress["actors_wanted"] if is_running else None,
         actors_seen=progress["actors_seen"] if is_running else None,
         occupancy=progress["occupancy"] if is_running else None,
+        made_by=_most_frequent_first(counts.get("made_by", {})),
     )
 
 
@@ -140,6 +143,7 @@ def _counts(run: RunFolder) -> dict[str, Any]:
         "failed_reasons": {str(reason): rows for reason, rows in failed.items()},
         "flagged": sum(flagged.values()),
         "flagged_reasons": flagged,
+        "made_by": made_by(totals),
         "shards_done": len(ledger),
     }
 
@@ -179,7 +183,7 @@ def print_status(status: Status) -> None:
         table.add_row("driver", status.driver + since)
     share = status.rows_ended / status.rows if status.rows else 1.0
     table.add_row("rows", f"{status.rows_ended:,} of {status.rows:,} ({share:.1%})")
-    table.add_row("done", f"{status.done:,}")
+    table.add_row("done", f"{status.done:,}{by_reason(status.made_by)}")
     if status.flagged:
         table.add_row("  flagged", f"{status.flagged:,}{by_reason(status.flagged_reasons)}")
     table.add_row("rejected", f"{status.rejected:,}{by_reason(status.rejected_reasons)}")

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -269,13 +269,43 @@ def _train_on_ray(plan: TrainingPlan, address: str | None) -> Path:
             f"of {plan.workers * (2 if plan.kind is Kind.clip else 1)}"
         )
 
+    return fit_on_ray(plan, plan.kind.value, run_loop, address)
+
+
+class RayPlan(Protocol):
+    """What `fit_on_ray` needs of a plan, a dataclass; see `TrainingPlan`."""
+
+    @property
+    def out(self) -> str: ...
+    @property
+    def storage(self) -> str | None: ...
+    @property
+    def workers(self) -> int: ...
+    @property
+    def device(self) -> Device: ...
+
+
+def fit_on_ray(
+    plan: RayPlan, kind: str, loop: Callable[[Any, World], Path], address: str | None
+) -> Path:
+    """Trains with several workers of Ray Train; returns the path of the weights in `plan.out`.
+
+    Args:
+        plan: with absolute paths. kind: what the files of the weights are called.
+        loop: called in each worker with the plan, whose `out` is a folder of the worker's own.
+        address: of a running Ray cluster; None takes RAY_ADDRESS, else starts Ray here.
+
+    Raises:
+        UserError: more workers than the cluster has room for.
+        JobError: training broke; the same call continues from the last checkpoint.
+    """
     from dstc.ray_session import running_ray
 
     with running_ray(address or os.environ.get("RAY_ADDRESS")):
-        return _fit(plan)
+        return _fit(plan, kind, loop)
 
 
-def _fit(plan: TrainingPlan) -> Path:
+def _fit(plan: RayPlan, kind: str, loop: Callable[[Any, World], Path]) -> Path:
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -292,10 +322,10 @@ def _fit(plan: TrainingPlan) -> Path:
         )
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"plan": plan},
+        train_loop_config={"plan": plan, "loop": loop},
         scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=use_gpu),
         run_config=RunConfig(
-            name=plan.kind.value,
+            name=kind,
             storage_path=plan.storage,
             # A lost machine costs the minutes since the last checkpoint; a bug fails each time.
             failure_config=FailureConfig(max_failures=3),
@@ -313,7 +343,7 @@ def _fit(plan: TrainingPlan) -> Path:
         raise JobError(f"training ended without a checkpoint in {plan.storage}")
     with result.checkpoint.as_directory() as folder:
         shutil.copytree(folder, plan.out, dirs_exist_ok=True)
-    return Path(plan.out) / f"{plan.kind.value}.safetensors"
+    return Path(plan.out) / f"{kind}.safetensors"
 
 
 def _work(settings: dict[str, Any]) -> None:
@@ -323,7 +353,7 @@ def _work(settings: dict[str, Any]) -> None:
 
     from dstc_engine.training.loop import World
 
-    plan: TrainingPlan = settings["plan"]
+    plan, loop = settings["plan"], settings["loop"]
     context = ray.train.get_context()
     rank = context.get_world_rank()
 
@@ -358,7 +388,7 @@ def _work(settings: dict[str, Any]) -> None:
             report=report,
             clock=_shared_clock,
         )
-        run_loop(replace(plan, out=folder), world)
+        loop(replace(plan, out=folder), world)
 
 
 def _version(path: Path) -> int:

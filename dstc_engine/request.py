@@ -140,6 +140,9 @@ class Translation:
         seconds: from entering a slot to leaving it.
         slots: of the engine that made it; 0 when none did.
         losses: one entry for each guided step of the last chain, in order.
+        made_by: "guided" or "student"; empty where the engine does not say.
+        distances: of a student's image, by the names of `student.distances.DISTANCES`.
+        failed_gates: of these, the ones above the student's limits.
     """
 
     id: str
@@ -153,3 +156,6 @@ class Translation:
     seconds: float = 0.0
     slots: int = 0
     losses: list[StepLosses] = field(default_factory=list)
+    made_by: str = ""
+    distances: dict[str, float] = field(default_factory=dict)
+    failed_gates: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ from dstc.driver.run_gauges import DriverMetrics
 from dstc.driver.standstill import Standstill
 from dstc.errors import JobError
 from dstc.store import storage
-from dstc.store.ledger import flagged_reasons
+from dstc.store.ledger import flagged_reasons, made_by
 from dstc.text import duration, redact
 from dstc.worker.row_count import Snapshot
 from dstc_engine.errors import DstcError, UserError
@@ -244,6 +244,7 @@ class Monitor:
             "failed_reasons": {str(reason): rows for reason, rows in failed.items()},
             "flagged": sum(flagged.values()),
             "flagged_reasons": flagged,
+            "made_by": made_by(totals),
             "rate": round(pace.rate, 4) if pace.rate else None,
             "seconds_left": round(pace.seconds_left, 1) if pace.seconds_left is not None else None,
             "actors_wanted": self._workers.fewest,

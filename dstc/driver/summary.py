@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dstc.errors import JobError
 from dstc.store import storage
-from dstc.store.ledger import flagged_reasons
+from dstc.store.ledger import flagged_reasons, made_by
 from dstc.store.results import DONE, FAILED, REJECTED, STATUSES
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Summary:
         rejected_reasons, failed_reasons: rows by reason.
         flagged: of the rows that are done, those a gate flags. flagged_reasons: those by gates.
         seconds: of this invocation. rows_run: rows of the shards it ran. rate: those per second.
+        made_by: rows that are done by what made them; empty where no student had a part.
     """
 
     run_id: str
@@ -42,6 +43,7 @@ class Summary:
     seconds: float
     rows_run: int
     rate: float
+    made_by: dict[str, int] = field(default_factory=dict)
 
     @property
     def rejected_share(self) -> float:
@@ -92,6 +94,7 @@ def summarize_run(plan: Plan, seconds: float) -> Summary:
         seconds=round(seconds, 3),
         rows_run=rows_run,
         rate=round(rows_run / seconds, 4) if seconds else 0.0,
+        made_by=made_by(totals),
     )
     if plan.pending or not storage.exists(run.summary):  # else it holds the speed of the real run
         text = json.dumps(asdict(summary), indent=2)

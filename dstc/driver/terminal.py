@@ -145,7 +145,7 @@ def print_closing(
 
 def _closing(summary: Summary, run: RunFolder) -> Table:
     table = facts_table("Run " + summary.run_id)
-    table.add_row("done", f"{summary.done:,}")
+    table.add_row("done", f"{summary.done:,}{by_reason(summary.made_by)}")
     if summary.flagged:
         table.add_row("  flagged", f"{summary.flagged:,}{by_reason(summary.flagged_reasons)}")
     table.add_row("rejected", f"{summary.rejected:,}{by_reason(summary.rejected_reasons)}")

@@ -10,6 +10,7 @@ from dstc.errors import SettingsError
 # Where their records lie; imported when asked for, since some bring seconds of imports with them.
 ENGINES = {
     "guided": "dstc.engines.guided:GUIDED",
+    "student": "dstc.engines.student:STUDENT",
     "fake": "dstc.engines.fake:FAKE",
 }
 

@@ -76,6 +76,8 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
     }
     if settings.deterministic:  # runs begun before there was the option say nothing of it
         engine["deterministic"] = True
+    if settings.student is not None:  # the weights tell which
+        engine["fallback"] = settings.fallback
     # Only where something was asked for: runs of before there was anything to ask go on.
     form = settings.output_form
     files = {str(file.pop("name")): file for file in manifest.identity()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -13,12 +14,16 @@ from dstc.store import urls
 from dstc.store.input_policy import MAX_IMAGE_BYTES, InputPolicy
 from dstc_engine.networks import NETWORKS
 from dstc_engine.presets import Preset, get_preset, with_fields
+from dstc_engine.student.names import description_of
 from dstc_engine.weights.described import is_description
 
 Precision = Literal["fp32", "bf16", "fp16", "tf32"]
 Compile = Literal["no", "default", "max-autotune-no-cudagraphs", "graphs"]
 # What was measured on CPUs (docs/performance.md), and what a GPU takes unless told otherwise.
 USUAL_SLOTS = 8
+# Of a student, which has no steps: rows of one pass.
+STUDENT_SLOTS = 64
+Fallback = Literal["guided", "flag", "none"]
 
 
 def _actors(value: object) -> object:
@@ -69,6 +74,11 @@ class Settings(BaseModel):
         engine: "guided", the method's; "fake", which stands in for it in tests and benchmarks of
             the job; or your own, "package.module:RECORD" (`dstc/engines/spec.py`).
         fake_step_seconds: what one step of the fake engine costs.
+        student: description of a student (`dstc distil`), which translates rows of looks that it
+            knows; the engine is then "student". `slots` are the rows of one of its passes.
+        fallback: what becomes of rows whose look it does not know or whose image fails a gate:
+            "guided" translates them by guidance; "flag" flags such images, "none" takes them as
+            they are, and both fail rows of unknown looks.
         format: of the images. quality: 1 .. 100, of all but PNG; None is the format's own.
         restore_size: put each result back into its content, at the content's size.
         boxes, keypoints, masks: columns of labels of the content that results are to have in
@@ -103,6 +113,8 @@ class Settings(BaseModel):
     address: str | None = None
     engine: Annotated[str, Field(pattern=r"^(\w+|[\w.]+:\w+)$")] = "guided"
     fake_step_seconds: Annotated[float, Field(ge=0)] = 0.0
+    student: str | None = None
+    fallback: Fallback = "guided"
     format: Literal["png", "jpeg", "webp", "avif"] = "png"
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
     restore_size: bool = False
@@ -238,6 +250,35 @@ _KINDS = {
 }
 
 
+def _with_student(values: Mapping[str, object]) -> dict[str, object]:
+    """What `--student` makes of other arguments.
+
+    Raises:
+        SettingsError: they do not go together with it.
+        StorageError: a URL with credentials inside.
+    """
+    student = description_of(str(values["student"]))
+    urls.refuse_credentials(student, "--student")
+    if (engine := values.get("engine", "guided")) not in ("guided", "student"):
+        raise SettingsError(f"--student, --engine {engine}: found both; expected one of them")
+    if values.get("samples_per_row", 1) != 1:
+        raise SettingsError(
+            f"--samples-per-row {values['samples_per_row']}: a student makes one image of a row; "
+            "expected 1"
+        )
+    if values.get("retry") == "flagged":
+        raise SettingsError(
+            "--retry flagged: another seed changes no student's image; expected --fallback guided "
+            "in a new run"
+        )
+    slots = values.get("slots")
+    return {
+        "student": urls.absolute(student),
+        "engine": "student",
+        "slots": STUDENT_SLOTS if slots in (None, "auto") else slots,
+    }
+
+
 def make_settings(**values: object) -> Settings:
     """Settings from the command line, paths made absolute.
 
@@ -246,8 +287,12 @@ def make_settings(**values: object) -> Settings:
         PresetError: no such preset or field.
         StorageError: a URL with credentials inside.
     """
+    if values.get("student") is not None:
+        values |= _with_student(values)
     if values.get("slots") == "auto":
         values |= {"slots": USUAL_SLOTS, "auto_slots": True}
+    if values.get("slots") is None:
+        values.pop("slots", None)
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 Counts = Mapping[str, Mapping[str | None, int]]
 """Rows by status, and in each by reason (None where there is none).
 
-The reason of a row that is done is what its image is flagged with.
+The reason of a row that is done is what its image is flagged with. Where a student had a part in a
+run, MADE_BY stands beside the statuses: the same rows that are done, by what made their image.
 """
+MADE_BY = "made_by"
 _Entry = tuple[str, str | None, int]
 
 _SCHEMA = pa.schema(
@@ -47,7 +49,7 @@ _SCHEMA = pa.schema(
 # Ledgers of before parts had digests lack them.
 _STAMP = ("size", "digest")
 _UNKNOWN_SIZE, _UNKNOWN_DIGEST = -1, 0
-_COUNTED = ("status", "reason", "flagged")
+_COUNTED = ("status", "reason", "flagged", MADE_BY)
 # Each of them is one request for one small file.
 _READERS = 32
 
@@ -62,6 +64,9 @@ def count_rows(rows: pa.Table) -> dict[str, dict[str | None, int]]:
     grouped = outcomes.group_by(["status", "reason"]).aggregate([([], "count_all")])
     for row in grouped.to_pylist():
         counts.setdefault(row["status"], {})[row["reason"]] = row["count_all"]
+    if MADE_BY in rows.schema.names:
+        for made in pc.value_counts(rows.column(MADE_BY).drop_null()).to_pylist():
+            counts.setdefault(MADE_BY, {})[made["values"]] = made["counts"]
     return counts
 
 
@@ -69,6 +74,11 @@ def flagged_reasons(totals: Mapping[str, Counter[str | None]]) -> dict[str, int]
     """Of `Ledger.totals`, the rows that are done and flagged, by what; most frequent first."""
     done = totals["done"].most_common()
     return {reason: rows for reason, rows in done if reason is not None}
+
+
+def made_by(totals: Mapping[str, Counter[str | None]]) -> dict[str, int]:
+    """Of `Ledger.totals`, the rows that are done by what made them; empty without a student."""
+    return {str(maker): rows for maker, rows in totals.get(MADE_BY, Counter()).most_common()}
 
 
 class Ledger:
@@ -215,7 +225,8 @@ class Ledger:
 
     def rows_of(self, shard: int) -> int:
         """Result rows of a known shard."""
-        return sum(rows for _, _, rows in self._endings[self._shards[shard]])
+        ending = self._endings[self._shards[shard]]
+        return sum(rows for status, _, rows in ending if status != MADE_BY)
 
     def totals(self) -> dict[str, Counter[str | None]]:
         """Rows by status and reason, over all known shards; "done" always among them."""

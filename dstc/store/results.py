@@ -19,6 +19,7 @@ from dstc.store.part_facts import facts_in
 from dstc.store.run_folder import RunFolder
 from dstc.text import describe
 from dstc_engine.losses import LOSS_NAMES
+from dstc_engine.student.distances import DISTANCES
 
 if TYPE_CHECKING:
     from dstc_engine.request import StepLosses
@@ -64,7 +65,8 @@ _SAMPLES_FIELD = pa.field(
     "samples",
     pa.list_(pa.struct([pa.field("sample", pa.int32()), *_IMAGE_FIELDS, _LOSSES_FIELD])),
 )
-# What a result row adds to its manifest row; `losses`, `samples` and `_PLACED_FIELDS` follow.
+# What a result row adds to its manifest row; `losses`, `samples`, `_PLACED_FIELDS` and
+# `_STUDENT_FIELDS` follow.
 _FIELDS = (
     pa.field("status", pa.string()),
     pa.field("reason", pa.string()),
@@ -95,7 +97,13 @@ _PLACED_FIELDS = (
     pa.field("result_mask", pa.string()),
     pa.field("result_mask_sha256", pa.string()),
 )
-OUTCOME_SCHEMA = pa.schema([*_FIELDS, _LOSSES_FIELD, _SAMPLES_FIELD, *_PLACED_FIELDS])
+# Of rows that a student had a part in; they came later still.
+_STUDENT_FIELDS = (
+    pa.field("made_by", pa.string()),
+    pa.field("gate_distances", pa.struct([pa.field(name, pa.float32()) for name in DISTANCES])),
+)
+_LATER_FIELDS = (*_PLACED_FIELDS, *_STUDENT_FIELDS)
+OUTCOME_SCHEMA = pa.schema([*_FIELDS, _LOSSES_FIELD, _SAMPLES_FIELD, *_LATER_FIELDS])
 RESERVED_COLUMNS = frozenset(OUTCOME_SCHEMA.names) - {"seed"}
 
 
@@ -140,6 +148,8 @@ class Outcome:
             pixels of the image; None where nothing was asked for.
         result_mask: path of the labels' image, relative to the run folder. result_mask_sha256:
             over its bytes.
+        made_by: "student" or "guided", of the image; None where no student had a part in the run.
+        gate_distances: of a student's image, by the names of `student.distances.DISTANCES`.
     """
 
     status: str
@@ -162,6 +172,8 @@ class Outcome:
     result_masks: Sequence[Mapping[str, object]] | None = None
     result_mask: str | None = None
     result_mask_sha256: str | None = None
+    made_by: str | None = None
+    gate_distances: Mapping[str, float] | None = None
 
 
 def result_schema(manifest: pa.Schema) -> pa.Schema:
@@ -192,7 +204,7 @@ def with_all_outcomes(rows: pa.Table) -> pa.Table:
     Raises:
         ArrowException, KeyError, ValueError: they are of another version altogether.
     """
-    for column in _PLACED_FIELDS:
+    for column in _LATER_FIELDS:
         if column.name not in rows.schema.names:
             rows = rows.append_column(column, pa.nulls(rows.num_rows, column.type))
     return rows.select(OUTCOME_SCHEMA.names).cast(OUTCOME_SCHEMA)
@@ -204,13 +216,13 @@ def outcome_table(outcomes: Sequence[Outcome]) -> pa.Table:
         pa.array([getattr(outcome, column.name) for outcome in outcomes], column.type)
         for column in _FIELDS
     ]
-    placed = [
+    later = [
         pa.array([getattr(outcome, column.name) for outcome in outcomes], column.type)
-        for column in _PLACED_FIELDS
+        for column in _LATER_FIELDS
     ]
     losses = pa.array([_losses(outcome) for outcome in outcomes], _LOSSES_FIELD.type)
     samples = pa.array([_samples(outcome) for outcome in outcomes], _SAMPLES_FIELD.type)
-    return pa.Table.from_arrays([*added, losses, samples, *placed], schema=OUTCOME_SCHEMA)
+    return pa.Table.from_arrays([*added, losses, samples, *later], schema=OUTCOME_SCHEMA)
 
 
 def result_table(rows: pa.Table, outcomes: Sequence[Outcome] | pa.Table) -> pa.Table:
@@ -244,7 +256,7 @@ def _samples(outcome: Outcome) -> list[dict[str, object]] | None:
 
 def read_outcome(row: Mapping[str, Any]) -> Outcome:
     """The outcome that a row of `outcome_table` holds."""
-    values = {column.name: row[column.name] for column in (*_FIELDS, *_PLACED_FIELDS)}
+    values = {column.name: row[column.name] for column in (*_FIELDS, *_LATER_FIELDS)}
     samples = row["samples"]
     return Outcome(
         **values,

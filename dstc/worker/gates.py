@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dstc_engine.presets import Preset
-from dstc_engine.request import StepLosses
+from dstc_engine.request import StepLosses, Translation
 
 GATES = ("clip", "range", "structure", "style_cls")
 NO_GATE = -1.0
@@ -51,6 +52,19 @@ def judge(losses: Sequence[StepLosses], limits: Mapping[str, float]) -> Verdict:
     flagged = sorted(name for name, loss in found.items() if loss > limits[name])
     shares = (_share(name, loss, limits[name]) for name, loss in found.items())
     return Verdict(", ".join(flagged) or None, max(shares, default=0.0))
+
+
+def told(verdict: Verdict, translation: Translation) -> dict[str, Any]:
+    """Fields of an `Outcome`: what an image is flagged with, what made it, and its distances.
+
+    It is flagged with gates of its losses, and with those of a student's distances.
+    """
+    names = verdict.flagged.split(", ") if verdict.flagged else []
+    return {
+        "flagged": ", ".join(sorted({*names, *translation.failed_gates})) or None,
+        "made_by": translation.made_by or None,
+        "gate_distances": translation.distances or None,
+    }
 
 
 def is_better(new: Verdict, old: Verdict) -> bool:

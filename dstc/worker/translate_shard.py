@@ -443,7 +443,7 @@ class TranslateShard:
             DONE,
             error=row.note,
             **{name: getattr(first, name) for name in _OF_IMAGES},
-            flagged=verdict.flagged,
+            **gates.told(verdict, translations[0]),
             retries=retry,
             samples=before.samples if before else others or None,
             **self._image_writer.carry(row, translations[0]),

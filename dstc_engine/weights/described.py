@@ -12,7 +12,8 @@
 
 `dstc train` leaves such a description beside what it trained: `--set prior=RUN/prior.json`. Those
 of encoders have the `architecture` that timm's VisionTransformer or open_clip's CLIP takes, and
-`mean` and `std` of the channels, for [0, 1]. A URL may stand for the path; what lies behind it is
+`mean` and `std` of the channels, for [0, 1]; that of a student has a field `student`
+(`student.description`). A URL may stand for the path; what lies behind it is
 copied to `places.local_copy` before networks are loaded.
 """
 
@@ -31,10 +32,10 @@ from dstc_engine.weights import places
 
 _ENDINGS = (".json", ".yaml", ".yml")
 _FILE_ENDINGS = (".safetensors", ".pt")
-# The last line: what a training run tells of itself, for people.
+# The last line, but for a student's own field: what a training run tells of itself, for people.
 _FIELDS = frozenset(
     "file sha256 size flags architecture schedule mean std licence about "
-    "initial training steps bf16_steps seconds pictures metrics data device log".split()
+    "student initial training steps bf16_steps seconds pictures metrics data device log".split()
 )
 
 
@@ -93,16 +94,18 @@ def read_description(path: Path) -> dict[str, Any]:
         raise WeightsError(
             f"description {path}: expected either flags (of an ADM checkpoint) or architecture"
         )
-    if kind_of(description) != "prior":
+    if kind_of(description) in ("vit", "clip"):
         _check_encoder(path, description)
     return description
 
 
 def kind_of(description: Mapping[str, Any]) -> str:
-    """Kind of the weights, "prior", "vit" or "clip": only their sizes bear these names."""
+    """Kind, "prior", "vit", "clip" or "student": only their sizes bear these names."""
     sizes = description.get("architecture", {})
     if "vision_cfg" in sizes or "text_cfg" in sizes:
         return "clip"
+    if "looks" in sizes:
+        return "student"
     return "vit" if "img_size" in sizes else "prior"
 
 
@@ -134,7 +137,7 @@ def _check_encoder(path: Path, description: Mapping[str, Any]) -> None:
 
 def settings_of(description: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a description that decide images, besides the file it names."""
-    decisive = ("flags", "architecture", "schedule", "mean", "std")
+    decisive = ("flags", "architecture", "schedule", "mean", "std", "student")
     return {field: description[field] for field in decisive if field in description}
 
 

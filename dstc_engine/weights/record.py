@@ -24,7 +24,7 @@ class Weights:
 
     Attributes:
         name: what presets call it; for weights with a description of their own, its path.
-        kind: "prior", "vit", "clip", "face" or "vgg". about: what it is, in a few words.
+        kind: "prior", "vit", "clip", "face", "vgg" or "student". about: what it is, in a few words.
         upstream: what its publisher calls it: "timm name", "open_clip name/tag" or a repository.
         file: its file name. source: where it comes from, for a person to read.
         url: where it can be fetched; None where only a person can.

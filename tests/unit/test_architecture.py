@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("dstc", "dstc_engine", "tiny64", "jobs", "benchmarks")
 # Rooms of dstc that commands use; none of them knows a command.
 ROOMS = (
-    *("store", "planning", "engines", "worker", "driver", "evaluation", "reporting"),
-    *("exporting", "manifests"),
+    *("store", "planning", "engines", "worker", "driver", "evaluation", "distillation"),
+    *("reporting", "exporting", "manifests"),
 )
 MOST_LINES = 450
 

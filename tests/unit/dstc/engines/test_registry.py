@@ -20,7 +20,10 @@ def test_an_engine_of_ones_own_is_found_by_its_place() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("student", "no such engine; expected one of guided, fake, or package.module:RECORD"),
+        (
+            "other",
+            "no such engine; expected one of guided, student, fake, or package.module:RECORD",
+        ),
         ("tests.no_such_module:X", "No module named 'tests.no_such_module'"),
         ("tests.example_engine:NOTHING", "has no attribute 'NOTHING'"),
         ("tests.example_engine:Brightener", "found type; expected an EngineSpec"),

@@ -97,3 +97,25 @@ def test_checkpointing_is_of_all_stages_or_of_the_large_ones() -> None:
         assert make_settings(manifest="m", output="o", checkpointing=value).checkpointing == value
     with pytest.raises(SettingsError, match="--checkpointing: found 'small'"):
         make_settings(manifest="m", output="o", checkpointing="small")
+
+
+def test_a_student_is_an_engine_with_slots_of_its_own(tmp_path: Path) -> None:
+    settings = make_settings(manifest="m", output="o", student=str(tmp_path), slots=None)
+    assert (settings.engine, settings.slots, settings.fallback) == ("student", 64, "guided")
+    assert settings.student == str(tmp_path / "student.json")
+    assert make_settings(manifest="m", output="o", student="s", slots=8).slots == 8
+    assert make_settings(manifest="m", output="o", slots=None).slots == 8
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ({"engine": "fake"}, "--student, --engine fake: found both"),
+        ({"samples_per_row": 2}, "--samples-per-row 2: a student makes one image"),
+        ({"retry": "flagged"}, "--retry flagged: another seed changes no student's image"),
+        ({"fallback": "blend"}, "--fallback: found 'blend'"),
+    ],
+)
+def test_what_does_not_go_with_a_student_is_refused(others: dict[str, object], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        make_settings(manifest="m", output="o", student="s", **others)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dstc.store import storage
-from dstc.store.ledger import Ledger, count_rows, flagged_reasons
+from dstc.store.ledger import Ledger, count_rows, flagged_reasons, made_by
 from dstc.store.results import Outcome, result_table, write_part
 from dstc.store.run_folder import RunFolder
 
@@ -144,3 +144,18 @@ def test_damaged_parts_are_named_and_not_counted(tmp_path: Path) -> None:
     assert list(ledger.complete(run.parts())) == [1] and ledger.known() == [0]
     ledger.save()
     assert Ledger.open(run).known() == [0]
+
+
+def test_rows_that_are_done_are_counted_by_what_made_them(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    for shard, makers in enumerate((["student", "student", "guided"], ["student", None, None])):
+        rows = pa.table({"id": [f"{shard}-{row}" for row in range(3)]})
+        ended = [Outcome("done", made_by=m) if m else Outcome("failed", "x") for m in makers]
+        write_part(run, shard, result_table(rows, ended))
+    ledger = Ledger(run)
+    ledger.complete(run.part_sizes())
+    ledger.save()
+    again = Ledger.open(run)
+    assert made_by(again.totals()) == {"student": 3, "guided": 1}
+    assert [again.rows_of(shard) for shard in (0, 1)] == [3, 3]
+    assert again.totals()["done"] == {None: 4} and again.failed_shards() == [1]

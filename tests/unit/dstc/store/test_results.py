@@ -39,7 +39,8 @@ def test_columns_are_those_of_the_manifest_and_of_the_result() -> None:
         == (
             "id label status reason error image image_sha256 seed steps restarts "
             "seconds slots flagged retries losses samples placement result_boxes "
-            "result_keypoints result_masks result_mask result_mask_sha256"
+            "result_keypoints result_masks result_mask result_mask_sha256 made_by "
+            "gate_distances"
         ).split()
     )
     assert table().schema == result_schema(ROWS.schema)
@@ -55,7 +56,7 @@ def test_columns_of_the_manifest_with_names_of_results_are_renamed() -> None:
 
 
 def test_outcomes_of_before_there_were_placements_count() -> None:
-    before = table().drop_columns(OUTCOME_SCHEMA.names[-6:])
+    before = table().drop_columns(OUTCOME_SCHEMA.names[-8:])
     found = with_all_outcomes(before)
     assert found.schema == OUTCOME_SCHEMA
     assert found.column("placement").null_count == 2
@@ -100,6 +101,21 @@ def test_samples_tell_what_the_row_tells_of_its_own_image() -> None:
         "seconds": 1.5,
         "slots": 4,
     }
+
+
+def test_a_row_tells_of_the_student_that_made_it() -> None:
+    found = {"structure": 0.5, "style_cls": 0.25, "clip": float("nan"), "blur": 1.0}
+    made = Outcome("done", seed=9, made_by="student", gate_distances=found)
+    rows = result_table(ROWS, [made, Outcome("done", seed=4)])
+    first, second = rows.to_pylist()
+    assert first["made_by"] == "student" and first["gate_distances"]["style_cls"] == 0.25
+    assert second["made_by"] is None and second["gate_distances"] is None
+    assert read_outcome(first).made_by == "student"
+    # A part of before there were students.
+    old = rows.drop_columns(["made_by", "gate_distances"])
+    again = with_all_outcomes(old)
+    assert again.schema == OUTCOME_SCHEMA and again.column("made_by").null_count == 2
+    assert again.column("seed").to_pylist() == [9, 4]
 
 
 def test_a_derived_seed_takes_the_place_of_a_null_one() -> None:

@@ -1,0 +1,88 @@
+"""Gates of a student's images: how far they may be from content and look, learned from the teacher.
+
+B images of S x S pixels, F numbers that describe a look.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dstc_engine.losses.structure import self_similarity, structure_loss
+from dstc_engine.student.distances import DISTANCES
+from dstc_engine.student.encoders import StudentEncoders
+
+# A limit is what one teacher's result in twenty exceeds, and a tenth more.
+QUANTILE, SLACK = 0.95, 1.1
+# Of gradient energy, in levels: an image that is one plain color is as sharp as another.
+_LEAST_ENERGY = 0.5
+
+
+@torch.no_grad()
+def distances(
+    encoders: StudentEncoders, contents: Tensor, images: Tensor, looks: Tensor
+) -> dict[str, Tensor]:
+    """How far images are from what they should be, each (B,) float32 on the encoders' device.
+
+    structure: of the ViT's self-similarity, to the content's (Tumanyan et al. 2022). style_cls: one
+    minus the cosine of class tokens, to the style image's. clip: one minus the cosine of the whole
+    image's embedding to the prompt's, mean over CLIP models. blur: the content's gradient energy
+    over the image's.
+
+    Args:
+        contents, images: (B, 3, S, S) in [-1, 1]. looks: (B, F), as `looks.Looks` describes them.
+
+    Returns:
+        By the names of DISTANCES; NaN where a look lacks what is compared.
+    """
+    width, *others = encoders.widths
+    theirs, ours = encoders.dino(contents), encoders.dino(images)
+    structure = structure_loss(ours.keys.float(), self_similarity(theirs.keys.float()))
+    style = 1 - F.cosine_similarity(ours.cls.float(), looks[:, 2 : 2 + width], dim=-1)
+    clip = torch.full_like(structure, math.nan)
+    if others:
+        texts = torch.split(looks[:, 2 + width :], others, dim=1)
+        cosines = [
+            (model.embed_image(images) * text).sum(dim=1)
+            for model, text in zip(encoders.clips, texts, strict=True)
+        ]
+        clip = torch.where(looks[:, 1] > 0, 1 - torch.stack(cosines).mean(dim=0), clip)
+    blur = (sharpness(contents) + _LEAST_ENERGY) / (sharpness(images) + _LEAST_ENERGY)
+    return {
+        "structure": structure,
+        "style_cls": torch.where(looks[:, 0] > 0, style, torch.full_like(style, math.nan)),
+        "clip": clip,
+        "blur": blur,
+    }
+
+
+def sharpness(images: Tensor) -> Tensor:
+    """Gradient energy of (B, 3, S, S) in [-1, 1], (B,): mean step between neighbors, in levels."""
+    levels = (images.clamp(-1, 1) + 1) * 127.5
+    down, right = levels.diff(dim=2).abs(), levels.diff(dim=3).abs()
+    return down.mean(dim=(1, 2, 3)) + right.mean(dim=(1, 2, 3))
+
+
+def learn_limits(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The limit of each distance, from those of the teacher's own results of a look.
+
+    Args:
+        found: by name; NaN where there is none, and a distance without any gets no limit.
+    """
+    limits = {}
+    for name in DISTANCES:
+        values = np.asarray(found.get(name, ()), dtype=np.float64)
+        values = values[~np.isnan(values)]
+        if len(values):
+            limits[name] = float(np.quantile(values, QUANTILE)) * SLACK
+    return limits
+
+
+def failed(found: Mapping[str, float], limits: Mapping[str, float]) -> tuple[str, ...]:
+    """Names of the gates that an image fails, in alphabetical order; a NaN is not judged."""
+    return tuple(sorted(name for name, limit in limits.items() if found[name] > limit))

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dstc_engine.student.distances import DISTANCES
+from dstc_engine.student.gates import distances, failed, learn_limits, sharpness
+from dstc_engine.student.looks import Looks
+from dstc_engine.tensors import to_tensor
+from tests.unit.dstc_engine import tiny
+from tests.unit.dstc_engine.student.tiny_student import asking, encoders
+
+
+def test_distances_are_of_the_look_that_was_asked_for() -> None:
+    seen = encoders()
+    looks = Looks(seen, tiny.PRESET)
+    asked = [asking(kind, 1) for kind in tiny.KINDS]
+    described = torch.stack([looks.describe(looks.of(request), request) for request in asked])
+    contents = torch.stack([to_tensor(tiny.image(n)) for n in range(3)])
+    style = to_tensor(tiny.image(201))
+    images = torch.stack([contents[0], style, style])
+    found = distances(seen, contents, images, described)
+    assert tuple(found) == DISTANCES
+    # tiny.KINDS: text, image, both. The text's image is its content, the others' their style.
+    assert float(found["structure"][0]) == pytest.approx(0, abs=1e-6)
+    assert found["structure"][1] > 1e-4
+    assert math.isnan(found["style_cls"][0]) and math.isnan(found["clip"][1])
+    assert found["style_cls"][1:].tolist() == pytest.approx([0, 0], abs=1e-5)
+    assert found["clip"][0] > 0 and found["clip"][2] > 0
+    assert float(found["blur"][0]) == pytest.approx(1)
+
+
+def test_a_blurred_image_is_said_to_be_blurred() -> None:
+    images = torch.stack([to_tensor(tiny.image(n)) for n in range(2)])
+    blurred = torch.nn.functional.avg_pool2d(images, 5, 1, 2, count_include_pad=False)
+    assert (sharpness(blurred) < 0.7 * sharpness(images)).all()
+    assert sharpness(torch.full((1, 3, 4, 4), 0.3)).item() == 0
+
+
+def test_a_step_of_one_level_between_neighbors_is_a_sharpness_of_one() -> None:
+    ramp = torch.arange(8.0)[None, None, None].expand(1, 3, 8, 8) / 127.5 - 1
+    assert sharpness(ramp).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_limits_are_a_tenth_above_what_one_result_in_twenty_exceeds() -> None:
+    values = np.linspace(0, 1, 101).tolist()
+    limits = learn_limits({"structure": [*values, math.nan], "clip": [math.nan] * 3})
+    assert limits == {"structure": pytest.approx(0.95 * 1.1)}
+
+
+def test_gates_that_have_nothing_to_judge_pass() -> None:
+    limits = {"structure": 0.1, "style_cls": 0.5, "blur": 1.0}
+    found = {"structure": 0.2, "style_cls": math.nan, "clip": 9.0, "blur": 1.5}
+    assert failed(found, limits) == ("blur", "structure")
