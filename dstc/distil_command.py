@@ -8,6 +8,7 @@ import typer
 
 from dstc.config_file import Config
 from dstc.options import (
+    Address,
     AllowLocal,
     AllowPrivateHosts,
     Device,
@@ -42,10 +43,7 @@ def distil(
     storage: Annotated[
         str | None, typer.Option(help="Where several workers keep checkpoints; path or URL.")
     ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="Running Ray cluster [dim](RAY_ADDRESS, else Ray starts here)[/dim]."),
-    ] = None,
+    address: Address = None,
     config: Config = None,
     allow_local: AllowLocal = None,
     allow_private_hosts: AllowPrivateHosts = False,

@@ -8,6 +8,7 @@ import typer
 
 from dstc.config_file import Config
 from dstc.options import (
+    Address,
     AllowLocal,
     AllowPrivateHosts,
     Device,
@@ -62,10 +63,7 @@ def evaluate_command(
     ] = None,
     actors: Annotated[int, typer.Option(help="Processes that measure.", min=1)] = 1,
     device: Annotated[Device, typer.Option(help="Where the networks live.")] = Device.auto,
-    address: Annotated[
-        str | None,
-        typer.Option(help="Running Ray cluster [dim](RAY_ADDRESS, else Ray starts here)[/dim]."),
-    ] = None,
+    address: Address = None,
     config: Config = None,
     allow_local: AllowLocal = None,
     allow_private_hosts: AllowPrivateHosts = False,

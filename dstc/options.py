@@ -164,6 +164,12 @@ Masks = Annotated[
 ]
 
 
+Address = Annotated[
+    str | None,
+    typer.Option(help="Running Ray cluster [dim](RAY_ADDRESS, else Ray starts here)[/dim]."),
+]
+
+
 class Fallback(StrEnum):
     """What becomes of rows that a student cannot do."""
 

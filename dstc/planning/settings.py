@@ -14,7 +14,7 @@ from dstc.store import urls
 from dstc.store.input_policy import MAX_IMAGE_BYTES, InputPolicy
 from dstc_engine.networks import NETWORKS
 from dstc_engine.presets import Preset, get_preset, with_fields
-from dstc_engine.student.names import description_of
+from dstc_engine.student.names import Fallback, description_of
 from dstc_engine.weights.described import is_description
 
 Precision = Literal["fp32", "bf16", "fp16", "tf32"]
@@ -23,7 +23,6 @@ Compile = Literal["no", "default", "max-autotune-no-cudagraphs", "graphs"]
 USUAL_SLOTS = 8
 # Of a student, which has no steps: rows of one pass.
 STUDENT_SLOTS = 64
-Fallback = Literal["guided", "flag", "none"]
 
 
 def _actors(value: object) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ class Look:
     Attributes:
         rows, missed, flagged: how many, without an image, with a flag.
         sums: metric -> (sum, rows) of those measured. worst: metrics in which no look is worse.
-        places: of some rows, in order. bands: of their losses.
+        places: of at most `_CHAINS` rows, drawn alike of all. bands: of their losses.
     """
 
     style: str
@@ -85,9 +86,7 @@ def read_looks(run: RunFolder, parts: Sequence[tuple[int, int]]) -> tuple[list[L
             min(have, key=lambda look: sign * look.means[name]).worst.add(name)
     shown = order[:MAX_LOOKS]
     for look in shown:
-        some = min(_CHAINS, len(look.places))
-        places = [look.places[n * len(look.places) // some] for n in range(some)]
-        look.bands = bands_of(read_chains(run, places))
+        look.bands = bands_of(read_chains(run, sorted(look.places)))
     return shown, len(order)
 
 
@@ -95,10 +94,15 @@ def _add(look: Look, more: Look) -> None:
     look.rows += more.rows
     look.missed += more.missed
     look.flagged += more.flagged
-    look.places += more.places
+    look.places = _sample(look.places + more.places)
     for name, (total, count) in more.sums.items():
         before = look.sums.get(name, (0.0, 0))
         look.sums[name] = (before[0] + total, before[1] + count)
+
+
+def _sample(places: Sequence[Place]) -> list[Place]:
+    """The places whose checksums are the smallest: of samples of parts, a sample of the whole."""
+    return sorted(places, key=lambda place: zlib.crc32(b"%d %d" % place))[:_CHAINS]
 
 
 def _read_part(run: RunFolder, shard: int, rows: int) -> dict[Key, Look]:
@@ -133,7 +137,7 @@ def _looks_of(run: RunFolder, shard: int, rows: int) -> dict[Key, Look]:
             rows=len(places),
             missed=len(places) - statuses[DONE],
             flagged=sum(bool(flags_of(flags[offset])) for offset in places),
-            places=[(shard, offset) for offset in places[:_CHAINS]],
+            places=_sample([(shard, offset) for offset in places]),
         )
         for name, numbers in measures.numbers.items() if measures else ():
             known = numbers[places][np.isfinite(numbers[places])]

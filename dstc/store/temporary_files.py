@@ -12,7 +12,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from dstc.store import process
@@ -39,35 +39,42 @@ def sweep(folder: Path, stop: threading.Event | None = None) -> int:
     Args:
         stop: ends the search when set.
     """
-    swept, _ = _sweep(folder, stop)
+    swept, _ = _sweep(_unfinished(folder, stop))
     return swept
 
 
-def _sweep(folder: Path, stop: threading.Event | None = None) -> tuple[int, list[Path]]:
-    """How many were removed, and those that other living processes of this machine write."""
-    here, now, swept, living = process.neighborhood(), time.time(), 0, list[Path]()
+def _unfinished(folder: Path, stop: threading.Event | None = None) -> Iterator[Path]:
     for place, _, names in os.walk(folder):
         if stop is not None and stop.is_set():
-            break
-        for match in filter(None, map(_NAME.fullmatch, names)):
-            path, writer = Path(place, match[0]), int(match[2])
-            is_ours = here is not None and match[1] == here
-            with contextlib.suppress(OSError):
-                age = now - path.stat().st_mtime
-                has_ended = is_ours and process.started(writer) is None
-                if has_ended or age > _ABANDONED_AFTER_S:
-                    path.unlink()
-                    swept += 1
-                elif is_ours and writer != os.getpid():
-                    living.append(path)
+            return
+        yield from (Path(place, name) for name in names if _NAME.fullmatch(name))
+
+
+def _sweep(paths: Iterable[Path]) -> tuple[int, list[Path]]:
+    """How many were removed, and those that other living processes of this machine write."""
+    here, now, swept, living = process.neighborhood(), time.time(), 0, list[Path]()
+    for path in paths:
+        match = _NAME.fullmatch(path.name)
+        assert match is not None
+        is_ours, writer = here is not None and match[1] == here, int(match[2])
+        with contextlib.suppress(OSError):
+            age = now - path.stat().st_mtime
+            has_ended = is_ours and process.started(writer) is None
+            if has_ended or age > _ABANDONED_AFTER_S:
+                path.unlink()
+                swept += 1
+            elif is_ours and writer != os.getpid():
+                living.append(path)
     return swept, living
 
 
 def _sweep_at_end(folder: Path) -> None:
     """Sweeps, and waits for writers that are being ended: Ray kills its tasks without waiting."""
     end = time.monotonic() + _PATIENCE_S
-    while _sweep(folder)[1] and time.monotonic() < end:
+    _, living = _sweep(_unfinished(folder))
+    while living and time.monotonic() < end:
         time.sleep(_LOOK_EVERY_S)
+        _, living = _sweep(living)
 
 
 @contextlib.contextmanager

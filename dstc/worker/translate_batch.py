@@ -11,7 +11,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -125,7 +125,7 @@ class TranslateBatch:
         if seed is None:
             name = str(row.get("id") or hashlib.sha256(content.tobytes()).hexdigest())
             return derive_seed(self._settings.seed, name)
-        if not isinstance(seed, int):
+        if not _is_whole(seed):
             raise Rejected("bad_seed", f"seed is {seed!r}; expected 0 .. 2**63 - 1")
         return seed
 
@@ -171,7 +171,12 @@ def _ended(waiting: Future[Translation] | BaseException, row: Mapping[str, Any])
         seed = row.get("seed")
         outcome: Outcome = outcome_of(error, None, {"id": row.get("id")})
         found = {"status": outcome.status, "reason": outcome.reason, "error": outcome.error}
-        return {**found, "image": None, "seed": seed if isinstance(seed, int) else None}
+        return {**found, "image": None, "seed": seed if _is_whole(seed) else None}
+
+
+def _is_whole(seed: object) -> TypeGuard[int]:
+    """A number that the column of seeds holds; a `True` is none."""
+    return isinstance(seed, int) and not isinstance(seed, bool) and -(2**63) <= seed < 2**63
 
 
 def _renamed(names: list[str]) -> list[str]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from dstc_engine.request import Translation, TranslationRequest
 from dstc_engine.student.engine import StudentEngine
+from dstc_engine.student.names import Fallback
 
-Fallback = Literal["guided", "flag", "none"]
 # Rows in line for guidance, for each of its slots, beyond which no new ones are taken.
 _IN_LINE = 2
 

@@ -1,10 +1,13 @@
-"""How a student is named: by its folder, or by the path or URL of its description."""
+"""Words of students that need no torch: their kind, fallbacks, and what a student is called by."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 KIND = "student"
+# What becomes of rows that a student cannot do: `fallback.FallbackEngine`.
+Fallback = Literal["guided", "flag", "none"]
 
 
 def description_of(student: str | Path) -> str:

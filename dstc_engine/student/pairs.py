@@ -105,6 +105,7 @@ class PairsBuilder:
         self._looks: list[int] = []
         self._in_val: list[bool] = []
         self._examples: dict[Look, LookExample] = {}
+        self._numbers: dict[Look, int] = {}
         self._digests: dict[str, str] = {}
 
     def add(self, request: TranslationRequest, result: ImageArray, style: str | None) -> None:
@@ -124,7 +125,7 @@ class PairsBuilder:
         self._contents.append(_as_tensor(content))
         # Padding that was cut off comes back as it was: white.
         self._results.append(_as_tensor(fit(result, size, mode)))
-        self._looks.append(list(self._examples).index(look))
+        self._looks.append(self._numbers.setdefault(look, len(self._numbers)))
         self._in_val.append(is_val(content, self._share))
 
     def build(self, least_rows: int) -> Pairs:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dstc.report import make_report
+from dstc.reporting import looks
 from dstc.reporting.looks import MAX_LOOKS, read_looks
 from dstc.store.results import Outcome, result_table, write_part
 from dstc.store.run_folder import RunFolder
@@ -66,3 +67,13 @@ def test_only_some_of_many_looks_are_shown(tmp_path: Path) -> None:
     _write(run, 0, prompts, [0.5] * 40)
     looks, in_all = read_looks(run, [(0, 40)])
     assert len(looks) == MAX_LOOKS and in_all == 20
+
+
+def test_a_sample_of_samples_is_that_of_the_whole() -> None:
+    places = [(shard, offset) for shard in range(50) for offset in range(16)]
+    parts = [looks._sample(places[start : start + 16]) for start in range(0, len(places), 16)]
+    so_far: list[tuple[int, int]] = []
+    for part in parts:
+        so_far = looks._sample(so_far + part)
+    assert so_far == looks._sample(places) and len(so_far) == looks._CHAINS
+    assert len({shard for shard, _ in so_far}) > 10, "of the whole run, not of its first parts"

@@ -56,6 +56,7 @@ def test_bytes_structs_and_uris_give_the_same_image(
         ("prompt", 7, "bad_text"),
         ("seed", -1, "bad_request"),
         ("seed", "x", "bad_seed"),
+        ("seed", True, "bad_seed"),
     ],
 )
 def test_a_bad_row_is_a_row_and_its_neighbor_is_done(
