@@ -98,7 +98,6 @@ class Hostile(FakeEngine):
     def __init__(self, slots: int, case: str) -> None:
         super().__init__(TINY64, slots)
         self.what = case.partition("_")[2] if case.startswith("engine_") else case
-        self._alone_since: float | None = None
 
     @property
     def has_bad_row(self) -> bool:
@@ -114,17 +113,7 @@ class Hostile(FakeEngine):
             raise SystemExit("who asks?")
         return False
 
-    def _lacks_company(self) -> bool:
-        """Fetches take turns: on a busy machine the bad row is in its slot before any other."""
-        if len(self._running) > 1:
-            return False
-        self._alone_since = self._alone_since or time.monotonic()
-        return time.monotonic() < self._alone_since + DEADLINE_S / 4
-
     def step(self) -> Any:
-        if self.what == "step_hangs" and self.has_bad_row and self._lacks_company():
-            time.sleep(0.01)
-            return []
         ended = super().step()
         if self.what == "endless":
             time.sleep(0.01)
@@ -333,11 +322,27 @@ def test_an_engine_that_exits_while_it_is_made_ends_the_job_with_a_word() -> Non
 # -- where only a fresh process helps --------------------------------------------------------------
 
 
-def _translate(make_job: MakeJob, case: str) -> None:
+def _enter_together(engine: Any) -> None:
+    """Rows enter when all are there: else the bad one may meet none, as fetches take turns."""
+    next_tickets = engine._next_tickets
+
+    def wait_for_all() -> Any:
+        if len(engine._waiting) < ROWS:
+            engine._changed.wait(0.01)
+            return []
+        engine._next_tickets = next_tickets
+        return next_tickets()
+
+    engine._next_tickets = wait_for_all
+
+
+def _translate(make_job: MakeJob, case: str, is_first: bool) -> None:
     watchdog._LEAST_STANDSTILL_S = 2.0
     if case == "lock_held":
         read.read_image = _in_decoder("lock_held")
     job = make_job(case)
+    if case.endswith("_hangs") and is_first:
+        _enter_together(job.actor._engine)
     write_part(job.run, 0, job.translate())
     os._exit(0)  # without the exit handlers that this copy shares with its parent
 
@@ -347,7 +352,7 @@ def processes_until_done(make_job: MakeJob, case: str, output: Path) -> list[int
     context = multiprocessing.get_context("fork")
     codes = []
     while not list((output / "results").glob("part-*.parquet")):
-        process = context.Process(target=_translate, args=(make_job, case))
+        process = context.Process(target=_translate, args=(make_job, case, not codes))
         process.start()
         process.join(60)
         if process.exitcode is None:
