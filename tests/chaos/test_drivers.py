@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dstc.cli import TERMINATED, UNUSABLE
+from dstc.end_command import TERMINATED, UNUSABLE
 from dstc.status import read_status
 from dstc.translate import OK, run
 from tests.chaos.runs import (
