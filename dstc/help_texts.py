@@ -53,7 +53,12 @@ MANIFEST_SHOW = _epilog("dstc manifest show rows.parquet --rows 3 --json")
 WEIGHTS_LIST = _epilog("dstc weights list --preset imagenet256-text")
 WEIGHTS_FETCH = _epilog("dstc weights fetch --preset imagenet256-text")
 WEIGHTS_VERIFY = _epilog("dstc weights verify")
-TRAIN_PRIOR = _epilog("dstc train prior --data data/emoji-64.parquet --out prior --minutes 60")
+TRAIN_PRIOR = _epilog(
+    "dstc train prior --data data/emoji-64.parquet --out prior --minutes 60",
+    "dstc train prior --data pics/ --out prior --from emoji64-prior --set shift=0",
+)
 TRAIN_ENCODER = _epilog(
-    "dstc train encoder --kind vit --data data/emoji-64.parquet --out vit --minutes 60"
+    "dstc train encoder --kind vit --data data/emoji-64.parquet --out vit --minutes 60",
+    "dstc train encoder --kind clip --data rows.csv --column content=photo "
+    "--column caption=alt_text --out clip --from emoji64-clip",
 )

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from dstc_engine.training.loop import World
     from dstc_engine.training.settings import TrainingSettings
 
-COLUMNS = frozenset({"id", "subject", "name", "style", "group", "split", "png", "keywords"})
-
 
 class Kind(StrEnum):
     """What is trained."""
@@ -50,7 +48,8 @@ class TrainingPlan:
     """One training run.
 
     Attributes:
-        kind: what is trained. data: the Parquet of `dstc emoji build`, readable by every worker.
+        kind: what is trained. data: the Parquet of `dstc emoji build`, readable by every worker; or
+            images in any form of `dstc manifest build`, which only this process reads.
         out: run folder; an old one is continued. storage: where Ray Train keeps checkpoints, any
             URL that every worker reaches; None is `<out>/ray`.
         workers, device: how many processes, on what.
@@ -61,6 +60,7 @@ class TrainingPlan:
         settings: other settings as text, see its `PriorTraining`, `ViTTraining` or
             `CLIPTraining`; `steps` and `batch` go before them.
         config, how: instead of the default sizes and settings, such as a `ViTConfig`.
+        columns, fit: of images that are no emoji, see `dstc.manifests.training_rows.Wanted`.
     """
 
     kind: Kind
@@ -76,13 +76,32 @@ class TrainingPlan:
     settings: Mapping[str, str] = field(default_factory=dict)
     config: Any = None
     how: Any = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    fit: str = "crop"
 
 
 app = typer.Typer(
     help="Trains the prior and the small encoders.", no_args_is_help=True, add_completion=False
 )
 
-_Data = Annotated[str, typer.Option(help="Parquet of `dstc emoji build`; all workers read it.")]
+_Data = Annotated[
+    str,
+    typer.Option(
+        help="Images: a folder, pattern, table or data set, as for `dstc manifest build`; or the "
+        "Parquet of `dstc emoji build`."
+    ),
+]
+
+_Squared = StrEnum("_Squared", ["crop", "pad"])
+_Column = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="NEW=OLD",
+        help="content, caption, look, pair or split, and what the data call it; repeatable.",
+    ),
+]
+_Fit = Annotated[_Squared, typer.Option(help="crop: the middle square; pad: all, on white.")]
 _Out = Annotated[str, typer.Option(help="Run folder, new or to continue.")]
 _Storage = Annotated[
     str | None, typer.Option(help="Where several workers keep checkpoints; path or URL.")
@@ -127,12 +146,15 @@ def prior(
     device: _Device = Device.auto,
     storage: _Storage = None,
     address: _Address = None,
+    column: _Column = None,
+    fit: _Fit = _Squared.crop,
 ) -> None:
     """Trains the 64-pixel diffusion prior."""
     plan = TrainingPlan(
         kind=Kind.prior, data=data, out=out, steps=steps, batch=batch, minutes=minutes,
         workers=workers, device=device, storage=storage, initial=initial,
         settings=read_key_values(set_ or []),
+        columns=read_key_values(column or [], "--column"), fit=fit.value,
     )  # fmt: skip
     typer.echo(train(plan, address))
 
@@ -156,12 +178,15 @@ def encoder(
     device: _Device = Device.auto,
     storage: _Storage = None,
     address: _Address = None,
+    column: _Column = None,
+    fit: _Fit = _Squared.crop,
 ) -> None:
     """Trains one of the 64-pixel networks that guidance looks through."""
     plan = TrainingPlan(
         kind=Kind(kind.value), data=data, out=out, steps=steps, batch=batch, minutes=minutes,
         workers=workers, device=device, storage=storage, initial=initial,
         settings=read_key_values(set_ or []),
+        columns=read_key_values(column or [], "--column"), fit=fit.value,
     )  # fmt: skip
     typer.echo(train(plan, address))
 
@@ -174,14 +199,15 @@ def train(plan: TrainingPlan, address: str | None = None) -> Path:
             starts Ray in this process.
 
     Raises:
-        UserError: data missing or of other columns, more workers than the cluster has room for, or
+        UserError: data that cannot be trained on, more workers than the cluster has room for, or
             a batch that they cannot share evenly.
         JobError: training broke; the same call continues from the last checkpoint.
     """
-    check_data(plan.data)
     training_of(plan)  # refuses wrong settings before anything starts
     if plan.workers > 1:
-        return _train_on_ray(_absolute(plan), address)
+        plan = _absolute(plan)
+        _check_batch(plan)
+        return fit_on_ray(_with_images(plan), plan.kind.value, run_loop, address)
     import torch
 
     from dstc_engine.training.loop import World
@@ -189,29 +215,30 @@ def train(plan: TrainingPlan, address: str | None = None) -> Path:
     cuda = plan.device is Device.cuda or (plan.device is Device.auto and torch.cuda.is_available())
     if cuda and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device here; give --device cpu")
-    return run_loop(plan, World(device="cuda" if cuda else "cpu"))
+    return run_loop(_with_images(plan), World(device="cuda" if cuda else "cpu"))
 
 
-def check_data(path: str) -> None:
-    """Makes sure that training images can be read from `path`, before any worker starts.
+def _with_images(plan: TrainingPlan) -> TrainingPlan:
+    """The plan with an indexed Parquet as its data, which is made of other images here."""
+    from dstc.manifests.training_images import prepare_images
+    from dstc.manifests.training_rows import Wanted
+    from dstc.store import urls
+    from dstc_engine.training.images import is_indexed
 
-    Raises:
-        UserError: no such file, no Parquet, or columns missing.
-    """
-    import pyarrow.parquet as pq
-
-    try:
-        found = set(pq.read_schema(path).names)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--data {path}: cannot be read ({error}); expected the Parquet that "
-            "`dstc emoji build` writes"
-        ) from error
-    if missing := COLUMNS - found:
-        raise UserError(
-            f"--data {path}: has no column {', '.join(sorted(missing))}; expected the Parquet "
-            "that `dstc emoji build` writes"
-        )
+    if is_indexed(plan.data) and not plan.columns:
+        return plan
+    folder = plan.storage if plan.workers > 1 and plan.storage else plan.out
+    images = urls.join(urls.absolute(folder), "images.parquet")
+    wanted = Wanted(
+        data=urls.absolute(plan.data),
+        size=_image_size(plan),
+        fit=plan.fit,
+        columns=dict(plan.columns),
+        captions=plan.kind is Kind.clip,
+    )
+    for note in prepare_images(wanted, images):
+        typer.echo(note, err=True)
+    return replace(plan, data=images)
 
 
 def run_loop(plan: TrainingPlan, world: World) -> Path:
@@ -246,6 +273,19 @@ def training_of(plan: TrainingPlan) -> TrainingSettings:
     return replace(how, **{name: value for name, value in given.items() if value is not None})
 
 
+def _image_size(plan: TrainingPlan) -> int:
+    """Pixels of a side that the network sees."""
+    from dstc_engine.training.prior import TINY_UNET
+    from tiny64.clip import CLIPConfig
+    from tiny64.vit import ViTConfig
+
+    if plan.kind is Kind.prior:
+        return int((plan.config or TINY_UNET).image_size)
+    if plan.kind is Kind.vit:
+        return int((plan.config or ViTConfig()).img_size)
+    return int((plan.config or CLIPConfig()).vision_cfg["image_size"])
+
+
 def _absolute(plan: TrainingPlan) -> TrainingPlan:
     # Workers run in other folders than this process.
     data = plan.data if "://" in plan.data else str(Path(plan.data).resolve())
@@ -259,7 +299,7 @@ def _absolute(plan: TrainingPlan) -> TrainingPlan:
     return replace(plan, data=data, out=out, storage=storage, initial=initial)
 
 
-def _train_on_ray(plan: TrainingPlan, address: str | None) -> Path:
+def _check_batch(plan: TrainingPlan) -> None:
     batch = training_of(plan).batch
     # CLIP fills half of its batch with companions of the other half.
     shared = batch // 2 if plan.kind is Kind.clip else batch
@@ -268,8 +308,6 @@ def _train_on_ray(plan: TrainingPlan, address: str | None) -> Path:
             f"--batch {batch}: {plan.workers} workers cannot share it evenly; expected a multiple "
             f"of {plan.workers * (2 if plan.kind is Kind.clip else 1)}"
         )
-
-    return fit_on_ray(plan, plan.kind.value, run_loop, address)
 
 
 class RayPlan(Protocol):

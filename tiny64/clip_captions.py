@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dstc_engine.training.images import ImageSet
-from tiny64.captions import STYLE_PHRASES, caption
+from tiny64.captions import STYLE_PHRASES
 
 # The list that guidance averages over: open_clip's, less one that the method's authors left out.
 TEMPLATES = [
@@ -44,28 +44,37 @@ def draw_captions(
     """Captions of (B,) rows: most tell name and style, some one of them, half are in a template.
 
     Of 20 captions, 11 are "name, style phrase", 3 the name, 3 the style phrase, and 3 two of the
-    image's keywords with its style phrase.
+    image's keywords with its style phrase. Own images without a look have their name alone, others
+    the name of the look for a phrase.
     """
     count = len(rows)
     kinds = torch.randint(0, 20, (count,), generator=generator).tolist()
     picks = torch.randint(0, 2**30, (count, 3), generator=generator).tolist()
     framed = (torch.rand(count, generator=generator) < 0.5).tolist()
     texts = []
-    for row, kind, pick, frame in zip(rows.tolist(), kinds, picks, framed, strict=True):
-        name, style = images.names[row], images.styles[row]
-        words = keywords[row]
-        if kind < 3:
+    looks = [phrase_of(images.styles[row]) for row in rows.tolist()]
+    for row, look, kind, pick, frame in zip(
+        rows.tolist(), looks, kinds, picks, framed, strict=True
+    ):
+        name, words = images.names[row], keywords[row]
+        if kind < 3 or not look:
             text = name
         elif kind < 6:
-            text = STYLE_PHRASES[style]
+            text = look
         elif kind < 9 and words:
             said = dict.fromkeys(words[choice % len(words)] for choice in pick[:2])
-            text = caption(" ".join(said), style)
+            text = f"{' '.join(said)}, {look}"
         else:
-            text = caption(name, style)
+            text = f"{name}, {look}"
         texts.append(TEMPLATES[pick[2] % len(TEMPLATES)].replace("{}", text) if frame else text)
     kind = torch.tensor(kinds)
-    return Captions(texts, names=(kind < 3) | (kind >= 6), styles=kind >= 3)
+    has_look = torch.tensor([bool(look) for look in looks])
+    return Captions(texts, (kind < 3) | (kind >= 6) | ~has_look, (kind >= 3) & has_look)
+
+
+def phrase_of(style: str) -> str:
+    """What a style is called in words: of an own look its name, "" where an image has none."""
+    return STYLE_PHRASES.get(style, style)
 
 
 def matches(captions: Captions, subjects: Tensor, styles: Tensor) -> Tensor:

@@ -59,9 +59,12 @@ def evaluate(clip: open_clip.CLIP, val: ImageSet, tokenizer: SimpleTokenizer) ->
     first (or among the first five) of the names in the split. caption: the image's caption first
     of all captions in the split. direction: the target that guidance would aim at for "this
     subject, from its style into another" lies nearest to the right one of the subject's drawings.
-    noisy: the same, seen through half of the noise and blur that images have in guidance.
+    noisy: the same, seen through half of the noise and blur that images have in guidance. Of own
+    images only name is told: the image's caption first of all in the split.
     """
     clip.eval()
+    if val.is_own:
+        return _evaluate_own(clip, val, tokenizer)
     known, subjects = sorted(set(val.styles)), sorted(set(val.subjects))
     styles, subject = numbered(val.styles), numbered(val.subjects)
     names = {s: name for s, name in zip(val.subjects, val.names, strict=True)}
@@ -84,6 +87,18 @@ def evaluate(clip: open_clip.CLIP, val: ImageSet, tokenizer: SimpleTokenizer) ->
         "val_caption_top1": float((best == styles * len(subjects) + subject).float().mean()),
         "val_direction": _direction(images, images, texts, styles, subject),
         "val_direction_noisy": _direction(images, noisy, texts, styles, subject),
+    }
+
+
+def _evaluate_own(
+    clip: open_clip.CLIP, val: ImageSet, tokenizer: SimpleTokenizer
+) -> dict[str, float]:
+    images = embed_images(clip, val.batch(torch.arange(len(val))))
+    texts = embed_texts(clip, sorted(set(val.names)), tokenizer)
+    top = (images @ texts.T).topk(min(5, len(texts)), dim=1).indices == numbered(val.names)[:, None]
+    return {
+        "val_name_top1": float(top[:, 0].float().mean()),
+        "val_name_top5": float(top.any(1).float().mean()),
     }
 
 
@@ -110,9 +125,12 @@ def write_retrieval(
     """Writes a sheet of the 12 val images nearest to a prompt each, one row per prompt.
 
     From above: the six style phrases, then "fruit", "face", "animal", "red heart, glossy 3d
-    render".
+    render". Of own images the prompts are ten of their captions.
     """
     prompts = [*STYLE_PHRASES.values(), "fruit", "face", "animal", "red heart, glossy 3d render"]
+    if val.is_own:
+        captions = sorted(set(val.names))
+        prompts = captions[:: -(-len(captions) // 10)]
     images = val.batch(torch.arange(len(val)))
     scores = embed_prompts(clip.eval(), prompts, tokenizer) @ embed_images(clip, images).T
     # Every 5th of the 60 nearest: the nearest alone look better than what guidance will meet.

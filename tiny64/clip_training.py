@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
+from dstc_engine.errors import UserError
 from dstc_engine.training.images import load_images
 from dstc_engine.training.loop import Recipe, World, decayed_groups, fit, shuffled_rows
 from tiny64.clip import MEAN, STD, CLIPConfig, CLIPTraining
@@ -76,14 +77,17 @@ def train_clip(
     """Trains, or goes on training, the small CLIP; returns the path of its weights.
 
     Args:
-        data: the indexed Parquet. Others as in `fit`.
+        data: the indexed Parquet; own images need captions. Others as in `fit`.
 
     Raises:
         UserError: no data there; or as `fit`.
     """
     config, how, world = config or CLIPConfig(), how or CLIPTraining(), world or World()
     train, val = load_images(data, "train"), load_images(data, "val")
+    if train.is_own and not all([*train.names, *val.names]):
+        raise UserError(f"{data}: found images without a caption; expected one for each")
     keywords = load_keywords(data, train)
+    has_companions = not train.is_own or len(set(train.subjects)) < len(train)
     subjects, styles = numbered(train.subjects), numbered(train.styles)
     tokenizer = SimpleTokenizer(context_length=config.text_cfg["context_length"])
     torch.manual_seed(how.seed)
@@ -94,8 +98,11 @@ def train_clip(
     ) -> dict[str, Tensor]:
         if how.token_drop and step >= (1 - how.whole) * how.steps:
             clip.visual.patch_dropout.prob = 0.0
-        rows = shuffled_rows(len(train), how.batch // 2, step, how.seed, world)
-        rows = torch.cat([rows, companions(train, rows, generator)])
+        if has_companions:
+            rows = shuffled_rows(len(train), how.batch // 2, step, how.seed, world)
+            rows = torch.cat([rows, companions(train, rows, generator)])
+        else:
+            rows = shuffled_rows(len(train), how.batch, step, how.seed, world)
         captions = draw_captions(train, keywords, rows, generator)
         match = matches(captions, subjects[rows], styles[rows]).to(world.device)
         images = recolor(train.batch(rows), how.recoloured, generator)

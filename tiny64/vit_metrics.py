@@ -87,20 +87,17 @@ def evaluate(
     of the two styles. shape: how many times as far apart other subjects are as images of one
     shape: twemoji and noto, the two aligned pairs (line: openmoji and openmoji_line), and an image
     in other colours. cls: mean square difference between subjects of one style, and between twins.
+    Of own images, match and shape_recoloured compare each with itself in other colours, and styles
+    are told where there are several.
 
     Args:
         drawn: (N, S, S) silhouettes of `val`; matches are also counted on drawn patches alone.
     """
-    known = sorted(set(train.styles))
-    few = torch.linspace(0, len(train) - 1, min(1000, len(train))).long()
-    train_cls, _ = look_at(vit, train, few)
     cls, keys = look_at(vit, val, torch.arange(len(val)))
-    train_styles = torch.tensor([known.index(train.styles[int(i)]) for i in few])
-    styles = torch.tensor([known.index(style) for style in val.styles])
-    probe, neighbors = style_accuracy(train_cls, train_styles, cls, styles)
-    metrics = {"val_style_probe": probe, "val_style_5nn": neighbors}
-
     side = math.isqrt(keys.shape[1] - 1)
+    if val.is_own:
+        return _evaluate_own(vit, train, val, cls, keys)
+    metrics = _style_metrics(vit, train, val, cls)
     flat, solid = _same_subjects(val, "fluent_flat", "fluent_3d")
     exact, near = position_match(keys[flat, 1:], keys[solid, 1:], side)
     cover = F.adaptive_avg_pool2d(drawn[flat][:, None].float(), side).flatten(1) > 0.5
@@ -131,6 +128,38 @@ def evaluate(
     return metrics
 
 
+def _style_metrics(
+    vit: VisionTransformer, train: ImageSet, val: ImageSet, cls: Tensor
+) -> dict[str, float]:
+    known = sorted(set(train.styles))
+    few = torch.linspace(0, len(train) - 1, min(1000, len(train))).long()
+    train_cls, _ = look_at(vit, train, few)
+    train_styles = torch.tensor([known.index(train.styles[int(i)]) for i in few])
+    # A look that only val has is not to be told from this training.
+    told = torch.tensor([i for i, style in enumerate(val.styles) if style in known])
+    styles = torch.tensor([known.index(val.styles[int(i)]) for i in told])
+    probe, neighbors = style_accuracy(train_cls, train_styles, cls[told], styles)
+    return {"val_style_probe": probe, "val_style_5nn": neighbors}
+
+
+def _evaluate_own(
+    vit: VisionTransformer, train: ImageSet, val: ImageSet, cls: Tensor, keys: Tensor
+) -> dict[str, float]:
+    images = val.batch(torch.arange(len(val)))
+    _, recolored = _look_through(vit, recolor(images, 1.0, torch.Generator().manual_seed(0)))
+    side = math.isqrt(keys.shape[1] - 1)
+    exact, near = position_match(keys[:, 1:], recolored[:, 1:], side)
+    metrics = {
+        "val_match": float(exact.float().mean()),
+        "val_match_near": float(near.float().mean()),
+    }
+    if len(val) > 1:
+        metrics["val_shape_recoloured"] = _apartness(keys, recolored)
+    if len(set(train.styles)) > 1 and set(train.styles) & set(val.styles):
+        metrics |= _style_metrics(vit, train, val, cls)
+    return metrics
+
+
 def _same_subjects(images: ImageSet, one: str, two: str) -> tuple[Tensor, Tensor]:
     rows: dict[str, dict[str, int]] = {one: {}, two: {}}
     for i, (subject, style) in enumerate(zip(images.subjects, images.styles, strict=True)):
@@ -143,7 +172,7 @@ def _same_subjects(images: ImageSet, one: str, two: str) -> tuple[Tensor, Tensor
 
 
 def write_keys(path: Path, vit: VisionTransformer, val: ImageSet) -> None:
-    """Writes a sheet of two subjects in every style.
+    """Writes a sheet of two subjects in every style, or of twelve own images.
 
     From above: the images; their keys' first three principal components (over the sheet) as
     colours; cosine of every key with that of the centre; the silhouette-like first component alone.
@@ -151,6 +180,8 @@ def write_keys(path: Path, vit: VisionTransformer, val: ImageSet) -> None:
     subjects = sorted(set(val.subjects))
     wanted = [subjects[len(subjects) // 4], subjects[len(subjects) // 2]]
     rows = torch.tensor([i for s in wanted for i, t in enumerate(val.subjects) if t == s])
+    if val.is_own:
+        rows = torch.linspace(0, len(val) - 1, min(12, len(val))).long()
     _, keys = look_at(vit, val, rows)
     keys = keys[:, 1:]
     side, size = math.isqrt(keys.shape[1]), val.pixels.shape[-1]

@@ -45,7 +45,21 @@ def palettes(images: Tensor, drawn: Tensor) -> Tensor:
 
 
 def twin_rows(images: ImageSet) -> Tensor:
-    """(N,) int64: the row of each image's twin, or its own where it has none."""
+    """(N,) int64: the row of each image's twin, or its own where it has none.
+
+    Of own images it is the next one of the pair, and of the last the first.
+    """
+    if images.is_own:
+        of_pair: dict[str, list[int]] = {}
+        for row, pair in enumerate(images.pairs):
+            of_pair.setdefault(pair, []).append(row)
+        of_pair.pop("", None)
+        next_of = {
+            row: following
+            for members in of_pair.values()
+            for row, following in zip(members, members[1:] + members[:1], strict=True)
+        }
+        return torch.tensor([next_of.get(row, row) for row in range(len(images))])
     row_of = {key: i for i, key in enumerate(zip(images.subjects, images.styles, strict=True))}
     rows = [
         row_of.get((subject, TWINS.get(style, style)), i)

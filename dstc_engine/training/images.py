@@ -1,10 +1,10 @@
-"""Training images: one split of the indexed emoji Parquet, held in memory."""
+"""Training images: one split of an indexed Parquet, of emoji or of somebody's own, in memory."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,10 @@ from torch import Tensor
 from dstc_engine.errors import UserError
 
 CORE_STYLES = ("twemoji", "noto", "openmoji", "openmoji_line", "fluent_flat", "fluent_3d")
+COLUMNS = ("id", "subject", "name", "style", "group", "split", "png", "keywords")
+"""What an indexed Parquet has; `dstc emoji build` writes more."""
+OWN = b"dstc_own_images"
+"""Key in the metadata of one that holds no emoji; see `dstc.manifests.training_images`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +31,9 @@ class ImageSet:
     Attributes:
         pixels: (N, 3, S, S) uint8. ids, subjects, names, styles: N texts each.
         groups: N texts, the Unicode group of the subject.
+        is_own: whether these are somebody's own images, and no emoji. Their subjects and names are
+            their captions (an id and "" where there is none), their styles names of looks or "".
+        pairs: of own images N texts; images of one pair show the same in the same place. "": none.
     """
 
     pixels: Tensor
@@ -35,6 +42,8 @@ class ImageSet:
     names: list[str]
     styles: list[str]
     groups: list[str]
+    is_own: bool = False
+    pairs: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -50,21 +59,23 @@ def load_images(
     """Reads the images of a split ("train", "val" or "test") in the file's order.
 
     Args:
-        path: the Parquet that `dstc emoji build` writes. styles: which to keep; None keeps all.
+        path: the Parquet that `dstc emoji build` writes, or one of own images.
+        styles: which emoji to keep; None keeps all.
 
     Raises:
         UserError: the file is missing, has other columns, or holds no such image.
     """
     columns = ["id", "subject", "name", "style", "group", "split", "png"]
     try:
-        table = pq.read_table(path, columns=columns)
+        is_own = OWN in (pq.read_schema(path).metadata or {})
+        table = pq.read_table(path, columns=[*columns, *(["pair"] if is_own else [])])
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: cannot read training images ({error}); expected the Parquet that "
             "`dstc emoji build` writes"
         ) from error
     keep = pc.equal(table["split"], split)
-    if styles is not None:
+    if styles is not None and not is_own:
         keep = pc.and_(keep, pc.is_in(table["style"], pa.array(list(styles))))
     table = table.filter(keep)
     if not table.num_rows:
@@ -79,4 +90,14 @@ def load_images(
         names=table["name"].to_pylist(),
         styles=table["style"].to_pylist(),
         groups=table["group"].to_pylist(),
+        is_own=is_own,
+        pairs=table["pair"].to_pylist() if is_own else [],
     )
+
+
+def is_indexed(path: str) -> bool:
+    """Whether trainings read this file as it is: a Parquet with all of `COLUMNS`."""
+    try:
+        return set(COLUMNS) <= set(pq.read_schema(path).names)
+    except (OSError, ValueError):
+        return False

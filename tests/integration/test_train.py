@@ -70,16 +70,6 @@ def test_missing_data_is_said_before_anything_starts(tmp_path: Path) -> None:
     assert isinstance(result.exception, UserError)
 
 
-def test_data_of_other_columns_are_refused_by_name(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = tmp_path / "manifest.parquet"
-    pq.write_table(pa.table({"id": ["a"], "png": [b""]}), path)
-    with pytest.raises(UserError, match="has no column group, keywords, name, split"):
-        train(_plan(str(path), tmp_path / "run"))
-
-
 def test_a_batch_that_workers_cannot_share_is_refused(data: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--batch 5: 2 workers cannot share it evenly"):
         train(_plan(data, tmp_path / "run", workers=2, batch=5))
