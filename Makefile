@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 SBOM_TOOL := cyclonedx-bom==7.5.0
 
-.PHONY: demo test test-all check slow soak bench install lock sbom clean
+.PHONY: demo test test-all check slow soak bench docs install lock sbom clean
 
 install: $(STAMP)
 
@@ -63,6 +63,10 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.engine_speed --occupancy --quick
 	$(BIN)/python -m benchmarks.profile_step
 	$(BIN)/python -m benchmarks.profile_step --precision bf16
+
+# The documentation as a site, in build/site; a dead link ends it. Its search alone needs a server.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Follows what pyproject.toml adds or drops; `python deploy/lock.py --upgrade` takes newer versions. Needs uv.
 lock:
