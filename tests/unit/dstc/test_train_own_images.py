@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from dstc import train as train_module
 from dstc.errors import ManifestError, SettingsError
 from dstc.manifests import training_split
+from dstc.manifests.training_rows import TrainingRows, Wanted
 from dstc.manifests.training_split import TrainingImage, parted
 from dstc.options import Device
 from dstc.train import Kind, TrainingPlan, train
@@ -119,6 +120,22 @@ def test_one_prepared_set_serves_other_trainings_but_not_clip_without_captions(
     assert not (tmp_path / "b" / "images.parquet").exists()
     with pytest.raises(UserError, match="found images without a caption; expected one for each"):
         train(plan_of(Kind.clip, images, tmp_path / "c"))
+
+
+@pytest.mark.parametrize("is_struct", [False, True])
+def test_images_inside_a_table_and_the_first_of_several_captions(
+    is_struct: bool, tmp_path: Path
+) -> None:
+    files = [draw(tmp_path / f"{n}.png", n).read_bytes() for n in range(20)]
+    cells = [{"bytes": data, "path": None} for data in files] if is_struct else files
+    captions = [[f"thing {n}", "else"] for n in range(20)]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()}) if is_struct else pa.binary()
+    table = pa.table({"content": pa.array(cells, kind), "captions": captions})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    rows = TrainingRows(Wanted(str(tmp_path / "rows.parquet"), size=16, captions=True))
+    images = list(rows.read())
+    assert [image.caption for image in images] == [f"thing {n}" for n in range(20)]
+    assert images[0].name == "row 0" and rows.notes() == ["captions of the column 'captions'"]
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,17 @@ def test_captions_say_what_they_claim(data: Path, images: ImageSet) -> None:
     assert 0.1 < 1 - float(captions.names.float().mean()) < 0.2
 
 
+@pytest.mark.parametrize("look", ["", "ink wash"])
+def test_own_images_are_called_by_their_caption_and_their_look(look: str) -> None:
+    pixels = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    own = ImageSet(pixels, ["0"], ["a fern"], ["a fern"], [look], [""], is_own=True, pairs=[""])
+    captions = draw_captions(own, [[]], torch.zeros(200, dtype=torch.int64), _seeded())
+    for text, name, style in zip(captions.texts, captions.names, captions.styles, strict=True):
+        assert ("a fern" in text) == bool(name)
+        assert (bool(look) and look in text) == bool(style)
+    assert bool(captions.names.all()) != bool(look)
+
+
 def test_a_caption_matches_every_image_it_is_true_of() -> None:
     captions = Captions(
         ["fox, flat", "fox", "flat", "cat, line"],

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -41,6 +43,12 @@ def test_twins_are_the_other_style_of_the_aligned_pairs(maker: ViewMaker) -> Non
             {"twemoji"}, {"noto"}, {"openmoji", "openmoji_line"}, {"fluent_flat", "fluent_3d"}
         )  # fmt: skip
     assert torch.equal(twins[twins], torch.arange(len(twins)))
+
+
+def test_twins_of_own_images_are_the_others_of_their_pair(maker: ViewMaker) -> None:
+    pairs = ["a", "b", "a", "", "a", ""] + [""] * (len(maker.images) - 6)
+    twins = twin_rows(replace(maker.images, is_own=True, pairs=pairs))
+    assert twins[:6].tolist() == [2, 1, 4, 3, 0, 5]
 
 
 def test_moved_views_say_where_each_position_went(maker: ViewMaker) -> None:
