@@ -14,6 +14,7 @@ from dstc.options import (
     WHERE,
     AllowLocal,
     AllowPrivateHosts,
+    Append,
     Boxes,
     CheckpointingLarge,
     Compile,
@@ -97,6 +98,7 @@ def translate_command(
             rich_help_panel=WHAT,
         ),
     ] = None,
+    append: Append = False,
     max_rejected: Annotated[
         float,
         typer.Option(
@@ -170,6 +172,7 @@ def translate_command(
         samples_per_row=samples_per_row,
         rows_per_shard=rows_per_shard,
         limit=limit,
+        append=append,
         retry=retry.value if retry else None,
         max_rejected=max_rejected,
         row_deadline=row_deadline,

@@ -61,6 +61,7 @@ class Settings(BaseModel):
         rows_per_shard: rows that are committed, and after a crash done again, together. 16 rows
             are minutes of work; more than 16 `slots` are fed by over two shards at once.
         limit: translate only the first rows of the manifest.
+        append: the manifest may have got rows since the run began; they are translated, too.
         retry: "failed" also runs the failed rows of finished shards again; "rejected" the rejected
             ones, whose files may be there now; "flagged" the flagged ones, with another seed, and
             keeps the better image.
@@ -105,6 +106,7 @@ class Settings(BaseModel):
     samples_per_row: Annotated[int, Field(ge=1, le=256)] = 1
     rows_per_shard: Annotated[int, Field(ge=1, le=100_000)] = 16
     limit: Annotated[int, Field(ge=1)] | None = None
+    append: bool = False
     retry: Literal["failed", "rejected", "flagged"] | None = None
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.1
     row_deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

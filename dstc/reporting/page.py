@@ -102,12 +102,16 @@ class Page:
         if isinstance(files, dict):
             some = ", ".join(list(files)[:5]) + (", ..." if len(files) > 5 else "")
             rows += [("files", f"{len(files):,}: {redact(some)}")]
+        appends = self.job.values.get("appends")
+        if isinstance(appends, list) and appends and isinstance(appends[0], dict):
+            began = shown(appends[0].get("rows_before"))
+            rows += [("appended", f"{len(appends):,} times; the run began with {began} rows")]
         return rows
 
     @property
     def other_facts(self) -> list[tuple[str, str]]:
         """What else job.json and summary.json tell in one line."""
-        apart = {"settings", "preset", "weights", "manifest", "identity"}
+        apart = {"settings", "preset", "weights", "manifest", "identity", "order", "appends"}
         job = [(k, v) for k, v in self.job.values.items() if k not in apart]
         summary = [(f"summary: {key}", value) for key, value in self.summary.values.items()]
         return rows_of(dict(job + summary))

@@ -9,6 +9,7 @@ are counted by arithmetic over files, and a `Shard` is made only where it is rea
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from array import array
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -212,6 +213,10 @@ class ShardGroup:
 
     def __iter__(self) -> Iterator[Shard]:
         return (self[place] for place in range(len(self)))
+
+    def whole(self) -> ShardGroup:
+        """The same shards, with the rows that a limit leaves out."""
+        return dataclasses.replace(self, rows=self.file.rows)
 
 
 def _shard_of(file: ManifestFile, number: int, rows_per_shard: int, rows: int) -> Shard:
