@@ -41,6 +41,16 @@ Append = Annotated[
         rich_help_panel=WHAT,
     ),
 ]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="NAME=COLUMN",
+        help="A column of the manifest that is called otherwise, such as content=image_path; "
+        "repeatable.",
+        rich_help_panel=WHAT,
+    ),
+]
 CheckpointingLarge = Annotated[
     bool,
     typer.Option(

@@ -17,6 +17,7 @@ from dstc.options import (
     Append,
     Boxes,
     CheckpointingLarge,
+    Column,
     Compile,
     Deterministic,
     Device,
@@ -99,6 +100,7 @@ def translate_command(
         ),
     ] = None,
     append: Append = False,
+    column: Column = None,
     max_rejected: Annotated[
         float,
         typer.Option(
@@ -173,6 +175,7 @@ def translate_command(
         rows_per_shard=rows_per_shard,
         limit=limit,
         append=append,
+        columns=read_key_values(column or [], "--column"),
         retry=retry.value if retry else None,
         max_rejected=max_rejected,
         row_deadline=row_deadline,

@@ -186,11 +186,12 @@ def _open_manifest(job: Record) -> tuple[Manifest | None, list[Fault]]:
     identity = job.part("identity")
     try:
         uri, per_shard = str(job.part("manifest")["uri"]), int(identity["rows_per_shard"])
+        columns = {str(key): str(name) for key, name in identity.get("columns", {}).items()}
         began = {name: dict(file) for name, file in identity["manifest"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunFolderError(f"job.json: not one of this program ({describe(error)})") from error
     try:
-        manifest = open_manifest(uri, per_shard)
+        manifest = open_manifest(uri, per_shard, columns=columns)
     except (ManifestError, StorageError) as error:
         return None, [Fault(CHANGED_MANIFEST, redact(uri), f"cannot be read: {error}")]
     now = {str(file["name"]): file for file in manifest.identity()}

@@ -58,7 +58,12 @@ def make_plan(settings: Settings) -> Plan:
     """
     weights = _weights_of(settings)
     try:
-        manifest = open_manifest(settings.manifest, settings.rows_per_shard, limit=settings.limit)
+        manifest = open_manifest(
+            settings.manifest,
+            settings.rows_per_shard,
+            limit=settings.limit,
+            columns=settings.columns,
+        )
     except ManifestError as error:
         raise with_hint(error, settings.manifest) from error
     check_label_columns(settings.label_columns, manifest.schema)

@@ -94,6 +94,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
             "seed": settings.seed,
             **decisive,
             "manifest": files,
+            **({"columns": settings.columns} if settings.columns else {}),
             "rows_per_shard": settings.rows_per_shard,
             "samples_per_row": settings.samples_per_row,
             "engine": engine,

@@ -17,6 +17,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from dstc.errors import ManifestError
 from dstc.store import retries
+from dstc.store.column_names import name_in_file
 from dstc.store.duplicates import Duplicates
 from dstc.store.footers import how_it_changed
 from dstc.store.manifest import Manifest, Shard, ShardGroup, as_planned, open_parquet
@@ -83,11 +84,12 @@ def _read_of_one_file(
         last_group = bisect_right(ends, waiting[-1].stop - 1)
         row = ends[first_group] - groups[first_group]
         parts: list[pa.RecordBatch] = []
+        wanted = {name_in_file(file.columns, name) for name in schema.names}
         for batch in _read_batches(
             parquet,
             list(range(first_group, last_group + 1)),
             partial(as_planned, file=file, schema=schema),
-            [name for name in parquet.schema_arrow.names if name in schema.names],
+            [name for name in parquet.schema_arrow.names if name in wanted],
         ):
             stop = row + batch.num_rows
             while waiting and waiting[0].start < stop:
