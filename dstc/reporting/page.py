@@ -191,6 +191,11 @@ class Page:
         return list(dict.fromkeys(name for look in self.looks for name in look.sums))
 
     @property
+    def look_makers(self) -> list[str]:
+        """What made images of any look, such as a student; empty where no student had a part."""
+        return sorted({name for look in self.looks for name in look.made_by})
+
+    @property
     def shown_rows(self) -> str:
         """Which rows the gallery shows."""
         shown, chosen = len(self.cards), self.chosen
