@@ -10,7 +10,13 @@ from typer.core import TyperCommand
 
 from dstc import help_texts
 from dstc.errors import ManifestError, SettingsError
-from dstc.options import AllowLocal, AllowPrivateHosts, MaxImageBytes, read_key_values
+from dstc.options import (
+    AllowLocal,
+    AllowPrivateHosts,
+    Column,
+    MaxImageBytes,
+    read_key_values,
+)
 from dstc.store.input_policy import MAX_IMAGE_BYTES
 from dstc.text import visible
 
@@ -177,6 +183,7 @@ def check(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="As `dstc translate` would take it."),
     ] = None,
+    column: Column = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     allow_local: AllowLocal = None,
     allow_private_hosts: AllowPrivateHosts = False,
@@ -196,6 +203,7 @@ def check(
     settings = make_settings(
         manifest=manifest,
         output=".",
+        columns=read_key_values(column or [], "--column"),
         preset=preset,
         set=read_key_values(set_ or []),
         allow_local=tuple(allow_local or ()),

@@ -33,6 +33,24 @@ AllowPrivateHosts = Annotated[
 MaxImageBytes = Annotated[
     int, typer.Option(help="Of one image file.", min=1, rich_help_panel=INPUTS)
 ]
+Append = Annotated[
+    bool,
+    typer.Option(
+        "--append",
+        help="Rows that came to the manifest of a run in OUTPUT, wherever they lie in it.",
+        rich_help_panel=WHAT,
+    ),
+]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="NAME=COLUMN",
+        help="A column of the manifest that is called otherwise, such as content=image_path; "
+        "repeatable.",
+        rich_help_panel=WHAT,
+    ),
+]
 CheckpointingLarge = Annotated[
     bool,
     typer.Option(

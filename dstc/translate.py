@@ -25,6 +25,7 @@ from dstc.driver.slot_count import with_measured_slots, with_recorded_slots
 from dstc.driver.summary import Summary, summarize_run
 from dstc.driver.terminal import (
     ProgressLine,
+    print_appended,
     print_closing,
     print_damaged,
     print_no_conditions,
@@ -48,6 +49,7 @@ from dstc.ray_session import (
 from dstc.store import weights_bucket
 from dstc.store.images_note import write_images_note
 from dstc.store.ledger import Ledger
+from dstc.store.row_order import in_file_order
 from dstc.store.storage import local_folder
 from dstc.store.temporary_files import swept
 from dstc.text import describe, redact, visible
@@ -138,8 +140,10 @@ def run(
         memory = find_engine(settings.engine).step_memory if device == "cuda" else None
         known = memory(settings) if memory else None
         print_plan(plan, _expected_cost(plan, device, tflops), device, known)
-        print_findings(check_first_rows(plan.manifest))
+        print_findings(check_first_rows(in_file_order(plan.manifest)))
         return OK
+    if not quiet:
+        print_appended(plan)
     show = _show_nothing if quiet else ProgressLine
     summary = _run_plan(plan, show, print_waiting, print_no_conditions, started)
     print_closing(summary, plan.job.run, settings.max_rejected, quiet)
@@ -195,13 +199,14 @@ def _run_plan(
         plan = dataclasses.replace(plan, settings=settings, job=job, ledger=Ledger(job.run))
     lease = Lease(plan.job.run.lease, redact(plan.job.run.uri))
     try:
-        if plan.pending:
+        if plan.pending or plan.job.appends_to is not None:
             with end_on_signals():
                 _take(lease, on_wait, on_no_conditions)
                 interrupt = interrupter()
                 with lease.kept(on_lost=interrupt), swept(local_folder(plan.job.run.uri)):
                     # Another driver may have ended since the plan was made.
-                    plan = what_is_left(plan)
+                    is_append = plan.job.appends_to is not None
+                    plan = make_plan(settings) if is_append else what_is_left(plan)
                     open_or_create(plan.job, lease.epoch)
                     plan.ledger.save()  # before a part changes that it still counts
                     write_images_note(plan.job.run)

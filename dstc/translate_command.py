@@ -14,8 +14,10 @@ from dstc.options import (
     WHERE,
     AllowLocal,
     AllowPrivateHosts,
+    Append,
     Boxes,
     CheckpointingLarge,
+    Column,
     Compile,
     Deterministic,
     Device,
@@ -97,6 +99,8 @@ def translate_command(
             rich_help_panel=WHAT,
         ),
     ] = None,
+    append: Append = False,
+    column: Column = None,
     max_rejected: Annotated[
         float,
         typer.Option(
@@ -170,6 +174,8 @@ def translate_command(
         samples_per_row=samples_per_row,
         rows_per_shard=rows_per_shard,
         limit=limit,
+        append=append,
+        columns=read_key_values(column or [], "--column"),
         retry=retry.value if retry else None,
         max_rejected=max_rejected,
         row_deadline=row_deadline,

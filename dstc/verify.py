@@ -21,7 +21,6 @@ import pyarrow as pa
 from dstc.driver.repair import GoodRows, repair
 from dstc.driver.terminal import console, facts_table
 from dstc.errors import JobError, ManifestError, RunFolderError, StorageError
-from dstc.planning.kept_parts import whole_shard
 from dstc.store import retries, storage, urls
 from dstc.store.check_images import check_images, count_images
 from dstc.store.check_part import check_part
@@ -39,6 +38,7 @@ from dstc.store.ledger import Ledger
 from dstc.store.manifest import Manifest, Shard, open_manifest
 from dstc.store.results import REJECTED, parse_part, read_part
 from dstc.store.row_digests import KNOWN_COLUMNS
+from dstc.store.row_order import RowOrder, ordered
 from dstc.store.run_folder import ENDINGS, RunFolder
 from dstc.text import describe, redact, shown
 from dstc.worker.read_shards import read_shards
@@ -130,6 +130,8 @@ def _verify(run: RunFolder, repairs: bool, quick: bool) -> Verified:
     kind = str(job.part("settings").get("format", "png"))
     run = RunFolder(run.uri, ENDINGS.get(kind, kind))
     manifest, faults = _open_manifest(job)
+    if manifest is not None and (order := job.values.get("order")) is not None:
+        manifest = ordered(manifest, RowOrder.read(run, str(order)))
     is_the_runs = not faults
     faults += [
         Fault(
@@ -184,11 +186,12 @@ def _open_manifest(job: Record) -> tuple[Manifest | None, list[Fault]]:
     identity = job.part("identity")
     try:
         uri, per_shard = str(job.part("manifest")["uri"]), int(identity["rows_per_shard"])
+        columns = {str(key): str(name) for key, name in identity.get("columns", {}).items()}
         began = {name: dict(file) for name, file in identity["manifest"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunFolderError(f"job.json: not one of this program ({describe(error)})") from error
     try:
-        manifest = open_manifest(uri, per_shard)
+        manifest = open_manifest(uri, per_shard, columns=columns)
     except (ManifestError, StorageError) as error:
         return None, [Fault(CHANGED_MANIFEST, redact(uri), f"cannot be read: {error}")]
     now = {str(file["name"]): file for file in manifest.identity()}
@@ -241,9 +244,8 @@ def _check_with_manifest(
     with ThreadPoolExecutor(_READERS) as pool:
         # At most the shards of one group wait in memory.
         for group in manifest.groups(range(manifest.shards)):
-            whole = [whole_shard(manifest, shard.number) for shard in group]
             try:
-                yield from pool.map(lambda item: check(*item), read_shards(whole, schema))
+                yield from pool.map(lambda item: check(*item), read_shards(group.whole(), schema))
             except ManifestError as error:
                 yield _Part(group[0].number, [Fault(CHANGED_MANIFEST, group.file.name, str(error))])
 

@@ -54,6 +54,8 @@ def print_plan(
     table.add_row("manifest", manifest.uri)
     table.add_row("rows", rows)
     table.add_row("to do", f"{manifest.rows - plan.rows_done:,} in {len(plan.pending):,} shards")
+    if plan.job.appends_to is not None:
+        table.add_row("appended", _appended_text(plan))
     if len(plan.duplicates.rows):
         table.add_row("duplicate ids", f"{len(plan.duplicates.rows):,} rows will be rejected")
     if settings.samples_per_row > 1:
@@ -93,6 +95,17 @@ def _memory_text(memory: StepMemory, settings: Settings) -> str:
     return (
         f"about {memory.peak(settings.slots) / 2**30:.1f} GiB with {settings.slots} slots; {text}"
     )
+
+
+def print_appended(plan: Plan) -> None:
+    """Prints how many rows are new to the run, on stderr; nothing where none is appended."""
+    if plan.job.appends_to is not None:
+        print(f"append: {_appended_text(plan)}", file=sys.stderr, flush=True)
+
+
+def _appended_text(plan: Plan) -> str:
+    kept = plan.job.rows_kept
+    return f"{plan.manifest.all_rows - kept:,} rows without a result; {kept:,} have one and stay"
 
 
 def print_waiting(holder: str) -> None:

@@ -133,7 +133,7 @@ def _checked(options: BuildOptions) -> tuple[BuildOptions, Pairing, list[Templat
     if not options.replaces and storage.exists(output):
         raise SettingsError(
             f"--output {redact(options.output)}: is there already; expected another name, or "
-            "--replace. A run that began with it would refuse the new one"
+            "--replace. A run that began with it takes the new one with --append alone"
         )
     read_columns(options.columns)
     prompts = [Template(text) for text in options.prompts]

@@ -54,10 +54,15 @@ def check_manifest(settings: Settings, images: int | None = 100) -> Checked:
     Raises:
         ManifestError: there is no manifest.
     """
-    faults = schema_faults(settings.manifest)
+    faults = schema_faults(settings.manifest, settings.columns)
     if faults:
         return Checked(settings.manifest, faults)
-    manifest = open_manifest(settings.manifest, settings.rows_per_shard, limit=settings.limit)
+    manifest = open_manifest(
+        settings.manifest,
+        settings.rows_per_shard,
+        limit=settings.limit,
+        columns=settings.columns,
+    )
     findings = Findings()
     looked = _look(manifest, settings, images, findings)
     return Checked(

@@ -7,14 +7,16 @@ here, too, and a test compares them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dstc.errors import ManifestError
 from dstc.manifests.columns import IMAGE_COLUMNS, hint_for
 from dstc.manifests.source import is_bytes_type, is_image_type
 from dstc.store import storage
+from dstc.store.column_names import renamed
 from dstc.store.column_types import common_type, plain_type
 from dstc.store.hive import partition_of
 from dstc.store.manifest import REQUIRED_COLUMNS, TEXT_COLUMNS
@@ -25,11 +27,11 @@ from dstc.text import describe
 _MOST_FILES = 3
 
 
-def schema_faults(uri: str) -> list[str]:
+def schema_faults(uri: str, columns: Mapping[str, str] | None = None) -> list[str]:
     """What is wrong with the files and columns of a manifest; empty where nothing is.
 
     Args:
-        uri: a file, a folder or a pattern; absolute.
+        uri: a file, a folder or a pattern; absolute. columns: that the files call otherwise.
 
     Raises:
         ManifestError: there are no such files.
@@ -46,6 +48,11 @@ def schema_faults(uri: str) -> list[str]:
             found.setdefault(f"not a readable Parquet file: {describe(error)}", []).append(name)
             continue
         rows += count
+        try:
+            schema = renamed(schema, columns or {}, name)
+        except ManifestError as error:
+            found.setdefault(str(error), []).append(name)
+            continue
         for fault in [*_of_schema(schema, name), *_other_types(schema, name, types)]:
             found.setdefault(fault, []).append(name)
     if not rows and not found:

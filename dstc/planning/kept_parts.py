@@ -17,11 +17,14 @@ from dstc.store.part_facts import facts_in
 from dstc.store.results import read_part
 from dstc.store.row_digests import (
     KNOWN_COLUMNS,
+    Digests,
     changed_rows,
     describe_change,
+    digest_parts,
     digest_rows,
     digest_shards,
 )
+from dstc.store.row_order import OrderedManifest, spans
 from dstc.store.run_folder import RunFolder
 from dstc.worker.read_shards import read_shards
 
@@ -96,8 +99,11 @@ def refuse_other_rows(run: RunFolder, manifest: Manifest, ledger: Ledger) -> Non
         here = kept[low:high] - file.first_shard
         return list(_changed_shards(manifest, file, here, ledger, schema)) if len(here) else []
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        changed = [shard for found in pool.map(changed_in, manifest.files) for shard in found]
+    if isinstance(manifest, OrderedManifest):
+        changed = _changed_in_order(manifest, kept, ledger)
+    else:
+        with ThreadPoolExecutor(_READERS) as pool:
+            changed = [shard for found in pool.map(changed_in, manifest.files) for shard in found]
     if changed:
         raise ManifestError(
             _describe(run, manifest, changed[0], schema)
@@ -142,20 +148,49 @@ def _changed_shards(
                 yield shard
 
 
+def _changed_in_order(manifest: OrderedManifest, kept: Numbers, ledger: Ledger) -> list[int]:
+    """Of these shards, those with other rows now, where the run has an order of its own."""
+    if not len(kept):
+        return []
+    of_run = manifest_digests(manifest)[manifest.order.rows]
+    # A limit may have cut a part.
+    held = np.array([ledger.rows_of(shard) for shard in kept.tolist()], np.int64)
+    found = digest_parts(of_run[spans(manifest.order.first_rows[kept], held)], held)
+    pairs = zip(kept.tolist(), found, strict=True)
+    return [shard for shard, digest in pairs if digest != ledger.digest_of(shard)]
+
+
+def manifest_digests(manifest: Manifest) -> Digests:
+    """(rows of all files,) digests of all rows, in the order of files; 8 bytes each are held.
+
+    Raises:
+        ManifestError: a file cannot be read.
+    """
+    digests = np.empty(manifest.all_rows, np.uint64)
+    schema = pa.schema([field for field in manifest.schema if field.name in KNOWN_COLUMNS])
+
+    def fill(file: ManifestFile) -> None:
+        pieces = [
+            Shard(number, file, start, min(start + _ROWS_AT_ONCE, file.rows))
+            for number, start in enumerate(range(0, file.rows, _ROWS_AT_ONCE))
+        ]
+        for piece, rows in read_shards(pieces, schema):
+            digests[piece.first_row : piece.first_row + piece.rows] = digest_rows(rows)
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        for _ in pool.map(fill, manifest.files):
+            pass
+    return digests
+
+
 def _describe(run: RunFolder, manifest: Manifest, shard: int, schema: pa.Schema) -> str:
     """Names the first row of a part that is not of the manifest row in its place."""
     text = f"{run.part_name(shard)} was made from other manifest rows"
     part = read_part(run, shard)
-    ((_, rows),) = read_shards([whole_shard(manifest, shard)], schema)
+    whole = dataclasses.replace(manifest, rows=manifest.all_rows)  # a limit may have cut it
+    ((_, rows),) = read_shards([whole.shard(shard)], schema)
     changed = changed_rows(part, rows, digest_rows(rows), facts_in(part.schema, len(part)).digests)
     if not changed:
         return text
     change = describe_change(part.slice(changed[0], 1), rows.slice(changed[0], 1))
     return f"{text}: {change}"
-
-
-def whole_shard(manifest: Manifest, number: int) -> Shard:
-    """A shard with the rows that a limit leaves out."""
-    shard = manifest.shard(number)
-    stop = min(shard.start + manifest.rows_per_shard, shard.file.rows)
-    return Shard(number, shard.file, shard.start, stop)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dstc.engines.registry import find_engine
 from dstc.errors import ManifestError, SettingsError
 from dstc.manifests.build_hint import with_hint
+from dstc.planning.append import in_run_order
 from dstc.planning.kept_parts import find_kept_parts, refuse_other_rows
 from dstc.planning.label_columns import check_label_columns
 from dstc.planning.run_identity import Job, existing_job, plan_job
@@ -57,11 +58,17 @@ def make_plan(settings: Settings) -> Plan:
     """
     weights = _weights_of(settings)
     try:
-        manifest = open_manifest(settings.manifest, settings.rows_per_shard, limit=settings.limit)
+        manifest = open_manifest(
+            settings.manifest,
+            settings.rows_per_shard,
+            limit=settings.limit,
+            columns=settings.columns,
+        )
     except ManifestError as error:
         raise with_hint(error, settings.manifest) from error
     check_label_columns(settings.label_columns, manifest.schema)
     planned = plan_job(settings, manifest, weights)
+    manifest, planned = in_run_order(manifest, planned, settings.append)
     plan = Plan(
         settings=settings,
         manifest=manifest,

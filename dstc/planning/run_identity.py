@@ -16,6 +16,7 @@ from dstc.errors import RunFolderError
 from dstc.planning.settings import Settings
 from dstc.store import conditional, storage
 from dstc.store.manifest import Manifest
+from dstc.store.row_order import RowOrder
 from dstc.store.run_folder import ENDINGS, RunFolder
 from dstc.text import describe, redact
 
@@ -39,6 +40,9 @@ class Job:
         limits: every `--limit` the run was started with, this time's included, since one may have
             cut a shard short.
         record: job.json as a whole.
+        order: of the run's rows, where the manifest got rows since the run began.
+        appends_to: job.json as it was, where this command brings rows to a run; None where it does
+            not. rows_kept: rows that have results by then.
     """
 
     run: RunFolder
@@ -48,6 +52,9 @@ class Job:
     image_fingerprint: str
     limits: tuple[int, ...]
     record: Mapping[str, Any]
+    order: RowOrder | None = None
+    appends_to: Mapping[str, Any] | None = None
+    rows_kept: int = 0
 
     def cut_shards(self, manifest: Manifest) -> set[int]:
         """Shards that an earlier, lower limit may have cut."""
@@ -87,6 +94,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
             "seed": settings.seed,
             **decisive,
             "manifest": files,
+            **({"columns": settings.columns} if settings.columns else {}),
             "rows_per_shard": settings.rows_per_shard,
             "samples_per_row": settings.samples_per_row,
             "engine": engine,
@@ -116,6 +124,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
                 "settings": settings.model_dump(
                     exclude={
                         "address",
+                        "append",
                         "retry",
                         "max_rejected",
                         "limit",
@@ -176,16 +185,58 @@ def existing_job(planned: Job) -> Job | None:
         raise RunFolderError(
             f"{redact(run.job)}: not a job.json of this program ({type(error).__name__}: {error})"
         ) from error
-    if different := list(_differences(identity, planned.identity)):
-        more = len(different) - _SHOWN_DIFFERENCES
+    before = planned.appends_to
+    if before is not None and (identity, record.get("order")) == (
+        before["identity"],
+        before.get("order"),
+    ):
+        record = _appended(record, planned)
+        identity = record["identity"]
+    if different := list(differences(identity, planned.identity)):
+        raise refusal(run, different)
+    if record.get("order") != (planned.order and planned.order.name):
         raise RunFolderError(
-            f"output {shown} belongs to another run: "
-            + "; ".join(different[:_SHOWN_DIFFERENCES])
-            + (f"; and {more} more" if more > 0 else "")
-            + ". Give another output folder, or the same arguments to continue that run"
+            f"output {shown}: another command has just appended rows; the same command continues"
         )
     all_limits = tuple(dict.fromkeys([*limits, *planned.limits]))
     return dataclasses.replace(planned, run_id=run_id, limits=all_limits, record=record)
+
+
+def refusal(run: RunFolder, different: Sequence[str], more: str = "") -> RunFolderError:
+    """Why the run of a folder is not the planned one.
+
+    Args:
+        different: one or more of `differences`. more: to add at the end.
+    """
+    others = len(different) - _SHOWN_DIFFERENCES
+    return RunFolderError(
+        f"output {redact(run.uri)} belongs to another run: "
+        + "; ".join(different[:_SHOWN_DIFFERENCES])
+        + (f"; and {others} more" if others > 0 else "")
+        + ". Give another output folder, or the same arguments to continue that run"
+        + more
+    )
+
+
+def _appended(record: Mapping[str, Any], planned: Job) -> dict[str, Any]:
+    """job.json of a run with the rows of the planned manifest: the same run, by its `run_id`."""
+    there, here = record["manifest"], planned.record["manifest"]
+    step = {
+        "appended": planned.record["created"],
+        "rows_before": there["rows"],
+        "rows": here["rows"],
+        "fingerprint_before": record["fingerprint"],
+    }
+    order = {"order": planned.order.name} if planned.order else {}
+    return {
+        **{name: value for name, value in record.items() if name != "order"},
+        "fingerprint": planned.fingerprint,
+        "settings": {**record["settings"], "manifest": planned.record["settings"]["manifest"]},
+        "manifest": {**here, "columns": there["columns"]},
+        "identity": dict(planned.identity),
+        **order,
+        "appends": [*record.get("appends", []), step],
+    }
 
 
 def recorded_slots(output: str) -> int | None:
@@ -222,9 +273,23 @@ def open_or_create(planned: Job, epoch: int | None = None) -> Job:
         if epoch is not None:
             record["epoch"] = epoch
         job = dataclasses.replace(job or planned, record=record)
+        if job.appends_to is not None:
+            _begin_append(job)
         # Where somebody has written since it was read, it is looked at again.
         if (found and json.loads(found.data) == record) or _save(job, found):
             return job
+
+
+def _begin_append(job: Job) -> None:
+    """Keeps the order of the rows; and takes away what tells that the run is finished."""
+    try:
+        if job.order is not None:
+            job.order.write(job.run)
+        if job.record["manifest"]["rows"] > job.rows_kept:
+            for uri in (job.run.summary, job.run.progress):
+                storage.remove(uri)
+    except OSError as error:
+        raise _unusable(job.run, "written", error) from error
 
 
 def _read(run: RunFolder) -> conditional.Versioned | None:
@@ -248,11 +313,12 @@ def _unusable(run: RunFolder, verb: str, error: OSError) -> RunFolderError:
     return RunFolderError(f"output {redact(run.uri)} cannot be {verb}: {reason}")
 
 
-def _differences(there: object, here: object, path: str = "") -> Iterable[str]:
+def differences(there: object, here: object, path: str = "") -> Iterable[str]:
+    """What two identities differ in, for example "seed: there 0, here 1"."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in dict.fromkeys([*there, *here]):
             inner = f"{path}.{key}" if path else str(key)
-            yield from _differences(there.get(key), here.get(key), inner)
+            yield from differences(there.get(key), here.get(key), inner)
     elif there != here:
         yield f"{path}: there {_shown(there)}, here {_shown(here)}"
 

@@ -21,6 +21,8 @@ Precision = Literal["fp32", "bf16", "fp16", "tf32"]
 Compile = Literal["no", "default", "max-autotune-no-cudagraphs", "graphs"]
 # What was measured on CPUs (docs/performance.md), and what a GPU takes unless told otherwise.
 USUAL_SLOTS = 8
+# Of a manifest, those that mean something here.
+_COLUMNS = ("id", "content", "style", "prompt", "source_prompt", "mask", "seed")
 # Of a student, which has no steps: rows of one pass.
 STUDENT_SLOTS = 64
 
@@ -41,6 +43,7 @@ class Settings(BaseModel):
     Attributes:
         manifest: Parquet file, folder or glob; a local path or any fsspec URL.
         output: the run folder; a local path or any fsspec URL.
+        columns: of the manifest, what its files call some of them: {"content": "image_path"}.
         preset: name of the preset.
         set: fields of the preset to change, as text.
         seed: of the run; a row without a seed derives its own from this one and its id.
@@ -61,6 +64,7 @@ class Settings(BaseModel):
         rows_per_shard: rows that are committed, and after a crash done again, together. 16 rows
             are minutes of work; more than 16 `slots` are fed by over two shards at once.
         limit: translate only the first rows of the manifest.
+        append: the manifest may have got rows since the run began; they are translated, too.
         retry: "failed" also runs the failed rows of finished shards again; "rejected" the rejected
             ones, whose files may be there now; "flagged" the flagged ones, with another seed, and
             keeps the better image.
@@ -92,6 +96,7 @@ class Settings(BaseModel):
 
     manifest: str
     output: str
+    columns: dict[str, str] = {}
     preset: str = "tiny64"
     set: dict[str, str] = {}
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -105,6 +110,7 @@ class Settings(BaseModel):
     samples_per_row: Annotated[int, Field(ge=1, le=256)] = 1
     rows_per_shard: Annotated[int, Field(ge=1, le=100_000)] = 16
     limit: Annotated[int, Field(ge=1)] | None = None
+    append: bool = False
     retry: Literal["failed", "rejected", "flagged"] | None = None
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.1
     row_deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -296,6 +302,12 @@ def make_settings(**values: object) -> Settings:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError("; ".join(map(_refusal, error.errors()))) from None
+    for name, column in settings.columns.items():
+        if name not in _COLUMNS or not column:
+            raise SettingsError(
+                f"--column: found {name}={column}; expected NAME=COLUMN, with a NAME of "
+                f"{', '.join(_COLUMNS)}, and what the manifest calls it"
+            )
     urls.refuse_credentials(settings.manifest, "manifest")
     urls.refuse_credentials(settings.output, "output")
     if settings.quality is not None and settings.format == "png":

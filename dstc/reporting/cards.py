@@ -20,6 +20,7 @@ from dstc.reporting.thumbnails import MAX_SIDE, Thumbnail, Thumbnails
 from dstc.store import urls
 from dstc.store.input_policy import STRICT, InputPolicy
 from dstc.store.json_record import Record
+from dstc.store.ledger import MADE_BY
 from dstc.store.manifest import TEXT_COLUMNS
 from dstc.store.manifest_files import folder_by_name, manifest_folder
 from dstc.store.results import RESERVED_COLUMNS
@@ -211,6 +212,8 @@ def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append(("seconds", f"{finite(row.get('seconds')) or 0:,.2f}"))
         if row.get("retries"):
             facts.append(("other seeds tried", f"{finite(row['retries']) or 0:,.0f}"))
+    if row.get(MADE_BY):
+        facts.append(("made by", shown(row[MADE_BY])))
     return facts
 
 

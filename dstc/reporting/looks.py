@@ -16,6 +16,7 @@ from dstc.reporting.measures import read_measures
 from dstc.reporting.metrics_table import better
 from dstc.reporting.parts import THREADS, Place, open_part
 from dstc.store import retries
+from dstc.store.ledger import MADE_BY
 from dstc.store.results import DONE
 from dstc.store.run_folder import RunFolder
 
@@ -24,6 +25,7 @@ from dstc.store.run_folder import RunFolder
 MAX_LOOKS, _CHAINS = 12, 32
 # With more, as where each row has a prompt of its own, looks tell nothing.
 _MOST = 1000
+_COLUMNS = ("id", "style", "prompt", "status", MADE_BY)
 Key = tuple[str, str]
 
 
@@ -32,7 +34,8 @@ class Look:
     """Rows of one style and one prompt; either may be empty.
 
     Attributes:
-        rows, missed, flagged: how many, without an image, with a flag.
+        rows, missed, flagged: how many, without an image, with a flag. made_by: of those with an
+            image, by what made it; empty where no student had a part.
         sums: metric -> (sum, rows) of those measured. worst: metrics in which no look is worse.
         places: of at most `_CHAINS` rows, drawn alike of all. bands: of their losses.
     """
@@ -44,6 +47,7 @@ class Look:
     flagged: int = 0
     sums: dict[str, tuple[float, int]] = field(default_factory=dict)
     worst: set[str] = field(default_factory=set)
+    made_by: Counter[str] = field(default_factory=Counter)
     places: list[Place] = field(default_factory=list)
     bands: Bands = field(default_factory=Bands)
 
@@ -94,6 +98,7 @@ def _add(look: Look, more: Look) -> None:
     look.rows += more.rows
     look.missed += more.missed
     look.flagged += more.flagged
+    look.made_by += more.made_by
     look.places = _sample(look.places + more.places)
     for name, (total, count) in more.sums.items():
         before = look.sums.get(name, (0.0, 0))
@@ -115,7 +120,7 @@ def _read_part(run: RunFolder, shard: int, rows: int) -> dict[Key, Look]:
 def _looks_of(run: RunFolder, shard: int, rows: int) -> dict[Key, Look]:
     with open_part(run, shard) as parquet:
         schema = parquet.schema_arrow
-        names = [name for name in ("id", "style", "prompt", "status") if name in schema.names]
+        names = [name for name in _COLUMNS if name in schema.names]
         names += [FLAGGED] if has_flags(schema) else []
         table = parquet.read(columns=names)
     columns = {name: table[name].to_pylist() for name in names}
@@ -128,15 +133,16 @@ def _looks_of(run: RunFolder, shard: int, rows: int) -> dict[Key, Look]:
     measures = read_measures(run, shard, rows)
     if measures and measures.ids is not None and measures.ids.to_pylist() != columns.get("id"):
         measures = None  # of another run
+    flags, makers = columns.get(FLAGGED, nothing), columns.get(MADE_BY, nothing)
     looks = {}
     for key, places in offsets.items():
         statuses = Counter(columns["status"][offset] for offset in places)
-        flags = columns.get(FLAGGED, nothing)
         looks[key] = look = Look(
             *key,
             rows=len(places),
             missed=len(places) - statuses[DONE],
             flagged=sum(bool(flags_of(flags[offset])) for offset in places),
+            made_by=Counter(filter(None, (makers[offset] for offset in places))),
             places=_sample([(shard, offset) for offset in places]),
         )
         for name, numbers in measures.numbers.items() if measures else ():

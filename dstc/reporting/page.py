@@ -102,12 +102,16 @@ class Page:
         if isinstance(files, dict):
             some = ", ".join(list(files)[:5]) + (", ..." if len(files) > 5 else "")
             rows += [("files", f"{len(files):,}: {redact(some)}")]
+        appends = self.job.values.get("appends")
+        if isinstance(appends, list) and appends and isinstance(appends[0], dict):
+            began = shown(appends[0].get("rows_before"))
+            rows += [("appended", f"{len(appends):,} times; the run began with {began} rows")]
         return rows
 
     @property
     def other_facts(self) -> list[tuple[str, str]]:
         """What else job.json and summary.json tell in one line."""
-        apart = {"settings", "preset", "weights", "manifest", "identity"}
+        apart = {"settings", "preset", "weights", "manifest", "identity", "order", "appends"}
         job = [(k, v) for k, v in self.job.values.items() if k not in apart]
         summary = [(f"summary: {key}", value) for key, value in self.summary.values.items()]
         return rows_of(dict(job + summary))
@@ -185,6 +189,11 @@ class Page:
     def look_metrics(self) -> list[str]:
         """Metrics that any look has."""
         return list(dict.fromkeys(name for look in self.looks for name in look.sums))
+
+    @property
+    def look_makers(self) -> list[str]:
+        """What made images of any look, such as a student; empty where no student had a part."""
+        return sorted({name for look in self.looks for name in look.made_by})
 
     @property
     def shown_rows(self) -> str:

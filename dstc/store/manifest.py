@@ -9,6 +9,7 @@ are counted by arithmetic over files, and a `Shard` is made only where it is rea
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from array import array
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 
 from dstc.errors import ManifestError
 from dstc.store import retries, storage, urls
+from dstc.store.column_names import Names, name_in_file, renamed
 from dstc.store.column_types import common_type, convert, plain_type
 from dstc.store.duplicates import Duplicates, IdColumn, find_duplicates_in
 from dstc.store.footers import read_footer
@@ -57,6 +59,7 @@ class ManifestFile:
             column chunks: another content nearly always has another footer.
         first_row, first_shard: numbers of its first row and shard in the whole manifest.
         partition: columns that the names of its folders give.
+        columns: that the file calls otherwise.
     """
 
     uri: str
@@ -67,6 +70,7 @@ class ManifestFile:
     first_row: int
     first_shard: int
     partition: Partition = ()
+    columns: Names = ()
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,10 @@ class ShardGroup:
     def __iter__(self) -> Iterator[Shard]:
         return (self[place] for place in range(len(self)))
 
+    def whole(self) -> ShardGroup:
+        """The same shards, with the rows that a limit leaves out."""
+        return dataclasses.replace(self, rows=self.file.rows)
+
 
 def _shard_of(file: ManifestFile, number: int, rows_per_shard: int, rows: int) -> Shard:
     start = (number - file.first_shard) * rows_per_shard
@@ -231,19 +239,27 @@ def _compact(numbers: Numbers) -> Sequence[int]:
 
 
 def _read_ids(file: ManifestFile) -> Iterator[pa.Array]:
+    name = name_in_file(file.columns, "id")
     with open_parquet(file.uri, file.name) as (parquet, _):
-        for batch in parquet.iter_batches(_ID_ROWS, columns=["id"]):
+        for batch in parquet.iter_batches(_ID_ROWS, columns=[name]):
             # By name: `columns` takes one called `id.x` along.
-            yield convert(batch.column("id"), pa.large_string())
+            yield convert(batch.column(name), pa.large_string())
 
 
-def open_manifest(uri: str, rows_per_shard: int, *, limit: int | None = None) -> Manifest:
+def open_manifest(
+    uri: str,
+    rows_per_shard: int,
+    *,
+    limit: int | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Manifest:
     """Checks a manifest from its footers and plans its shards.
 
     Args:
         uri: a Parquet file, a folder of them, or a glob; a local path or any fsspec URL.
         rows_per_shard: rows of a shard, at least 1.
         limit: translate only the first rows of the manifest.
+        columns: by their names in the manifest, what its files call some of them.
 
     Raises:
         ManifestError: there is none, it is empty or unreadable, or a column is missing or has
@@ -254,7 +270,7 @@ def open_manifest(uri: str, rows_per_shard: int, *, limit: int | None = None) ->
     folder, found = find_manifest_files(uri)
     # Footers are small and far away: many at once.
     with ThreadPoolExecutor(16) as pool:
-        footers = list(pool.map(lambda file: _read_footer(*file), found))
+        footers = list(pool.map(lambda file: _read_footer(file[0], file[1], columns or {}), found))
     schema = _checked_schema(footers)
     files = []
     row, shard = 0, 0
@@ -270,6 +286,7 @@ def open_manifest(uri: str, rows_per_shard: int, *, limit: int | None = None) ->
                     first_row=row,
                     first_shard=shard,
                     partition=footer.partition,
+                    columns=tuple((columns or {}).items()),
                 )
             )
         row += footer.rows
@@ -303,7 +320,7 @@ class _Footer:
         return tuple(pair for pair in found if pair[0] not in self.schema.names)
 
 
-def _read_footer(uri: str, name: str) -> _Footer:
+def _read_footer(uri: str, name: str, columns: Mapping[str, str]) -> _Footer:
     with open_parquet(uri, name) as (parquet, raw):
         size, digest = read_footer(raw)
         return _Footer(
@@ -312,7 +329,7 @@ def _read_footer(uri: str, name: str) -> _Footer:
             rows=parquet.metadata.num_rows,
             size=size,
             sha256=digest,
-            schema=parquet.schema_arrow,
+            schema=renamed(parquet.schema_arrow, columns, name),
         )
 
 
@@ -417,8 +434,9 @@ def as_planned(batch: pa.RecordBatch, file: ManifestFile, schema: pa.Schema) -> 
     partition = dict(file.partition)
     columns = []
     for field in schema:
-        if field.name in batch.schema.names:
-            column = convert(batch.column(field.name), field.type)
+        name = name_in_file(file.columns, field.name)
+        if name in batch.schema.names:
+            column = convert(batch.column(name), field.type)
         elif (value := partition.get(field.name)) is not None:
             column = pa.repeat(pa.scalar(value).cast(field.type), batch.num_rows)
         else:

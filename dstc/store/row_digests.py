@@ -54,11 +54,22 @@ def digest_shards(digests: Digests, rows_per_shard: int) -> list[int]:
     Args:
         digests: (N,) of rows, the first of which is the first of its shard.
     """
-    if not len(digests):
+    starts = np.arange(0, len(digests), rows_per_shard)
+    return digest_parts(digests, np.minimum(rows_per_shard, len(digests) - starts))
+
+
+def digest_parts(digests: Digests, counts: npt.NDArray[np.int64]) -> list[int]:
+    """One digest for each part of so many rows, one part after the other; none is 0.
+
+    Args:
+        digests: (N,) of rows. counts: (P,) of rows in each part, 1 or more; N in all.
+    """
+    if not len(counts):
         return []
-    places = (np.arange(len(digests), dtype=np.uint64) % np.uint64(rows_per_shard)) + np.uint64(1)
+    starts = np.cumsum(counts) - counts
+    places = (np.arange(len(digests)) - np.repeat(starts, counts)).astype(np.uint64) + np.uint64(1)
     placed = _mixed((digests ^ (places * _PLACE)) * _MULTIPLIER)
-    sums = np.add.reduceat(placed, np.arange(0, len(digests), rows_per_shard))
+    sums = np.add.reduceat(placed, starts)
     # Signed, as Arrow's and NumPy's usual integers are; 0 says that nothing is known.
     return [int(found) or 1 for found in sums.view(np.int64)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from bisect import bisect_right
 from collections import deque
@@ -18,11 +17,13 @@ from ray.data.datasource import Datasource, ReadTask
 
 from dstc.errors import ManifestError
 from dstc.store import retries
+from dstc.store.column_names import name_in_file
 from dstc.store.duplicates import Duplicates
 from dstc.store.footers import how_it_changed
 from dstc.store.manifest import Manifest, Shard, ShardGroup, as_planned, open_parquet
 from dstc.store.packed_rows import pack_rows
 from dstc.store.row_digests import digest_rows, pack_digests
+from dstc.store.row_order import GatheredShard
 from dstc.worker.named_rows import naming_rows
 
 # Rows decoded at a time while a reader looks for its shards; keeps manifests with heavy extra
@@ -31,16 +32,39 @@ _READ_ROWS = 1024
 
 
 def read_shards(shards: Iterable[Shard], schema: pa.Schema) -> Iterator[tuple[Shard, pa.Table]]:
-    """Reads shards of one file in one go.
+    """Reads shards, each file in one go.
 
     Args:
-        shards: ascending, all of the same file.
+        shards: ascending, all of the same file; or all gathered, which come as they are complete.
         schema: of the manifest; rows come in it, in as many chunks as they were read in, since
             Arrow counts the text of a chunk in 32 bits.
 
     Raises:
-        ManifestError: the file cannot be read any more, or is another now.
+        ManifestError: a file cannot be read any more, or is another now.
     """
+    shards = list(shards)
+    if not isinstance(shards[0], GatheredShard):
+        yield from _read_of_one_file(shards, schema)
+        return
+    gathered = {shard.number: shard for shard in shards if isinstance(shard, GatheredShard)}
+    pieces = sorted(
+        (piece for shard in gathered.values() for piece in shard.pieces),
+        key=lambda piece: piece.first_row,
+    )
+    # Rows that came in between leave at most one shard of each append incomplete at a time.
+    found: dict[int, dict[int, pa.Table]] = {}
+    for _, of_file in itertools.groupby(pieces, key=lambda piece: piece.file.first_row):
+        for piece, rows in _read_of_one_file(of_file, schema):
+            parts, shard = found.setdefault(piece.number, {}), gathered[piece.number]
+            parts[piece.first_row] = rows
+            if len(parts) == len(shard.pieces):
+                yield shard, pa.concat_tables([parts[piece.first_row] for piece in shard.pieces])
+                del found[piece.number]
+
+
+def _read_of_one_file(
+    shards: Iterable[Shard], schema: pa.Schema
+) -> Iterator[tuple[Shard, pa.Table]]:
     waiting = deque(shards)
     file = waiting[0].file
     with open_parquet(file.uri, file.name, retries.STEADY) as (parquet, raw):
@@ -60,11 +84,12 @@ def read_shards(shards: Iterable[Shard], schema: pa.Schema) -> Iterator[tuple[Sh
         last_group = bisect_right(ends, waiting[-1].stop - 1)
         row = ends[first_group] - groups[first_group]
         parts: list[pa.RecordBatch] = []
+        wanted = {name_in_file(file.columns, name) for name in schema.names}
         for batch in _read_batches(
             parquet,
             list(range(first_group, last_group + 1)),
             partial(as_planned, file=file, schema=schema),
-            [name for name in parquet.schema_arrow.names if name in schema.names],
+            [name for name in parquet.schema_arrow.names if name in wanted],
         ):
             stop = row + batch.num_rows
             while waiting and waiting[0].start < stop:
@@ -196,8 +221,7 @@ class _Read:
 
     def _blocks(self) -> Iterable[Block]:
         # Whole shards, also where a limit cuts the last: its other rows may have results to keep.
-        whole = dataclasses.replace(self.group, rows=self.group.file.rows)
-        for shard, rows in read_shards(whole, self.schema):
+        for shard, rows in read_shards(self.group.whole(), self.schema):
             duplicates = self.duplicates.within(shard.first_row, shard.first_row + shard.rows)
             yield pa.table(
                 {

@@ -18,6 +18,7 @@ import pytest
 
 from dstc.planning.settings import Settings, make_settings
 from dstc.translate import OK, run
+from dstc.verify import verify
 from tests.fault_proxy import FaultProxy, Request
 from tests.outcomes import outcome
 from tests.ray_session import RAY_WARNINGS
@@ -260,3 +261,40 @@ def test_a_driver_killed_between_two_writes_is_continued_by_the_same_command(
     # Rows that were kept aside do not outlive the run.
     left = {name for name in s3.list(place) if name.endswith(".arrow")}
     assert left == {"stats/ledger.arrow"}
+
+
+def test_an_append_whose_driver_is_killed_goes_on(
+    s3: S3, quiet: FaultProxy, manifest: str, calm: Any, tmp_path: Path
+) -> None:
+    rows = pq.read_table(pa.BufferReader(s3.get("manifest.parquet")))
+    old = [row for row in range(ROWS) if row % 3]
+
+    def put(table: pa.Table) -> str:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, row_group_size=9)
+        return s3.put("growing.parquet", sink.getvalue().to_pybytes())
+
+    uri, output = put(rows.take(old)), s3.uri("append")
+    assert run(settings_of(uri, output, fake_step_seconds=0.0)) == OK
+    before = {**s3.modified("append/results"), **s3.modified("append/images")}
+    put(rows)  # every third row comes in between
+    command = [sys.executable, "-m", "dstc.cli", "translate", uri, output, "--append"]
+    command += ["--engine", "fake", "--rows-per-shard", str(ROWS_PER_SHARD), "--slots", "3"]
+    said = tmp_path / "stderr.txt"
+    quiet.hold(r"^PUT /[^?]*/append/results/part-00009")
+    with said.open("wb") as stderr:
+        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
+    try:
+        wait_for(lambda: quiet.held or driver.poll() is not None)
+        assert driver.poll() is None, said.read_text()
+    finally:
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+    assert "append: 14 rows without a result; 26 have one and stay" in said.read_text()
+    quiet.release()
+    assert run(settings_of(uri, output, fake_step_seconds=0.0)) == OK
+    after = {**s3.modified("append/results"), **s3.modified("append/images")}
+    assert {name: after[name] for name in before} == before
+    results, images = outcome(s3.download("append", tmp_path / "run"))
+    assert (sorted(results), images) == (sorted(calm[0][0]), calm[0][1])
+    assert verify(output).is_whole

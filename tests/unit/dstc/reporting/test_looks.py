@@ -9,14 +9,22 @@ import pyarrow.parquet as pq
 
 from dstc.report import make_report
 from dstc.reporting import looks
+from dstc.reporting.cards import _facts
 from dstc.reporting.looks import MAX_LOOKS, read_looks
 from dstc.store.results import Outcome, result_table, write_part
 from dstc.store.run_folder import RunFolder
 from dstc_engine.request import StepLosses
 
 
-def _write(run: RunFolder, shard: int, prompts: list[str | None], scores: list[float]) -> None:
+def _write(
+    run: RunFolder,
+    shard: int,
+    prompts: list[str | None],
+    scores: list[float],
+    makers: dict[str | None, str] | None = None,
+) -> None:
     """Rows of these prompts; those of `ink` failed, and losses are the scores."""
+    made_by = makers or {}
     rows = pa.table(
         {
             "id": [f"{shard}-{n}" for n in range(len(prompts))],
@@ -27,7 +35,12 @@ def _write(run: RunFolder, shard: int, prompts: list[str | None], scores: list[f
     outcomes = [
         Outcome("failed", "fetch_error", "gone")
         if prompt == "ink"
-        else Outcome("done", steps=1, losses=[StepLosses(0, "sample", {"total": score})])
+        else Outcome(
+            "done",
+            steps=1,
+            losses=[StepLosses(0, "sample", {"total": score})],
+            made_by=made_by.get(prompt),
+        )
         for prompt, score in zip(prompts, scores, strict=True)
     ]
     write_part(run, shard, result_table(rows, outcomes))
@@ -51,6 +64,23 @@ def test_looks_are_counted_over_parts_and_the_failing_one_comes_first(tmp_path: 
     assert total.name == "total" and abs(total.median[0] - 0.3) < 1e-6
     page = make_report(run.uri).decode()
     assert 'id="looks"' in page and "Losses: s.png" in page
+
+
+def test_looks_tell_what_a_student_made(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "run"))
+    makers: dict[str | None, str] = {"oil": "student", None: "guided"}
+    _write(run, 0, ["oil", "ink", None, "oil"], [0.2, 0.9, 0.6, 0.4], makers)
+    _write(run, 1, ["oil", None], [0.3, 0.8], {"oil": "guided"})
+    looks, _ = read_looks(run, [(0, 4), (1, 2)])
+    assert {look.name: dict(look.made_by) for look in looks} == {
+        "ink": {},
+        "oil": {"student": 2, "guided": 1},
+        "s.png": {"guided": 1},
+    }
+    page = make_report(run.uri).decode()
+    assert '<th class="n">by guided</th><th class="n">by student</th>' in page
+    assert '<td class="n" data-name="by student">2</td>' in page
+    assert ("made by", "student") in _facts({"made_by": "student"})
 
 
 def test_rows_that_share_no_look_or_all_have_none_to_compare(tmp_path: Path) -> None:
