@@ -16,7 +16,7 @@ from dstc.errors import RunFolderError
 from dstc.planning.settings import Settings
 from dstc.store import conditional, storage
 from dstc.store.manifest import Manifest
-from dstc.store.run_folder import ENDINGS, RunFolder
+from dstc.store.run_folder import ENDINGS, OF_A_PILOT, RunFolder
 from dstc.text import describe, redact
 
 _FORMAT = 1
@@ -64,9 +64,15 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
         weights: records of the networks' weights.
     """
     preset = dataclasses.asdict(settings.resolved_preset)
-    decisive: dict[str, Any] = {"weights": {record.name: record.sha256 for record in weights}}
+    # A student of the run's own folder is called so wherever that lies.
+    names = {record.name: record.name for record in weights}
+    if settings.pilot is not None:
+        names[str(settings.student)] = "student"
+    decisive: dict[str, Any] = {
+        "weights": {names[record.name]: record.sha256 for record in weights}
+    }
     # Of weights of the user's own, what their descriptions say decides images, too.
-    if described := {record.name: record.settings for record in weights if record.settings}:
+    if described := {names[record.name]: record.settings for record in weights if record.settings}:
         decisive["described"] = described
     engine: dict[str, Any] = {
         "kind": settings.engine,
@@ -91,6 +97,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
             "samples_per_row": settings.samples_per_row,
             "engine": engine,
             **({"output": form} if form else {}),
+            **({"pilot": _of_pilot(settings)} if settings.pilot is not None else {}),
         }
     )
     fingerprint = _digest(identity)
@@ -131,6 +138,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
                     "rows": sum(file.rows for file in manifest.files),
                     "columns": {field.name: str(field.type) for field in manifest.schema},
                     "files": files,
+                    **({"of": settings.rows_of} if settings.rows_of else {}),
                 },
                 "identity": identity,
                 "limits": limits,
@@ -138,6 +146,10 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
             }
         ),
     )
+
+
+def _of_pilot(settings: Settings) -> dict[str, object]:
+    return {"rows": settings.pilot, "distil": dict(sorted(settings.distil.items()))}
 
 
 def _of_images(form: Mapping[str, object]) -> dict[str, object]:
@@ -160,7 +172,8 @@ def existing_job(planned: Job) -> Job | None:
         if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
             raise _unusable(run, "read", error) from error
         # A driver that ended right after it took the lease leaves that alone.
-        names = [name for name in storage.list_names(run.uri) if name != "lease.json"]
+        usual = {"lease.json", *(OF_A_PILOT if "pilot" in planned.identity else ())}
+        names = [name for name in storage.list_names(run.uri) if name not in usual]
         if names or (storage.exists(run.uri) and not storage.is_folder(run.uri)):
             found = ", ".join(names[:3]) or "a file"
             raise RunFolderError(
@@ -176,16 +189,25 @@ def existing_job(planned: Job) -> Job | None:
         raise RunFolderError(
             f"{redact(run.job)}: not a job.json of this program ({type(error).__name__}: {error})"
         ) from error
-    if different := list(_differences(identity, planned.identity)):
+    refuse_another_run(run, identity, planned.identity)
+    all_limits = tuple(dict.fromkeys([*limits, *planned.limits]))
+    return dataclasses.replace(planned, run_id=run_id, limits=all_limits, record=record)
+
+
+def refuse_another_run(run: RunFolder, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Compares what a folder was begun with, and what a command is about to do.
+
+    Raises:
+        RunFolderError: they differ; the first few differences are named.
+    """
+    if different := list(_differences(there, here)):
         more = len(different) - _SHOWN_DIFFERENCES
         raise RunFolderError(
-            f"output {shown} belongs to another run: "
+            f"output {redact(run.uri)} belongs to another run: "
             + "; ".join(different[:_SHOWN_DIFFERENCES])
             + (f"; and {more} more" if more > 0 else "")
             + ". Give another output folder, or the same arguments to continue that run"
         )
-    all_limits = tuple(dict.fromkeys([*limits, *planned.limits]))
-    return dataclasses.replace(planned, run_id=run_id, limits=all_limits, record=record)
 
 
 def recorded_slots(output: str) -> int | None:
