@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from dstc.errors import JobError
     from dstc.export import export
     from dstc.jobs_in_python import build_manifest, check_manifest, translate
+    from dstc.pilot import run
     from dstc.planning.settings import Settings, make_settings
     from dstc.processor import ProcessorConfig, build_processor
     from dstc.report import write_report
     from dstc.run_handle import Run, open_run
     from dstc.status import Status, read_status
-    from dstc.translate import run
     from dstc.translate_image import translate_image
     from dstc_engine.errors import DstcError, UserError
 
@@ -60,12 +60,12 @@ _HOMES = {
     "dstc.errors": ("JobError",),
     "dstc.export": ("export",),
     "dstc.jobs_in_python": ("build_manifest", "check_manifest", "translate"),
+    "dstc.pilot": ("run",),
     "dstc.planning.settings": ("Settings", "make_settings"),
     "dstc.processor": ("ProcessorConfig", "build_processor"),
     "dstc.report": ("write_report",),
     "dstc.run_handle": ("Run", "open_run"),
     "dstc.status": ("Status", "read_status"),
-    "dstc.translate": ("run",),
     "dstc.translate_image": ("translate_image",),
     "dstc_engine.errors": ("DstcError", "UserError"),
 }

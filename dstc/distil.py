@@ -42,6 +42,7 @@ class DistilPlan:
         steps, batch: instead of the default ones. settings: others as text, see `StudentTraining`.
         inputs: what the rows of the run may name.
         encoders: in place of the preset's own.
+        quiet: no bar while it trains, as one worker.
     """
 
     run: str
@@ -55,6 +56,7 @@ class DistilPlan:
     settings: Mapping[str, str] = field(default_factory=dict)
     inputs: InputPolicy = STRICT
     encoders: StudentEncoders | None = None
+    quiet: bool = False
 
 
 def distil(plan: DistilPlan, address: str | None = None) -> Sequence[Comparison]:
@@ -97,7 +99,7 @@ def distil(plan: DistilPlan, address: str | None = None) -> Sequence[Comparison]
     else:
         from dstc_engine.training.loop import World
 
-        _train(plan, pilot, pairs, encoders, World(device=device))
+        _train(plan, pilot, pairs, encoders, World(device=device, shows_bar=not plan.quiet))
     record = new_record(pairs, pilot.preset, encoders, pilot.told)
     return finish_student(Path(plan.out), pairs, encoders, record)
 

@@ -16,6 +16,7 @@ TRANSLATE = _epilog(
     "dstc translate rows.parquet out",
     "dstc translate s3://bucket/rows.parquet s3://bucket/out --dry-run",
     "dstc translate rows.parquet out --set skip=30 --slots 4 --limit 20",
+    "dstc translate rows.parquet out --pilot 500",
     "dstc translate --config run.yaml --retry failed",
     "dstc translate rows.parquet out --append",
     codes="0 every row is done, or rejected with a reason; 3 some rows failed, or more than "

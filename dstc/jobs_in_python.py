@@ -25,6 +25,7 @@ def translate(
     *,
     preset: str = "tiny64",
     set: Mapping[str, object] | None = None,
+    distil: Mapping[str, object] | None = None,
     on_progress: Callable[[Progress], object] | None = None,
     **options: object,
 ) -> Run:
@@ -37,9 +38,10 @@ def translate(
         manifest: Parquet file, folder or glob; a local path or any fsspec URL.
         output: the run folder, new or to continue.
         preset: its name. set: fields of it to change.
+        distil: with `pilot`, settings of the student's training.
         on_progress: called about once a second, from another thread.
         options: fields of `dstc.Settings`, as the options of `dstc translate`: `slots`, `actors`,
-            `seed`, `limit`, `retry`, `address`, ...
+            `seed`, `limit`, `retry`, `address`, `pilot`, ...
 
     Raises:
         UserError: arguments, manifest, weights or output folder that cannot be used.
@@ -56,8 +58,11 @@ def translate(
         output=os.fspath(output),
         preset=preset,
         set=_as_text(set),
+        distil=_as_text(distil),
         **options,
     )
+    if settings.pilot is not None:
+        from dstc.pilot import run_silently
     run_silently(settings, on_progress and partial(ProgressCalls, on_progress))
     return Run(settings.output)
 

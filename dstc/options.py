@@ -214,6 +214,25 @@ FallbackOption = Annotated[
 ]
 
 
+PilotOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="First guide N rows of the manifest's looks and make a student of them, which then "
+        "translates all rows: for few looks that repeat.",
+        rich_help_panel=HOW,
+    ),
+]
+DistilSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="For --pilot: a setting of the student's training (dstc distil); repeatable.",
+        rich_help_panel=HOW,
+    ),
+]
+
+
 def read_key_values(texts: Sequence[str], option: str = "--set") -> dict[str, str]:
     """The values by key; of a key that is given twice, the last.
 

@@ -5,6 +5,7 @@ It works from any machine that can read the folder, while the job runs elsewhere
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import time
@@ -17,6 +18,7 @@ from dstc.driver.terminal import by_reason, console, facts_table, say_what_may_r
 from dstc.errors import RunFolderError
 from dstc.store import storage, urls
 from dstc.store.ledger import Ledger, flagged_reasons, made_by
+from dstc.store.pilot_record import read_pilot_record
 from dstc.store.run_folder import RunFolder
 from dstc.text import duration, redact, row_rate
 
@@ -47,6 +49,8 @@ class Status:
             replaced dead ones, or joined a growing pool.
         occupancy: share of slots that hold a row, 0 .. 1; None when unknown.
         made_by: of the rows that are done, those by what made them; empty without a student.
+        stage: of a run with `--pilot`: "pilot", whose rows the counts are then of; "distil"; or
+            "translate". None without one.
     """
 
     output: str
@@ -72,6 +76,7 @@ class Status:
     actors_seen: int | None
     occupancy: float | None
     made_by: dict[str, int] = field(default_factory=dict)
+    stage: str | None = None
 
 
 def read_status(output: str, now: float | None = None) -> Status:
@@ -87,24 +92,20 @@ def read_status(output: str, now: float | None = None) -> Status:
     """
     run = RunFolder(urls.folder(output))
     job = _read(run.job)
-    if job is None:
-        raise RunFolderError(
-            f"output {redact(run.uri)}: no job.json found; expected the folder of a run"
-        )
+    now = time.time() if now is None else now
     progress = _read(run.progress) or {}
-    since = (time.time() if now is None else now) - progress["updated"] if progress else None
-    state = str(progress.get("state", "new"))
-    if state == "running" and since is not None and since > _SILENT_AFTER_S:
-        state = "silent"
-    driver = progress.get("driver")
-    is_running = state == "running"
+    if job is None:
+        return _of_stage(run, progress, now)
+    state, since, driver = _heard_of(progress, now)
+    # While one stage follows another, only the driver has been heard of.
+    is_running = state == "running" and "rows_ended" in progress
     counts = progress if is_running else _counts(run)
     return Status(
         output=redact(run.uri),
         run_id=str(job["run_id"]),
         state=state,
         seconds_since=since,
-        driver=f"host {driver['host']}, process {driver['pid']}" if driver else None,
+        driver=driver,
         rows=int(progress.get("rows", job["manifest"]["rows"])),
         rows_ended=int(counts["rows_ended"]),
         done=int(counts["done"]),
@@ -124,7 +125,53 @@ def read_status(output: str, now: float | None = None) -> Status:
         actors_seen=progress["actors_seen"] if is_running else None,
         occupancy=progress["occupancy"] if is_running else None,
         made_by=_most_frequent_first(counts.get("made_by", {})),
+        stage="translate" if "pilot" in job.get("identity", {}) else None,
     )
+
+
+def _heard_of(progress: Mapping[str, Any], now: float) -> tuple[str, float | None, str | None]:
+    """State of a run, seconds since its driver spoke last, and which driver that was."""
+    since = now - progress["updated"] if progress else None
+    state = str(progress.get("state", "new"))
+    if state == "running" and since is not None and since > _SILENT_AFTER_S:
+        state = "silent"
+    driver = progress.get("driver")
+    return state, since, f"host {driver['host']}, process {driver['pid']}" if driver else None
+
+
+def _of_stage(run: RunFolder, progress: Mapping[str, Any], now: float) -> Status:
+    """A run with a pilot that has not come to its own rows yet.
+
+    Raises:
+        RunFolderError: the folder holds no run.
+        OSError: storage does not answer.
+    """
+    record = read_pilot_record(run)
+    if record is None:
+        raise RunFolderError(
+            f"output {redact(run.uri)}: no job.json found; expected the folder of a run"
+        )
+    found = _NOTHING_YET
+    if record.stage == "pilot" and storage.exists(RunFolder(run.pilot_run).job):
+        found = read_status(run.pilot_run, now)
+    state, since, driver = _heard_of(progress, now)
+    return dataclasses.replace(
+        found,
+        output=redact(run.uri),
+        state=state,
+        seconds_since=since,
+        driver=driver,
+        rows=record.rows if record.stage == "pilot" else record.all_rows,
+        stage=record.stage,
+    )
+
+
+_NOTHING_YET = Status(
+    output="", run_id="of a pilot", state="new", seconds_since=None, driver=None, rows=0,
+    rows_ended=0, done=0, rejected=0, failed=0, rejected_reasons={}, failed_reasons={}, flagged=0,
+    flagged_reasons={}, shards=0, shards_done=0, rate=None, seconds_left=None, actors_running=None,
+    actors_wanted=None, actors_seen=None, occupancy=None,
+)  # fmt: skip
 
 
 def _counts(run: RunFolder) -> dict[str, Any]:
@@ -174,11 +221,20 @@ _STATES = {
 }
 
 
+_STAGES = {
+    "pilot": "1 of 3: the pilot's rows, guided",
+    "distil": "2 of 3: a student learns from them",
+    "translate": "3 of 3: all rows by the student",
+}
+
+
 def print_status(status: Status) -> None:
     """What `dstc status` shows."""
     table = facts_table("Run " + status.run_id)
     since = f", heard of {duration(status.seconds_since)} ago" if status.seconds_since else ""
     table.add_row("state", _STATES.get(status.state, status.state))
+    if status.stage:
+        table.add_row("stage", _STAGES[status.stage])
     if status.driver and status.state != "finished":
         table.add_row("driver", status.driver + since)
     share = status.rows_ended / status.rows if status.rows else 1.0

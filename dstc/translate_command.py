@@ -21,6 +21,7 @@ from dstc.options import (
     Compile,
     Deterministic,
     Device,
+    DistilSet,
     EngineName,
     Fallback,
     FallbackOption,
@@ -29,6 +30,7 @@ from dstc.options import (
     Keypoints,
     Masks,
     MaxImageBytes,
+    PilotOption,
     Precision,
     Quality,
     RestoreSize,
@@ -150,6 +152,8 @@ def translate_command(
     masks: Masks = None,
     student: StudentOption = None,
     fallback: FallbackOption = Fallback.guided,
+    pilot: PilotOption = None,
+    distil_set: DistilSet = None,
     allow_local: AllowLocal = None,
     allow_private_hosts: AllowPrivateHosts = False,
     max_image_bytes: MaxImageBytes = MAX_IMAGE_BYTES,
@@ -191,10 +195,14 @@ def translate_command(
         masks=masks,
         student=student,
         fallback=fallback.value,
+        pilot=pilot,
+        distil=read_key_values(distil_set or [], "--distil-set"),
         allow_local=tuple(allow_local or ()),
         allow_private_hosts=allow_private_hosts,
         max_image_bytes=max_image_bytes,
     )
+    if settings.pilot is not None:
+        from dstc.pilot import run
     try:
         code = run(settings, dry_run=dry_run, tflops=tflops, quiet=quiet)
     except Terminated:

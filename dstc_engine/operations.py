@@ -32,6 +32,7 @@ class Cost:
         conditions: once per row: its content and style encoded.
         text: once per actor and text: a prompt over all templates; remembered afterwards, and
             therefore not part of `row`.
+        unit: what a step is called where its number is told.
     """
 
     steps: int
@@ -40,6 +41,7 @@ class Cost:
     text: int
     plain_steps: int = 0
     plain_step: int = 0
+    unit: str = "guided steps"
 
     @property
     def chain(self) -> int:

@@ -230,6 +230,7 @@ class Monitor:
         return {
             "run_id": plan.job.run_id,
             "state": state,
+            **({"stage": "translate"} if plan.settings.pilot is not None else {}),
             "started": round(self._started, 3),
             "updated": round(time.time(), 3),
             "driver": {"host": socket.gethostname(), "pid": os.getpid()},

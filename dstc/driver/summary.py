@@ -16,6 +16,7 @@ from dstc.store.results import DONE, FAILED, REJECTED, STATUSES
 
 if TYPE_CHECKING:
     from dstc.planning.plan import Plan
+    from dstc.store.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -99,4 +100,17 @@ def summarize_run(plan: Plan, seconds: float) -> Summary:
     if plan.pending or not storage.exists(run.summary):  # else it holds the speed of the real run
         text = json.dumps(asdict(summary), indent=2)
         storage.write_bytes(run.summary, text.encode() + b"\n")
+    if not plan.pending:
+        _note_finished(run)
     return summary
+
+
+def _note_finished(run: RunFolder) -> None:
+    """Makes progress.json say so where its driver was killed between the last part and its end."""
+    try:
+        record = json.loads(storage.read_bytes(run.progress))
+    except (FileNotFoundError, ValueError):
+        return
+    if isinstance(record, dict) and record.get("state") != "finished":
+        text = json.dumps({**record, "state": "finished"}, indent=2)
+        storage.write_bytes(run.progress, text.encode() + b"\n")

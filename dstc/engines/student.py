@@ -15,6 +15,7 @@ from dstc_engine.student.names import KIND
 
 if TYPE_CHECKING:
     from dstc_engine.models import Models
+    from dstc_engine.operations import Cost
     from dstc_engine.weights.record import Weights
 
 
@@ -93,6 +94,23 @@ def _weights(settings: Settings) -> Sequence[Weights]:
     return [student, *guided]
 
 
+def _cost(settings: Settings, with_prompt: bool) -> Cost:
+    """Of a row that does not fall back, and whose look has a prompt where any known one has."""
+    from dstc_engine.student.cost import cost_of_student
+    from dstc_engine.student.load import check_description
+    from dstc_engine.student.network import StudentConfig
+
+    name, preset = _student(settings), settings.resolved_preset
+    description, record = check_description(name, preset)
+    config = StudentConfig.of(description["architecture"], f"student {name}")
+    return cost_of_student(preset, config, any(look.prompt for look in record.looks))
+
+
 STUDENT = EngineSpec(
-    name="student", make=_make, weights=_weights, uses_gpu=True, prepare=GUIDED.prepare
+    name="student",
+    make=_make,
+    weights=_weights,
+    uses_gpu=True,
+    prepare=GUIDED.prepare,
+    cost=_cost,
 )

@@ -87,7 +87,7 @@ def estimate(
         origin = "assumed" if tflops is None else "given"
         name = "GPU" if device == "cuda" else "CPU core"
         basis = (
-            f"{flops / 1e12:,.3g} TFLOP a row ({samples * cost.steps} guided steps), {origin} "
+            f"{flops / 1e12:,.3g} TFLOP a row ({samples * cost.steps} {cost.unit}), {origin} "
             f"{rate:g} TFLOP/s a {name}"
         )
     return Estimate(rows, flops, rate, seconds, rows * seconds / 3600, basis)

@@ -17,7 +17,7 @@ from dstc.planning.settings import Settings
 from dstc.store import conditional, storage
 from dstc.store.manifest import Manifest
 from dstc.store.row_order import RowOrder
-from dstc.store.run_folder import ENDINGS, RunFolder
+from dstc.store.run_folder import ENDINGS, OF_A_PILOT, RunFolder
 from dstc.text import describe, redact
 
 _FORMAT = 1
@@ -71,9 +71,15 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
         weights: records of the networks' weights.
     """
     preset = dataclasses.asdict(settings.resolved_preset)
-    decisive: dict[str, Any] = {"weights": {record.name: record.sha256 for record in weights}}
+    # A student of the run's own folder is called so wherever that lies.
+    names = {record.name: record.name for record in weights}
+    if settings.pilot is not None:
+        names[str(settings.student)] = "student"
+    decisive: dict[str, Any] = {
+        "weights": {names[record.name]: record.sha256 for record in weights}
+    }
     # Of weights of the user's own, what their descriptions say decides images, too.
-    if described := {record.name: record.settings for record in weights if record.settings}:
+    if described := {names[record.name]: record.settings for record in weights if record.settings}:
         decisive["described"] = described
     engine: dict[str, Any] = {
         "kind": settings.engine,
@@ -99,6 +105,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
             "samples_per_row": settings.samples_per_row,
             "engine": engine,
             **({"output": form} if form else {}),
+            **({"pilot": _of_pilot(settings)} if settings.pilot is not None else {}),
         }
     )
     fingerprint = _digest(identity)
@@ -140,6 +147,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
                     "rows": sum(file.rows for file in manifest.files),
                     "columns": {field.name: str(field.type) for field in manifest.schema},
                     "files": files,
+                    **({"of": settings.rows_of} if settings.rows_of else {}),
                 },
                 "identity": identity,
                 "limits": limits,
@@ -147,6 +155,10 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
             }
         ),
     )
+
+
+def _of_pilot(settings: Settings) -> dict[str, object]:
+    return {"rows": settings.pilot, "distil": dict(sorted(settings.distil.items()))}
 
 
 def _of_images(form: Mapping[str, object]) -> dict[str, object]:
@@ -169,7 +181,8 @@ def existing_job(planned: Job) -> Job | None:
         if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
             raise _unusable(run, "read", error) from error
         # A driver that ended right after it took the lease leaves that alone.
-        names = [name for name in storage.list_names(run.uri) if name != "lease.json"]
+        usual = {"lease.json", *(OF_A_PILOT if "pilot" in planned.identity else ())}
+        names = [name for name in storage.list_names(run.uri) if name not in usual]
         if names or (storage.exists(run.uri) and not storage.is_folder(run.uri)):
             found = ", ".join(names[:3]) or "a file"
             raise RunFolderError(
@@ -192,14 +205,23 @@ def existing_job(planned: Job) -> Job | None:
     ):
         record = _appended(record, planned)
         identity = record["identity"]
-    if different := list(differences(identity, planned.identity)):
-        raise refusal(run, different)
+    refuse_another_run(run, identity, planned.identity)
     if record.get("order") != (planned.order and planned.order.name):
         raise RunFolderError(
             f"output {shown}: another command has just appended rows; the same command continues"
         )
     all_limits = tuple(dict.fromkeys([*limits, *planned.limits]))
     return dataclasses.replace(planned, run_id=run_id, limits=all_limits, record=record)
+
+
+def refuse_another_run(run: RunFolder, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Compares what a folder was begun with, and what a command is about to do.
+
+    Raises:
+        RunFolderError: they differ; the first few differences are named.
+    """
+    if different := list(differences(there, here)):
+        raise refusal(run, different)
 
 
 def refusal(run: RunFolder, different: Sequence[str], more: str = "") -> RunFolderError:

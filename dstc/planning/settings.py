@@ -79,6 +79,10 @@ class Settings(BaseModel):
         fake_step_seconds: what one step of the fake engine costs.
         student: description of a student (`dstc distil`), which translates rows of looks that it
             knows; the engine is then "student". `slots` are the rows of one of its passes.
+        pilot: rows of a guided run in `output`, of which a student is made there first; `student`
+            is then that one. distil: settings of its training, as text.
+        rows_of: the manifest that `manifest` was taken from, whose rows may name what they may
+            there; None for one that stands for itself.
         fallback: what becomes of rows whose look it does not know or whose image fails a gate:
             "guided" translates them by guidance; "flag" flags such images, "none" takes them as
             they are, and both fail rows of unknown looks.
@@ -120,6 +124,9 @@ class Settings(BaseModel):
     fake_step_seconds: Annotated[float, Field(ge=0)] = 0.0
     student: str | None = None
     fallback: Fallback = "guided"
+    pilot: Annotated[int, Field(ge=1)] | None = None
+    distil: dict[str, str] = {}
+    rows_of: str | None = None
     format: Literal["png", "jpeg", "webp", "avif"] = "png"
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
     restore_size: bool = False
@@ -137,7 +144,7 @@ class Settings(BaseModel):
             local_folders=self.allow_local,
             private_hosts=self.allow_private_hosts,
             max_bytes=self.max_image_bytes,
-        ).for_manifest(self.manifest)
+        ).for_manifest(self.rows_of or self.manifest)
 
     @property
     def label_columns(self) -> list[LabelColumn]:
@@ -284,6 +291,36 @@ def _with_student(values: Mapping[str, object]) -> dict[str, object]:
     }
 
 
+def _with_pilot(values: Mapping[str, object]) -> dict[str, object]:
+    """What `--pilot` makes of other arguments: a run by a student that is still to be made.
+
+    Raises:
+        SettingsError: they do not go together with it.
+    """
+    if values.get("student") is not None:
+        raise SettingsError(
+            "--pilot, --student: found both; expected one of them, since a pilot makes a student"
+        )
+    if (engine := values.get("engine", "guided")) != "guided":
+        raise SettingsError(
+            f"--pilot, --engine {engine}: found both; expected one of them, since guidance is the "
+            "teacher"
+        )
+    if values.get("append"):
+        raise SettingsError(
+            "--pilot, --append: found both; expected one of them, since a pilot has its share of "
+            "the rows that the run begins with: give another output folder, and --student with the "
+            "student of this one"
+        )
+    if values.get("limit") is not None:
+        raise SettingsError(
+            f"--pilot, --limit {values['limit']}: found both; expected one of them, since the "
+            "pilot has its share of every look of the manifest: for fewer rows, write a smaller "
+            "manifest"
+        )
+    return {"student": urls.join(urls.folder(str(values["output"])), "student")}
+
+
 def make_settings(**values: object) -> Settings:
     """Settings from the command line, paths made absolute.
 
@@ -292,6 +329,10 @@ def make_settings(**values: object) -> Settings:
         PresetError: no such preset or field.
         StorageError: a URL with credentials inside.
     """
+    if values.get("pilot") is not None:
+        values |= _with_pilot(values)
+    elif values.get("distil"):
+        raise SettingsError("--distil-set: found without --pilot; expected --pilot N with it")
     if values.get("student") is not None:
         values |= _with_student(values)
     if values.get("slots") == "auto":

@@ -188,7 +188,7 @@ def _make_card(
 
 def inputs_of(run: RunFolder, job: Record, inputs: InputPolicy) -> InputPolicy:
     """What rows may name here: neither a run nor a manifest of elsewhere names local files."""
-    manifest = job.part("manifest").get("uri")
+    manifest = job.part("manifest").get("of") or job.part("manifest").get("uri")
     if isinstance(manifest, str) and urls.local_path(run.uri) is not None:
         return inputs.for_manifest(manifest)
     return inputs.for_manifest(run.uri)

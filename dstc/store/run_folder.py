@@ -10,6 +10,9 @@ stats/00000.json          timings and attempts of one shard; 00000.arrow: its ro
 stats/ledger.arrow        counts of finished shards
 progress.json             how far the run is; lease.json: which driver is at work
 summary.json  report.html
+pilot.json                with `--pilot`: which stage it is in, and of which arguments
+_pilot.parquet  pilot/    rows of the pilot, and its run folder; no file of a manifest around it
+student/                  what `dstc distil` made of it
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ from dstc.store import storage, urls
 
 ENDINGS = {"png": "png", "jpeg": "jpg", "webp": "webp", "avif": "avif"}
 """How the names of images end, by format."""
+
+OF_A_PILOT = frozenset(["pilot.json", "_pilot.parquet", "pilot", "student", "progress.json"])
+"""Names that a folder may hold before there is a job.json, where the run begins with a pilot."""
 
 _PART = re.compile(r"part-(\d{5,9})\.parquet")
 
@@ -72,6 +78,26 @@ class RunFolder:
     def report(self) -> str:
         """The page that `dstc report` writes."""
         return urls.join(self.uri, "report.html")
+
+    @property
+    def pilot_record(self) -> str:
+        """URI of what is known of the run's pilot (`store/pilot_record.py`)."""
+        return urls.join(self.uri, "pilot.json")
+
+    @property
+    def pilot_manifest(self) -> str:
+        """URI of the rows of the run's pilot."""
+        return urls.join(self.uri, "_pilot.parquet")
+
+    @property
+    def pilot_run(self) -> str:
+        """URI of the pilot's run folder."""
+        return urls.join(self.uri, "pilot")
+
+    @property
+    def student(self) -> str:
+        """URI of the folder of the student that the pilot has made."""
+        return urls.join(self.uri, "student")
 
     def image_name(self, row_id: str) -> str:
         """Path of a row's image, relative to the run folder."""

@@ -42,6 +42,7 @@ class World:
         report: called on every rank at each log with (step, metrics).
         clock: seconds. Workers that share gradients must read one clock: those that stopped or
             saved at different steps would wait for each other for ever.
+        shows_bar: worker 0 shows how far it is.
     """
 
     rank: int = 0
@@ -50,6 +51,7 @@ class World:
     wrap: Callable[[nn.Module], nn.Module] = _as_is
     report: Callable[[int, dict[str, float]], None] | None = None
     clock: Callable[[], float] = time.monotonic
+    shows_bar: bool = True
 
 
 @dataclass
@@ -58,7 +60,8 @@ class Pace:
 
     Attributes:
         steps: the run's whole length. minutes: stop (to be resumed) after this long, 0 for never.
-        save_minutes: between checkpoints. log_steps: between log lines. clock: see `World`.
+        save_minutes: between checkpoints. log_steps: between log lines. clock, shows_bar: see
+            `World`.
     """
 
     steps: int
@@ -68,12 +71,17 @@ class Pace:
     save_minutes: float = 10.0
     log_steps: int = 50
     clock: Callable[[], float] = time.monotonic
+    shows_bar: bool = True
 
     def run(self, start: int) -> Iterator[tuple[int, bool]]:
         """Yields (step, whether to save after it) until the length or the minutes are used up."""
         began = saved = self.clock()
         bar = tqdm(
-            total=self.steps, initial=start, desc=self.title, disable=self.rank > 0, mininterval=5
+            total=self.steps,
+            initial=start,
+            desc=self.title,
+            disable=self.rank > 0 or not self.shows_bar,
+            mininterval=5,
         )
         for step in range(start, self.steps):
             now = self.clock()
@@ -262,7 +270,9 @@ def fit(
         with torch.autocast(torch.device(world.device).type, torch.bfloat16, enabled=bf16):
             return model(*inputs)
 
-    pace = Pace(how.steps, minutes, recipe.kind, world.rank, clock=world.clock)
+    pace = Pace(
+        how.steps, minutes, recipe.kind, world.rank, clock=world.clock, shows_bar=world.shows_bar
+    )
     sums: dict[str, float] = {}
     counted = 0
     for step, save in pace.run(start):

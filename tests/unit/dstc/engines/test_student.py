@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import pytest
 
 from dstc.distil import DistilPlan, distil
+from dstc.engines.guided import GUIDED
 from dstc.engines.student import STUDENT
 from dstc.options import Device
 from dstc.planning.plan import make_plan
@@ -84,3 +85,10 @@ def test_a_student_that_does_not_fit_is_refused_before_ray_starts(
     (tmp_path / "student.json").write_text(json.dumps({"architecture": {"image_size": 64}}))
     with pytest.raises(WeightsError, match="kind prior; expected student"):
         make_plan(_settings(student, student=str(tmp_path)))
+
+
+def test_a_dry_run_tells_the_cost_of_a_student(student: Path) -> None:
+    assert STUDENT.cost is not None and GUIDED.cost is not None
+    settings = _settings(student)
+    cost = STUDENT.cost(settings, False)
+    assert cost.steps == 1 and 100 * cost.row < GUIDED.cost(settings, False).row
