@@ -1,0 +1,57 @@
+"""The student's benchmark: its manifests, and what it compares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from dstc_engine.image import decode, encode_png
+from tiny64.quality.student import LOOKS, OWN, STYLE_SUBJECT, TARGET, Folder
+
+
+def drawings() -> list[dict[str, Any]]:
+    """Three subjects in both styles, and one that lacks the target's."""
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "subject": subject,
+            "style": style,
+            "split": split,
+            "png": encode_png(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)),
+        }
+        for subject, split in (
+            (STYLE_SUBJECT, "train"),
+            ("a", "train"),
+            ("b", "test"),
+            ("c", "test"),
+        )
+        for style in (OWN, TARGET)
+        if (subject, style) != ("c", TARGET)
+    ]
+
+
+def test_a_manifest_has_each_subject_in_each_look_and_the_images_it_names(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, drawings())
+    rows = pq.read_table(folder.write_manifest("pilot", "train", 5)).to_pylist()
+    assert [row["id"] for row in rows] == ["image-a", "text-a"], "no subject is its own style image"
+    for row in rows:
+        assert (tmp_path / row["content"]).is_file()
+        assert (row["style"] is None) != (row["prompt"] is None)
+        assert row["style"] is None or (tmp_path / row["style"]).is_file()
+
+
+def test_what_is_compared_are_the_rows_of_the_manifest(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, drawings())
+    written = pq.read_table(folder.write_manifest("test", "test", 5)).to_pylist()
+    subjects = folder.subjects("test", 5)
+    assert subjects == ["b"], "c has no drawing in the target's style"
+    rows = [row for look in LOOKS for row in folder.benchmark_rows(look, subjects)]
+    assert [row.request.id for row in rows] == [row["id"] for row in written]
+    for row, asked in zip(rows, written, strict=True):
+        content = decode((tmp_path / asked["content"]).read_bytes())
+        np.testing.assert_array_equal(row.request.content, content)
+        assert (row.request.style is None) == (asked["style"] is None)
+        assert row.request.prompt == asked["prompt"] and row.truth is not None

@@ -1,0 +1,268 @@
+"""A student against the guided engine that taught it, on subjects that neither was trained on.
+
+    dstc emoji build data
+    python -m tiny64.quality.student data/emoji-64.parquet --work student-benchmark
+
+Flat drawings, made glossy: one look after a style image, one after words. A guided run over train
+subjects (the pilot) teaches a student; then a guided run, the student alone, and the student with
+guidance where its gates refuse an image, all over the same test subjects. What is told: style by a
+classifier and shape by silhouettes, which guidance never sees, the ViT's structure distance, and
+sharpness; means with 95 % bootstrap intervals, and of differences row by row. Then images per
+second of both on one core, in turns. All runs are jobs as a user submits them; they stay in --work,
+and a second call goes on where the first one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+import dstc
+from benchmarks.table import print_table
+from dstc.distil import DistilPlan, distil, say_compared
+from dstc.options import Device, read_key_values
+from dstc_engine.encoders.dino import Dino
+from dstc_engine.engine import Engine, translate
+from dstc_engine.image import decode
+from dstc_engine.metrics.bootstrap import interval
+from dstc_engine.metrics.style_classifier import StyleClassifier
+from dstc_engine.models import load_models
+from dstc_engine.presets import get_preset
+from dstc_engine.request import ImageArray, TranslationRequest
+from dstc_engine.student.engine import StudentEngine
+from dstc_engine.student.gates import sharpness
+from dstc_engine.student.load import load_student
+from dstc_engine.tensors import to_tensor
+from tiny64.captions import STYLE_PHRASES
+from tiny64.quality.__main__ import fit_classifier
+from tiny64.quality.measures import Array, measure
+from tiny64.quality.rows import BenchmarkRow
+
+OWN, TARGET = "fluent_flat", "fluent_3d"
+# Another split's subject, so that no content of the benchmark is its own style image.
+STYLE_SUBJECT = "1f9f8"
+LOOKS: Mapping[str, Mapping[str, str | None]] = {
+    "image": {"style": "style.png", "prompt": None, "source_prompt": None},
+    "text": {
+        "style": None,
+        "prompt": STYLE_PHRASES[TARGET],
+        "source_prompt": STYLE_PHRASES[OWN],
+    },
+}
+TASK = "glossy after {}"
+_DIGITS = {"structure": 4, "sharpness": 1}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where everything of one benchmark lies."""
+
+    work: Path
+    drawings: Sequence[dict[str, Any]]
+
+    def drawing(self, subject: str, style: str) -> dict[str, Any]:
+        """The row of the data set."""
+        rows = (r for r in self.drawings if (r["subject"], r["style"]) == (subject, style))
+        return next(rows)
+
+    def subjects(self, split: str, count: int) -> list[str]:
+        """So many of a split that have both styles, in an order of a fixed seed."""
+        of = {
+            style: {
+                r["subject"] for r in self.drawings if (r["style"], r["split"]) == (style, split)
+            }
+            for style in (OWN, TARGET)
+        }
+        found = sorted(of[OWN] & of[TARGET] - {STYLE_SUBJECT})
+        np.random.default_rng(0).shuffle(found)
+        return found[:count]
+
+    def write_manifest(self, name: str, split: str, count: int) -> Path:
+        """A row for each look and subject, and the images that they name."""
+        (self.work / "contents").mkdir(parents=True, exist_ok=True)
+        (self.work / "style.png").write_bytes(self.drawing(STYLE_SUBJECT, TARGET)["png"])
+        rows = []
+        for subject in self.subjects(split, count):
+            content = f"contents/{subject}.png"
+            (self.work / content).write_bytes(self.drawing(subject, OWN)["png"])
+            rows += [
+                {"id": f"{look}-{subject}", "content": content, "subject": subject, **asks}
+                for look, asks in LOOKS.items()
+            ]
+        path = self.work / f"{name}.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        return path
+
+    def benchmark_rows(self, look: str, subjects: Sequence[str]) -> list[BenchmarkRow]:
+        """What `measure` compares images with."""
+        style = decode(self.drawing(STYLE_SUBJECT, TARGET)["png"])
+        asks = LOOKS[look]
+        return [
+            BenchmarkRow(
+                TASK.format(look),
+                number,
+                TranslationRequest(
+                    id=f"{look}-{subject}",
+                    content=decode(self.drawing(subject, OWN)["png"]),
+                    seed=number,
+                    style=style if asks["style"] else None,
+                    prompt=asks["prompt"],
+                    source_prompt=asks["source_prompt"],
+                ),
+                OWN,
+                TARGET,
+                style,
+                decode(self.drawing(subject, TARGET)["png"]),
+            )
+            for number, subject in enumerate(subjects)
+        ]
+
+
+def images_of(run: dstc.Run) -> dict[str, ImageArray]:
+    """The images of a run, by id."""
+    return {row_id: np.asarray(image.convert("RGB")) for row_id, image in run.images()}
+
+
+def measured(
+    rows: Sequence[BenchmarkRow],
+    images: Sequence[ImageArray],
+    classifier: StyleClassifier,
+    dino: Dino,
+) -> dict[str, Array]:
+    """What is told of one way's images, one value a row."""
+    found = measure(rows, images, classifier, dino)
+    energy = [float(sharpness(to_tensor(image)[None])) for image in images]
+    kept = {name: found[name] for name in ("style", "silhouette", "structure", "PSNR")}
+    return {**kept, "sharpness": np.array(energy)}
+
+
+def cell(values: Array, name: str) -> str:
+    """Mean and interval."""
+    mean, low, high = interval(values)
+    digits = _DIGITS.get(name, 2)
+    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def print_quality(look: str, found: Mapping[str, Mapping[str, Array]], fallback: float) -> None:
+    """A line for each way, and what it has more than guidance, row by row."""
+    guided = found["guided"]
+    names = list(guided)
+    table = [[way, *(cell(values[name], name) for name in names)] for way, values in found.items()]
+    table += [
+        [f"{way} less guided", *(cell(values[name] - guided[name], name) for name in names)]
+        for way, values in found.items()
+        if way.startswith("student")
+    ]
+    rows = len(guided["style"])
+    print_table([f"{TASK.format(look)}, {rows} test subjects", *names], table)
+    print(f"\n{fallback:.0%} of the student's images fail a gate, and are guided in a whole job.\n")
+
+
+def print_speed(requests: Sequence[TranslationRequest], student: Path, rounds: int = 3) -> None:
+    """Images per second of both engines on one core, in turns; medians of the rounds."""
+    preset = get_preset("tiny64")
+    models = load_models(preset)
+    of_student = load_student(str(student), preset)
+    contents = torch.stack([to_tensor(request.content) for request in requests[:64]])
+    looks = of_student.network.modulate(of_student.network.looks[:1]).expand(len(contents), -1)
+
+    def guide() -> int:
+        return len(list(translate(Engine(models, preset, 8), requests[:8])))
+
+    def apply() -> int:
+        engine: Any = StudentEngine(of_student, 64)
+        return len(list(translate(engine, requests[:64])))
+
+    @torch.no_grad()
+    def render() -> int:
+        return len(of_student.network.render(contents, looks))
+
+    ways = {"guided": guide, "student with its gates": apply, "its network alone": render}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(rounds + 1):
+        for way, run in ways.items():
+            start = time.process_time()
+            count = run()
+            if number:  # the first round fills caches
+                seconds[way].append((time.process_time() - start) / count)
+    table = []
+    for way, found in seconds.items():
+        times = [ours / its for ours, its in zip(seconds["guided"], found, strict=True)]
+        rate = 1 / statistics.median(found)
+        table.append([way, f"{rate:.2f}", f"{statistics.median(times):.0f}"])
+    print_table(["one core", "images/s", "times guided"], table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="Parquet of `dstc emoji build`")
+    parser.add_argument("--work", type=Path, required=True, help="where all runs are kept")
+    parser.add_argument("--pilot", type=int, default=256, help="rows of each look (256)")
+    parser.add_argument("--rows", type=int, default=64, help="test subjects (64)")
+    parser.add_argument("--steps", type=int, default=3000, help="of the training (3000)")
+    parser.add_argument("--actors", type=int, default=2, help="of the guided runs (2)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of distil")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    work = arguments.work.resolve()
+    folder = Folder(work, pq.read_table(arguments.data).to_pylist())
+    student = work / "student"
+    options: dict[str, Any] = {"actors": arguments.actors, "device": "cpu"}
+
+    pilot = folder.write_manifest("pilot", "train", arguments.pilot)
+    dstc.translate(pilot, work / "pilot", **options)
+    compared = distil(
+        DistilPlan(
+            run=str(work / "pilot"),
+            out=str(student),
+            device=Device.cpu,
+            steps=arguments.steps,
+            settings=read_key_values(arguments.set),
+        )
+    )
+    print("\n".join(say_compared(compared, str(student))))
+
+    test = folder.write_manifest("test", "test", arguments.rows)
+    alone: dict[str, Any] = {"student": str(student), "fallback": "none"}
+    runs = {
+        "guided": dstc.translate(test, work / "guided", **options),
+        "student alone": dstc.translate(test, work / "alone", **options, **alone),
+        "student with fallback": dstc.translate(
+            test, work / "whole", **options, student=str(student)
+        ),
+    }
+    images = {way: images_of(run) for way, run in runs.items()}
+    made_by = runs["student with fallback"].table(["id", "made_by"]).to_pylist()
+    classifier, dino = fit_classifier(folder.drawings), load_models(get_preset("tiny64")).dino
+    assert dino is not None
+    subjects = folder.subjects("test", arguments.rows)
+    everything = []
+    for look in LOOKS:
+        rows = folder.benchmark_rows(look, subjects)
+        everything += rows
+        found = {
+            way: measured(rows, [of[row.request.id] for row in rows], classifier, dino)
+            for way, of in images.items()
+        }
+        truth = [row.truth for row in rows if row.truth is not None]
+        found["content itself"] = measured(
+            rows, [row.request.content for row in rows], classifier, dino
+        )
+        found["real drawings"] = measured(rows, truth, classifier, dino)
+        here = [row["made_by"] == "guided" for row in made_by if row["id"].startswith(look)]
+        print_quality(look, found, float(np.mean(here)))
+    print_speed([row.request for row in everything], student)
+
+
+if __name__ == "__main__":
+    main()
