@@ -10,7 +10,8 @@ image and both in turn. Ways take turns after every few rows, so that noise of a
 falls on all of them. `times official` compares with the official pattern in fp32 by the clock, `by
 CPU` by the CPU time of the process, which neighbors on the machine disturb less. `PSNR` is to its
 images, the lowest of all rows, in dB. A line tells how many multiply-adds both spend on the same
-images. Then the whole machine (`benchmarks/whole_machine.py`).
+images. The spherical step makes other images in fewer steps: `tiny64.quality.compare` has their
+quality. Then the whole machine (`benchmarks/whole_machine.py`).
 
 `--occupancy` instead tells how full the slots of the engine are where rows restart, and so are of
 unequal length (`benchmarks/real_occupancy.py`).
@@ -29,7 +30,7 @@ import torch
 
 from benchmarks.real_occupancy import print_occupancy
 from benchmarks.table import print_table
-from benchmarks.ways import Way, mixed_rows
+from benchmarks.ways import SPHERICAL_STEP, Way, mixed_rows
 from benchmarks.whole_machine import print_whole_machine
 from dstc_engine.kernel_counts import counting
 from dstc_engine.metrics.pixels import psnr
@@ -73,7 +74,10 @@ def print_speed(arguments: argparse.Namespace) -> None:
     """Measures each way with one thread, and prints the table."""
     torch.set_num_threads(1)
     rows = mixed_rows(arguments.rows)
-    ways = [Way(p, slots) for p in ("fp32", "bf16") for slots in [0, *arguments.slots]]
+    ways = []
+    for precision in ("fp32", "bf16"):
+        ways += [Way(precision, slots) for slots in (0, *arguments.slots)]
+        ways.append(Way(precision, max(arguments.slots), SPHERICAL_STEP))
     measured = [Measured(way) for way in ways]
     for way in ways:
         way.warm_up(rows)
@@ -86,7 +90,10 @@ def print_speed(arguments: argparse.Namespace) -> None:
     for one in measured:
         by_clock = [a / b for a, b in zip(official.wall, one.wall, strict=True)]
         by_cpu = [a / b for a, b in zip(official.cpu, one.cpu, strict=True)]
-        lowest = min(psnr(one.images[row.id], official.images[row.id]) for row in rows)
+        lowest = ""
+        if one.way.has_official_step:
+            decibels = (psnr(one.images[row.id], official.images[row.id]) for row in rows)
+            lowest = f"{min(decibels):.1f}"
         table.append(
             [
                 one.way.name,
@@ -94,7 +101,7 @@ def print_speed(arguments: argparse.Namespace) -> None:
                 f"{len(rows) / statistics.median(one.wall):.3f}",
                 f"{statistics.median(by_clock):.2f}",
                 f"{statistics.median(by_cpu):.2f}",
-                f"{lowest:.1f}",
+                lowest,
             ]
         )
     columns = ["one thread", "precision", "images/s", "times official", "by CPU", "PSNR"]

@@ -230,7 +230,7 @@ def demo_rows(count: int) -> list[TranslationRequest]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", default="tiny64", choices=sorted(PRESETS))
+    parser.add_argument("--preset", default="tiny64-variance", choices=sorted(PRESETS))
     parser.add_argument("--random-weights", action="store_true", help="instead of trained ones")
     parser.add_argument("--shrink", action="store_true", help="small networks of the same kinds")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")

@@ -13,10 +13,12 @@ from benchmarks.variants import read_rows
 from dstc_engine.engine import Engine, translate
 from dstc_engine.feature_cache import FeatureCache
 from dstc_engine.models import Models, load_models
-from dstc_engine.presets import TINY64
+from dstc_engine.presets import Preset, get_preset
 from dstc_engine.request import ImageArray, TranslationRequest
 
 DEMO = Path(__file__).resolve().parent.parent / "manifests" / "demo.parquet"
+# The same networks by the step of the paper, and by the spherical step, which makes other images.
+OFFICIAL_STEP, SPHERICAL_STEP = "tiny64-variance", "tiny64"
 
 
 def mixed_rows(count: int) -> list[TranslationRequest]:
@@ -39,7 +41,13 @@ def mixed_rows(count: int) -> list[TranslationRequest]:
 @functools.cache
 def tiny_models(precision: str) -> Models:
     """The shipped networks, shared by all ways of a precision."""
-    return load_models(TINY64, precision=precision)
+    return load_models(get_preset(OFFICIAL_STEP), precision=precision)
+
+
+def name_of(slots: int, preset: str) -> str:
+    """What a table calls a way; 0 slots are the official pattern."""
+    step = "" if preset == OFFICIAL_STEP else ", spherical step"
+    return (f"engine, {slots} slots" if slots else "official pattern") + step
 
 
 class Way:
@@ -47,28 +55,35 @@ class Way:
 
     Args:
         precision: of the networks. slots: of the engine; 0 is the official pattern.
+        preset: OFFICIAL_STEP or SPHERICAL_STEP.
     """
 
-    def __init__(self, precision: str, slots: int) -> None:
+    def __init__(self, precision: str, slots: int, preset: str = OFFICIAL_STEP) -> None:
         self.precision, self.slots = precision, slots
+        self._preset = get_preset(preset)
         self._models = tiny_models(precision)
 
     @property
     def name(self) -> str:
-        return f"engine, {self.slots} slots" if self.slots else "official pattern"
+        return name_of(self.slots, self._preset.name)
+
+    @property
+    def has_official_step(self) -> bool:
+        """Its images are those of the official pattern, but for rounding."""
+        return self._preset.name == OFFICIAL_STEP
 
     def translate(self, rows: Sequence[TranslationRequest]) -> dict[str, ImageArray]:
         """Whole chains of these rows, by their ids; nothing is remembered from rows before."""
-        return self._translate(rows, TINY64.skip, TINY64.resample)
+        return self._translate(rows, self._preset)
 
     def warm_up(self, rows: Sequence[TranslationRequest]) -> None:
         """One step of each row: kernels are chosen and memory grows at the first one."""
-        self._translate(rows[: max(1, self.slots)], int(TINY64.respacing) - 1, 1)
+        last = dataclasses.replace(self._preset, skip=int(self._preset.respacing) - 1, resample=1)
+        self._translate(rows[: max(1, self.slots)], last)
 
     def _translate(
-        self, rows: Sequence[TranslationRequest], skip: int, resample: int
+        self, rows: Sequence[TranslationRequest], preset: Preset
     ) -> dict[str, ImageArray]:
-        preset = dataclasses.replace(TINY64, skip=skip, resample=resample)
         models = self._models
         # Ways share the networks; one must not find what another has looked at.
         models.features = FeatureCache(models.features.limit)

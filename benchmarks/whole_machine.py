@@ -21,14 +21,14 @@ import time
 import torch
 
 from benchmarks.table import print_table
-from benchmarks.ways import Way, mixed_rows
+from benchmarks.ways import OFFICIAL_STEP, SPHERICAL_STEP, Way, mixed_rows, name_of
 
 
 def run_worker(arguments: argparse.Namespace) -> None:
     """A process of its own: waits for a line on stdin, prints one when its rows have ended."""
     torch.set_num_threads(arguments.threads)
     rows = mixed_rows(arguments.start + arguments.rows)[arguments.start :]
-    way = Way(arguments.precision, arguments.slots)
+    way = Way(arguments.precision, arguments.slots, arguments.preset)
     way.warm_up(rows)
     print("ready", flush=True)
     sys.stdin.readline()
@@ -36,14 +36,16 @@ def run_worker(arguments: argparse.Namespace) -> None:
     print("done", flush=True)
 
 
-def measure(precision: str, slots: int, processes: int, threads: int, rows: int) -> float:
+def measure(
+    precision: str, preset: str, slots: int, processes: int, threads: int, rows: int
+) -> float:
     """Images per second of so many processes at once.
 
     Args:
-        slots: of each engine; 0 is the official pattern. rows: of each process.
+        preset: of `ways`. slots: of each engine; 0 is the official pattern. rows: of each process.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "benchmarks.whole_machine", precision]
+    command = [sys.executable, "-m", "benchmarks.whole_machine", precision, preset]
     workers = [
         subprocess.Popen(
             [*command, *map(str, (slots, threads, number * rows, rows))],
@@ -83,7 +85,11 @@ def print_whole_machine(rows: int, slots: int, rounds: int) -> None:
     cases = [
         (precision, *how)
         for precision in ("fp32", "bf16")
-        for how in ((0, 1, cores, rows), (slots, cores, 1, waves * slots))
+        for how in (
+            (OFFICIAL_STEP, 0, 1, cores, rows),
+            (OFFICIAL_STEP, slots, cores, 1, waves * slots),
+            (SPHERICAL_STEP, slots, cores, 1, waves * slots),
+        )
     ]
     rates: list[list[float]] = [[] for _ in cases]
     for number in range(rounds):
@@ -92,11 +98,13 @@ def print_whole_machine(rows: int, slots: int, rounds: int) -> None:
         speeds = ", ".join(f"{found[-1]:.3f}" for found in rates)
         print(f"whole machine, round {number}: images/s {speeds}", file=sys.stderr, flush=True)
     table = []
-    for (precision, of_each, processes, threads, _), found in zip(cases, rates, strict=True):
+    for (precision, preset, of_each, processes, threads, _), found in zip(
+        cases, rates, strict=True
+    ):
         times = [mine / official for mine, official in zip(found, rates[0], strict=True)]
         table.append(
             [
-                f"engine, {of_each} slots" if of_each else "official pattern",
+                name_of(of_each, preset),
                 precision,
                 f"{processes} x {threads}",
                 f"{statistics.median(found):.3f}",
@@ -110,6 +118,7 @@ def print_whole_machine(rows: int, slots: int, rounds: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="A process of benchmarks.engine_speed.")
     parser.add_argument("precision")
+    parser.add_argument("preset")
     for name in ("slots", "threads", "start", "rows"):
         parser.add_argument(name, type=int)
     run_worker(parser.parse_args())

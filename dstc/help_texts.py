@@ -15,14 +15,14 @@ def _epilog(*examples: str, codes: str = "") -> str:
 TRANSLATE = _epilog(
     "dstc translate rows.parquet out",
     "dstc translate s3://bucket/rows.parquet s3://bucket/out --dry-run",
-    "dstc translate rows.parquet out --set skip=30 --slots 4 --limit 20",
+    "dstc translate rows.parquet out --set skip=12 --slots 4 --limit 20",
     "dstc translate rows.parquet out --pilot 500",
     "dstc translate --config run.yaml --retry failed",
     "dstc translate rows.parquet out --append",
     codes="0 every row is done, or rejected with a reason; 3 some rows failed, or more than "
     "--max-rejected were rejected; 2 arguments or manifest cannot be used; 1 the job itself broke.",
 )
-PRESETS = _epilog("dstc presets", "dstc presets tiny64 --set skip=30")
+PRESETS = _epilog("dstc presets", "dstc presets tiny64 --set skip=12")
 REPORT = _epilog(
     "dstc report out", "dstc report out --serve", "dstc report out --contact-sheet sheet.png"
 )

@@ -13,7 +13,7 @@ from dstc_engine.presets import FIELDS, PRESETS, get_preset, with_fields
 
 _FOR = {
     "tiny64": "trying out, drawings on white; its networks ship with the package",
-    "tiny64-fast": "the same in fewer, spherical steps; quality not measured yet",
+    "tiny64-variance": "the same networks with the step of the paper: 24 steps",
     "imagenet256-text": "photographs, after words",
     "imagenet256-image": "photographs, after a style image",
     "imagenet256-text-fast": "the same in fewer, spherical steps; not tried with real weights",

@@ -106,7 +106,8 @@ def main() -> None:
     found: dict[str, dict[str, Array]] = {}
     classifier, dino = fit_classifier(drawings), load_models(preset).dino
     assert dino is not None
-    for way in [*BASELINES, *sorted({WHOLE, *arguments.ways}, key=list(ABLATIONS).index)]:
+    changing = [way for way in arguments.ways if with_fields(preset, ABLATIONS[way]) != preset]
+    for way in [*BASELINES, *sorted({WHOLE, *changing}, key=list(ABLATIONS).index)]:
         tried = [
             row for row in rows if way in BASELINES or is_tried(way, row, arguments.ablated_rows)
         ]

@@ -1,7 +1,7 @@
 """Two presets on the same rows of the emoji benchmark, by task and by pair of styles.
 
     dstc emoji build data
-    python -m tiny64.quality.compare data/emoji-64.parquet --work compare tiny64 tiny64-fast
+    python -m tiny64.quality.compare data/emoji-64.parquet --work compare tiny64-variance tiny64
 
 Means over rows with 95 % bootstrap intervals, and the same of differences row by row: content,
 style image, prompt and seed are the same for both. Images stay in --work, in a folder for each

@@ -117,7 +117,7 @@ def main() -> None:
     arguments = parser.parse_args()
     until = time.monotonic() + arguments.seconds
     torch.set_num_threads(1)
-    drawings, preset = pq.read_table(arguments.data).to_pylist(), get_preset("tiny64")
+    drawings, preset = pq.read_table(arguments.data).to_pylist(), get_preset("tiny64-variance")
     models = load_models(preset, precision=arguments.precision)
     left, work = candidates(arguments.candidates), arguments.work
     classifier = None

@@ -18,6 +18,7 @@ ABLATIONS: dict[str, dict[str, str]] = {
     "without clip": {"weight_clip": "0"},
     "without range": {"weight_range": "0"},
     "without resampling": {"resample": "1"},
+    "with resampling": {"resample": "3"},
     "without noise mixing": {"noise_mix": "false"},
     "random VGG instead of DINO": {
         **{f"weight_{loss}": "0" for loss in ("contrast", "structure", "divergence", "style_cls")},

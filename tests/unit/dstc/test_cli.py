@@ -40,7 +40,7 @@ def test_h_and_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--preset", "nosuch"], "error: unknown preset 'nosuch'"),
         (["--set", "skip"], "error: --set: found 'skip'; expected KEY=VALUE"),
         (["--set", "nosuch=1"], "error: unknown preset field 'nosuch'"),
-        (["--set", "skip=50"], "error: preset 'tiny64': skip is 50; expected 0-49 for 50 steps"),
+        (["--set", "skip=50"], "error: preset 'tiny64': skip is 50; expected 0-24 for 25 steps"),
         (["--engine", "guided", "--set", "prior=nosuch"], "error: unknown weights 'nosuch'"),
         (["--slots", "0"], "error: --slots: found '0'"),
         ([], "error: manifest file m.parquet, column 'content': not found"),
@@ -90,7 +90,7 @@ def test_a_dry_run_counts_the_steps_of_every_sample(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     arguments = [str(write_manifest(good_rows(2))), str(tmp_path / "run"), "--dry-run"]
-    for samples, steps in ((1, 24), (4, 96)):
+    for samples, steps in ((1, 11), (4, 44)):
         code, out, _ = call(
             capsys, "translate", *arguments, "--device", "cpu", "--samples-per-row", str(samples)
         )

@@ -42,7 +42,7 @@ def test_every_option_may_stand_in_the_file(tmp_path: Path, settings_of) -> None
         manifest: {tmp_path}/m.parquet
         output: {tmp_path}/out
         preset: tiny64
-        set: {{skip: 30, match_colours: true, crop_scale: [0.7, 0.9]}}
+        set: {{skip: 12, match_colours: true, crop_scale: [0.7, 0.9]}}
         seed: 7
         slots: auto
         precision: bf16
@@ -62,7 +62,7 @@ def test_every_option_may_stand_in_the_file(tmp_path: Path, settings_of) -> None
         """,
     )
     found = settings_of("--config", config)
-    assert found.set == {"skip": "30", "match_colours": "true", "crop_scale": "0.7,0.9"}
+    assert found.set == {"skip": "12", "match_colours": "true", "crop_scale": "0.7,0.9"}
     assert (found.seed, found.auto_slots, found.precision, found.compile) == (7, True, "bf16", "no")
     assert (found.checkpointing, found.rows_per_shard, found.samples_per_row) == (True, 4, 2)
     assert (found.limit, found.retry, found.max_rejected) == (10, "failed", 0.5)
@@ -77,10 +77,10 @@ def test_what_is_typed_wins_over_the_environment_and_that_over_the_file(  # type
     config = _file(tmp_path, "seed: 1\nslots: 2\nlimit: 3\n")
     monkeypatch.setenv("DSTC_SLOTS", "4")
     monkeypatch.setenv("DSTC_LIMIT", "5")
-    monkeypatch.setenv("DSTC_SET", "skip=30 resample=2")
+    monkeypatch.setenv("DSTC_SET", "skip=12 resample=2")
     found = settings_of("m", "o", "--limit", "6", "--config", config)
     assert (found.seed, found.slots, found.limit) == (1, 4, 6)
-    assert found.set == {"skip": "30", "resample": "2"}
+    assert found.set == {"skip": "12", "resample": "2"}
 
 
 @pytest.mark.parametrize(

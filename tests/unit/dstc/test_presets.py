@@ -71,7 +71,7 @@ def test_changes_are_marked_and_counted(
     [
         (["imagnet256-text"], "did you mean imagenet256-text? expected one of tiny64"),
         (["tiny64", "--set", "wieght_clip=1"], "did you mean weight_clip?"),
-        (["tiny64", "--set", "skip=50"], "preset 'tiny64': skip is 50; expected 0-49 for 50 steps"),
+        (["tiny64", "--set", "skip=50"], "preset 'tiny64': skip is 50; expected 0-24 for 25 steps"),
         (["tiny64", "--set", "skip"], "expected KEY=VALUE"),
         (["--set", "skip=1"], "--set: found no preset to change"),
     ],

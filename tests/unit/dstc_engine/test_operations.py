@@ -61,9 +61,9 @@ def test_a_multiplication_with_its_addition_counts_as_two() -> None:
 
 
 def test_steps_are_those_of_the_chain() -> None:
-    # Indices 21 .. 0 once each, the first of them three times.
-    assert cost_of(TINY64).steps == TINY64.guided_steps == 21 + 3
-    assert cost_of(dataclasses.replace(TINY64, resample=5)).steps == cost_of(TINY64).steps + 2
+    # Indices 10 .. 0 once each; with repeats, the first of them five times.
+    assert cost_of(TINY64).steps == TINY64.guided_steps == 10 + 1
+    assert cost_of(dataclasses.replace(TINY64, resample=5)).steps == cost_of(TINY64).steps + 4
 
 
 def test_published_networks_are_counted_without_their_weights() -> None:

@@ -110,8 +110,8 @@ def test_the_defaults_are_those_of_the_official_script() -> None:
 @pytest.mark.parametrize(
     ("name", "steps"),
     [
-        ("tiny64", 24),
-        ("tiny64-fast", 11),
+        ("tiny64", 11),
+        ("tiny64-variance", 24),
         ("imagenet256-text", 69),
         ("imagenet256-text-fast", 30),
         ("imagenet256-image-fast", 60),
@@ -127,7 +127,8 @@ def test_guided_steps(name: str, steps: int) -> None:
 
 
 def test_tiny64_is_what_its_images_were_made_with() -> None:
-    assert (TINY64.respacing, TINY64.skip, TINY64.resample, TINY64.crops) == ("50", 28, 3, 4)
+    assert (TINY64.respacing, TINY64.skip, TINY64.resample, TINY64.crops) == ("25", 14, 1, 4)
+    assert (TINY64.guidance_step, TINY64.guidance_rate) == ("spherical", 0.2)
     assert TINY64.noise_mix and not TINY64.range_restart and not TINY64.regularize_content
     weights = {f.name: getattr(TINY64, f.name) for f in dataclasses.fields(Preset)}
     assert {k.removeprefix("weight_"): v for k, v in weights.items() if "weight_" in k and v} == {
@@ -141,16 +142,23 @@ def test_tiny64_is_what_its_images_were_made_with() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["imagenet256-text", "imagenet256-image", "tiny64"])
-def test_a_fast_preset_is_another_in_fewer_steps(name: str) -> None:
-    preset, fast = get_preset(name), get_preset(f"{name}-fast")
+def test_the_former_tiny64_goes_on_by_another_name() -> None:
+    former = get_preset("tiny64-variance")
+    chain = (former.respacing, former.skip, former.resample, former.divergence_gate)
+    assert (*chain, former.guidance_step) == ("50", 28, 3, 15, "variance")
+    gates = (former.gate_structure, former.gate_range, former.gate_style_cls, former.gate_clip)
+    assert gates == (0.0218, 0.0082, 0.765, -0.449)
+
+
+@pytest.mark.parametrize("mode", ["text", "image"])
+def test_a_fast_preset_is_another_in_fewer_steps(mode: str) -> None:
+    preset, fast = (get_preset(f"imagenet256-{mode}{suffix}") for suffix in ("", "-fast"))
     assert (fast.guidance_step, fast.resample) == ("spherical", 1)
     for chain in ("respacing", "skip", "divergence_gate"):
-        assert int(getattr(fast, chain)) == int(getattr(preset, chain)) // 2
+        assert 2 * int(getattr(fast, chain)) == int(getattr(preset, chain))
     changed = {"name", "guidance_step", "resample", "respacing", "skip", "divergence_gate"}
-    for field in dataclasses.fields(Preset):
-        if field.name not in changed and not field.name.startswith("gate_"):
-            assert getattr(fast, field.name) == getattr(preset, field.name)
+    fields = {field.name for field in dataclasses.fields(Preset)} - changed
+    assert all(getattr(fast, field) == getattr(preset, field) for field in fields)
 
 
 @pytest.mark.parametrize(

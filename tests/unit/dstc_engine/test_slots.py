@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.losses import LOSSES
-from dstc_engine.presets import IMAGENET256_IMAGE, IMAGENET256_TEXT, TINY64, Preset
+from dstc_engine.presets import IMAGENET256_IMAGE, IMAGENET256_TEXT, TINY64, TINY64_VARIANCE, Preset
 from dstc_engine.request import TranslationRequest
 from dstc_engine.slots import Move, Slot
 
@@ -36,7 +36,8 @@ def moves(slot: Slot, preset: Preset) -> list[Move]:
 
 
 @pytest.mark.parametrize(
-    ("preset", "steps"), [(IMAGENET256_TEXT, 69), (IMAGENET256_IMAGE, 129), (TINY64, 24)]
+    ("preset", "steps"),
+    [(IMAGENET256_TEXT, 69), (IMAGENET256_IMAGE, 129), (TINY64, 11), (TINY64_VARIANCE, 24)],
 )
 def test_guided_steps_of_the_presets(preset: Preset, steps: int) -> None:
     first = Schedule.respaced(preset.respacing).first_index(preset.skip)

@@ -32,10 +32,10 @@ def test_hours_follow_from_the_assumed_or_given_rate() -> None:
 def test_steps_without_guidance_cost_the_prior_alone() -> None:
     whole = cost_of(TINY64)
     half = cost_of(dataclasses.replace(TINY64, guidance_every=2))
-    # First index 21, three times: guided at 21, 21, 21, 19, ..., 1.
-    assert (half.steps, half.plain_steps) == (13, 11) and half.step == whole.step
+    # First index 10: guided at 10, 8, ..., 0.
+    assert (half.steps, half.plain_steps) == (6, 5) and half.step == whole.step
     assert 0 < half.plain_step < whole.step / 3
-    assert half.chain == 13 * half.step + 11 * half.plain_step
+    assert half.chain == 6 * half.step + 5 * half.plain_step
     assert estimate(half, 1, "cpu").flops_per_row == half.row
     # Without the way back through the prior a step saves as much as the way forth costs.
     spared = cost_of(dataclasses.replace(TINY64, guidance_space="x0"))

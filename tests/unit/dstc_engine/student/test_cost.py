@@ -12,11 +12,11 @@ from dstc_engine.student.training import StudentTraining
 HOW = StudentTraining(steps=100, batch=4, feature_every=4, feature_rows=8)
 
 
-def test_a_students_row_costs_a_hundredth_of_a_guided_one() -> None:
+def test_a_students_row_costs_less_than_a_fifth_of_a_guided_step() -> None:
     config = config_of(TINY64, HOW, looks=2, with_prompt=False)
     cost = cost_of_student(TINY64, config, with_prompt=False)
     guided = cost_of(TINY64, with_prompt=False)
-    assert 100 < guided.row / cost.row < 1000
+    assert 5 < guided.step / cost.row < 40
     assert cost.steps == 1 and "fall back" in cost.unit and guided.unit == "guided steps"
     wider = dataclasses.replace(config, channels=32)
     assert cost_of_student(TINY64, wider, with_prompt=False).row > cost.row

@@ -11,7 +11,7 @@ import pytest
 from dstc_engine.image import encode_png
 from dstc_engine.metrics.segmentation import silhouette
 from dstc_engine.metrics.style_classifier import StyleClassifier, features
-from dstc_engine.presets import TINY64, with_fields
+from dstc_engine.presets import TINY64, TINY64_VARIANCE, Preset, with_fields
 from dstc_engine.request import ImageArray
 from tests.unit.dstc_engine import tiny
 from tiny64.captions import STYLE_PHRASES
@@ -145,8 +145,14 @@ def test_copies_are_measured_as_what_they_are() -> None:
 # -- ways ----------------------------------------------------------------------------------------
 
 
-def test_every_ablation_is_a_preset_of_its_own() -> None:
-    made = {way: with_fields(TINY64, fields) for way, fields in ABLATIONS.items()}
+@pytest.mark.parametrize(
+    ("preset", "the_same"),
+    [(TINY64, "without resampling"), (TINY64_VARIANCE, "with resampling")],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_every_ablation_is_a_preset_of_its_own(preset: Preset, the_same: str) -> None:
+    made = {way: with_fields(preset, fields) for way, fields in ABLATIONS.items()}
+    assert made.pop(the_same) == preset, "it is left out"
     assert len(set(made.values())) == len(made)
 
 

@@ -27,7 +27,7 @@ def test_candidates_are_presets_of_their_own_and_always_the_same() -> None:
     found = candidates(12)
     assert list(found)[: len(BY_HAND)] == list(BY_HAND) and candidates(12) == found
     assert list(candidates(ROUNDS[0][1]).items()) == list(found.items())[: ROUNDS[0][1]]
-    base = get_preset("tiny64")
+    base = get_preset("tiny64-variance")
     made = {name: with_fields(base, dict(fields)) for name, fields in found.items()}
     assert made[PLAIN] == base and len(set(made.values())) == len(found)
     assert {p.guidance_step for name, p in made.items() if name != PLAIN} == {"spherical"}
