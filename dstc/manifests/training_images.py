@@ -43,7 +43,8 @@ def prepare_images(wanted: Wanted, uri: str) -> list[str]:
     urls.refuse_credentials(wanted.data, "--data")
     identity = json.dumps(asdict(wanted), sort_keys=True).encode()
     if storage.exists(uri):
-        if (pq.read_schema(uri).metadata or {}).get(OWN) != identity:
+        there = pq.read_schema(io.BytesIO(storage.read_bytes(uri, STEADY)))
+        if (there.metadata or {}).get(OWN) != identity:
             raise SettingsError(
                 f"{redact(uri)}: holds the images of another --data, --column or --fit; expected "
                 "another folder for a new run, or this file removed"
