@@ -24,14 +24,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dstc.distil import DistilPlan, distil, say_compared, training_of
+from dstc.driver.driving import driving, telling_ends
 from dstc.driver.lease import Lease
 from dstc.driver.pilot_plan import print_pilot_plan
-from dstc.driver.signals import end_on_signals, interrupter
 from dstc.driver.stage_note import StageNote
 from dstc.driver.summary import Summary
 from dstc.driver.terminal import by_reason, print_no_conditions, print_waiting
 from dstc.engines.guided import GUIDED
-from dstc.errors import JobError, ManifestError, RunFolderError, SettingsError, StorageError
+from dstc.errors import ManifestError, RunFolderError, SettingsError, StorageError
 from dstc.manifests.build_hint import with_hint
 from dstc.options import Device
 from dstc.planning.pilot_cost import expected_cost
@@ -206,29 +206,12 @@ def _make_student(settings: Settings, voice: _Voice) -> None:
         raise StorageError(f"storage does not answer: {describe(error)}") from error
     run = begun.job.run
     lease = Lease(run.lease, redact(run.uri))
-    try:
-        with end_on_signals():
-            lease.take(on_wait=voice.on_wait)
-            if not lease.has_conditions:
-                voice.on_no_conditions(lease.shown)
-            with lease.kept(on_lost=interrupter()):
-                # Another driver may have ended meanwhile.
-                record = begun.record() or _write_pilot(begun, voice.say)
-                if record.stage != "translate":
-                    with StageNote(run, record.stage) as note:
-                        _run_stages(begun, record, note, voice)
-    except OSError as error:
-        raise JobError(
-            f"storage does not answer: {describe(error)}. What is done is kept; the same command "
-            "continues"
-        ) from error
-    except KeyboardInterrupt:
-        if lease.is_lost:
-            raise JobError(
-                f"output {redact(run.uri)}: {lease.why_lost}. This driver ends; what is done is "
-                "kept, and the same command continues"
-            ) from None
-        raise
+    with telling_ends(lease), driving(lease, voice.on_wait, voice.on_no_conditions):
+        # Another driver may have ended meanwhile.
+        record = begun.record() or _write_pilot(begun, voice.say)
+        if record.stage != "translate":
+            with StageNote(run, record.stage) as note:
+                _run_stages(begun, record, note, voice)
 
 
 def _write_pilot(begun: _Begun, say: Callable[[str], None]) -> PilotRecord:

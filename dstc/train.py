@@ -25,7 +25,7 @@ import typer
 
 from dstc import help_texts
 from dstc.errors import JobError
-from dstc.options import Device, read_key_values
+from dstc.options import Address, Device, read_key_values
 from dstc_engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -128,9 +128,6 @@ _Batch = Annotated[int | None, typer.Option(min=1, help="Images per step, over a
 _Minutes = Annotated[float, typer.Option(min=0, help="Stop after; the same command continues.")]
 _Workers = Annotated[int, typer.Option(min=1, help="Above 1: through Ray Train.")]
 _Device = Annotated[Device, typer.Option(help="Where the networks live.")]
-_Address = Annotated[
-    str | None, typer.Option(help="Running Ray cluster (RAY_ADDRESS, else Ray starts here).")
-]
 
 
 @app.command(no_args_is_help=True, epilog=help_texts.TRAIN_PRIOR)
@@ -145,7 +142,7 @@ def prior(
     workers: _Workers = 1,
     device: _Device = Device.auto,
     storage: _Storage = None,
-    address: _Address = None,
+    address: Address = None,
     column: _Column = None,
     fit: _Fit = _Squared.crop,
 ) -> None:
@@ -177,7 +174,7 @@ def encoder(
     workers: _Workers = 1,
     device: _Device = Device.auto,
     storage: _Storage = None,
-    address: _Address = None,
+    address: Address = None,
     column: _Column = None,
     fit: _Fit = _Squared.crop,
 ) -> None:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import ray
 import ray.data
 
+from dstc.driver.driving import driving, telling_ends
 from dstc.driver.lease import Lease
 from dstc.driver.monitor import Monitor
-from dstc.driver.signals import end_on_signals, interrupter, listen_for_end
+from dstc.driver.signals import end_on_signals, listen_for_end
 from dstc.driver.slot_count import with_measured_slots, with_recorded_slots
 from dstc.driver.summary import Summary, summarize_run
 from dstc.driver.terminal import (
@@ -33,7 +34,7 @@ from dstc.driver.terminal import (
     print_waiting,
 )
 from dstc.engines.registry import find_engine
-from dstc.errors import JobError, RunFolderError, StorageError
+from dstc.errors import JobError, StorageError
 from dstc.manifests.check import check_first_rows
 from dstc.manifests.show import print_findings
 from dstc.planning.plan import Plan, make_plan, what_is_left
@@ -198,33 +199,21 @@ def _run_plan(
         job = plan_job(settings, plan.manifest, plan.weights)
         plan = dataclasses.replace(plan, settings=settings, job=job, ledger=Ledger(job.run))
     lease = Lease(plan.job.run.lease, redact(plan.job.run.uri))
-    try:
+    with telling_ends(lease):
         if plan.pending or plan.job.appends_to is not None:
-            with end_on_signals():
-                _take(lease, on_wait, on_no_conditions)
-                interrupt = interrupter()
-                with lease.kept(on_lost=interrupt), swept(local_folder(plan.job.run.uri)):
-                    # Another driver may have ended since the plan was made.
-                    is_append = plan.job.appends_to is not None
-                    plan = make_plan(settings) if is_append else what_is_left(plan)
-                    open_or_create(plan.job, lease.epoch)
-                    plan.ledger.save()  # before a part changes that it still counts
-                    write_images_note(plan.job.run)
-                    if plan.pending:
-                        _run_pipeline(plan, lease, interrupt, show)
+            with (
+                driving(lease, on_wait, on_no_conditions) as interrupt,
+                swept(local_folder(plan.job.run.uri)),
+            ):
+                # Another driver may have ended since the plan was made.
+                is_append = plan.job.appends_to is not None
+                plan = make_plan(settings) if is_append else what_is_left(plan)
+                open_or_create(plan.job, lease.epoch)
+                plan.ledger.save()  # before a part changes that it still counts
+                write_images_note(plan.job.run)
+                if plan.pending:
+                    _run_pipeline(plan, lease, interrupt, show)
         return summarize_run(plan, time.monotonic() - started)
-    except OSError as error:
-        raise JobError(
-            f"storage does not answer: {describe(error)}. What is done is kept; the same command "
-            "continues"
-        ) from error
-    except KeyboardInterrupt:
-        if lease.is_lost:
-            raise JobError(
-                f"output {redact(plan.job.run.uri)}: {lease.why_lost}. This driver ends; what is "
-                "done is kept, and the same command continues"
-            ) from None
-        raise
 
 
 def _expected_cost(plan: Plan, device: str, tflops: float | None) -> Estimate | None:
@@ -252,19 +241,6 @@ def _measured(settings: Settings) -> Settings:
     with running_ray(cluster_address(settings.address), on_start=listen_for_end):
         workers = choose_workers(settings, 1)
         return with_measured_slots(settings, workers.device, weights_bucket.bucket())
-
-
-def _take(
-    lease: Lease, on_wait: Callable[[str], None], on_no_conditions: Callable[[str], None]
-) -> None:
-    try:
-        lease.take(on_wait=on_wait)
-        if not lease.has_conditions:
-            on_no_conditions(lease.shown)
-    except OSError as error:
-        raise RunFolderError(
-            f"output {lease.shown} cannot be written: {describe(error)}"
-        ) from error
 
 
 def _run_pipeline(plan: Plan, lease: Lease, interrupt: Callable[[], None], show: Show) -> None:

@@ -19,6 +19,7 @@ from dstc.errors import ManifestError, SettingsError
 from dstc.manifests.training_rows import TrainingRows, Wanted
 from dstc.manifests.training_split import TrainingImage, parted
 from dstc.store import storage, urls
+from dstc.store.manifest import open_parquet
 from dstc.store.retries import STEADY
 from dstc.text import redact
 from dstc_engine.training.images import OWN
@@ -43,8 +44,9 @@ def prepare_images(wanted: Wanted, uri: str) -> list[str]:
     urls.refuse_credentials(wanted.data, "--data")
     identity = json.dumps(asdict(wanted), sort_keys=True).encode()
     if storage.exists(uri):
-        there = pq.read_schema(io.BytesIO(storage.read_bytes(uri, STEADY)))
-        if (there.metadata or {}).get(OWN) != identity:
+        with open_parquet(uri, redact(uri)) as (there, _):
+            found = (there.schema_arrow.metadata or {}).get(OWN)
+        if found != identity:
             raise SettingsError(
                 f"{redact(uri)}: holds the images of another --data, --column or --fit; expected "
                 "another folder for a new run, or this file removed"

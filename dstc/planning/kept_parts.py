@@ -26,10 +26,8 @@ from dstc.store.row_digests import (
 )
 from dstc.store.row_order import OrderedManifest, spans
 from dstc.store.run_folder import RunFolder
-from dstc.worker.read_shards import read_shards
+from dstc.worker.read_shards import ROWS_AT_ONCE, read_file, read_shards
 
-# Manifest rows whose digests are taken at a time: some 20 MB.
-_ROWS_AT_ONCE = 1 << 16
 _READERS = 8
 
 
@@ -122,7 +120,7 @@ def _changed_shards(
 ) -> Iterator[int]:
     """Of the shards that have these numbers in the file, those with other rows now."""
     per_shard = manifest.rows_per_shard
-    step = max(1, _ROWS_AT_ONCE // per_shard)
+    step = max(1, ROWS_AT_ONCE // per_shard)
     piece_of = numbers // step
     pieces = [
         Shard(
@@ -170,12 +168,8 @@ def manifest_digests(manifest: Manifest) -> Digests:
     schema = pa.schema([field for field in manifest.schema if field.name in KNOWN_COLUMNS])
 
     def fill(file: ManifestFile) -> None:
-        pieces = [
-            Shard(number, file, start, min(start + _ROWS_AT_ONCE, file.rows))
-            for number, start in enumerate(range(0, file.rows, _ROWS_AT_ONCE))
-        ]
-        for piece, rows in read_shards(pieces, schema):
-            digests[piece.first_row : piece.first_row + piece.rows] = digest_rows(rows)
+        for first, rows in read_file(file, schema):
+            digests[first : first + len(rows)] = digest_rows(rows)
 
     with ThreadPoolExecutor(_READERS) as pool:
         for _ in pool.map(fill, manifest.files):

@@ -9,15 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dstc.store.cells import read_cell
-from dstc.store.manifest import Manifest, Shard
+from dstc.store.manifest import Manifest
 from dstc.store.results import read_part
 from dstc.store.row_digests import KNOWN_COLUMNS, describe_change
 from dstc.store.run_folder import RunFolder
 from dstc.text import shown
-from dstc.worker.read_shards import read_shards
+from dstc.worker.read_shards import read_file
 
 _SHOWN = 3
-_ROWS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -81,12 +80,7 @@ def _rows_of(manifest: Manifest, ids: Sequence[str]) -> dict[str, pa.Table]:
     schema = pa.schema([column for column in manifest.schema if column.name in KNOWN_COLUMNS])
     found: dict[str, pa.Table] = {}
     for file in manifest.files:
-        starts = range(0, file.rows, _ROWS_AT_ONCE)
-        pieces = [
-            Shard(number, file, start, min(start + _ROWS_AT_ONCE, file.rows))
-            for number, start in enumerate(starts)
-        ]
-        for _, rows in read_shards(pieces, schema):
+        for _, rows in read_file(file, schema):
             for row_id in ids:
                 at = pc.index(rows.column("id"), row_id).as_py()
                 if at >= 0:

@@ -19,11 +19,9 @@ from dstc.errors import SettingsError
 from dstc.store import urls
 from dstc.store.cells import is_blank, read_cell
 from dstc.store.duplicates import hash_ids
-from dstc.store.manifest import TEXT_COLUMNS, Manifest, Shard
-from dstc.worker.read_shards import read_shards
+from dstc.store.manifest import TEXT_COLUMNS, Manifest
+from dstc.worker.read_shards import read_file
 
-# Rows decoded at a time: some 20 MB of texts.
-_AT_ONCE = 1 << 16
 # Looks that are told apart: with more, no pilot has its share of each.
 MOST_LOOKS = 10_000
 _NAMED = 3
@@ -149,13 +147,7 @@ def _pieces(manifest: Manifest, names: Sequence[str]) -> Iterator[tuple[int, pa.
     """Some columns of all rows, with the number of each table's first row."""
     schema = pa.schema([field for field in manifest.schema if field.name in names])
     for file in manifest.files:
-        starts = range(0, file.rows, _AT_ONCE)
-        pieces = [
-            Shard(number, file, start, min(start + _AT_ONCE, file.rows))
-            for number, start in enumerate(starts)
-        ]
-        for piece, table in read_shards(pieces, schema):
-            yield piece.first_row, table
+        yield from read_file(file, schema)
 
 
 def _rows_with_a_look(

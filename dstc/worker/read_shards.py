@@ -20,7 +20,14 @@ from dstc.store import retries
 from dstc.store.column_names import name_in_file
 from dstc.store.duplicates import Duplicates
 from dstc.store.footers import how_it_changed
-from dstc.store.manifest import Manifest, Shard, ShardGroup, as_planned, open_parquet
+from dstc.store.manifest import (
+    Manifest,
+    ManifestFile,
+    Shard,
+    ShardGroup,
+    as_planned,
+    open_parquet,
+)
 from dstc.store.packed_rows import pack_rows
 from dstc.store.row_digests import digest_rows, pack_digests
 from dstc.store.row_order import GatheredShard
@@ -29,6 +36,8 @@ from dstc.worker.named_rows import naming_rows
 # Rows decoded at a time while a reader looks for its shards; keeps manifests with heavy extra
 # columns out of memory.
 _READ_ROWS = 1024
+# Rows of the known columns in memory where a whole manifest is read: some 20 MB of texts.
+ROWS_AT_ONCE = 1 << 16
 
 
 def read_shards(shards: Iterable[Shard], schema: pa.Schema) -> Iterator[tuple[Shard, pa.Table]]:
@@ -60,6 +69,23 @@ def read_shards(shards: Iterable[Shard], schema: pa.Schema) -> Iterator[tuple[Sh
             if len(parts) == len(shard.pieces):
                 yield shard, pa.concat_tables([parts[piece.first_row] for piece in shard.pieces])
                 del found[piece.number]
+
+
+def read_file(file: ManifestFile, schema: pa.Schema) -> Iterator[tuple[int, pa.Table]]:
+    """All rows of a file, `ROWS_AT_ONCE` at a time, with the number of each table's first row.
+
+    Args:
+        schema: of the manifest, or of some of its columns.
+
+    Raises:
+        ManifestError: as `read_shards`.
+    """
+    pieces = [
+        Shard(number, file, start, min(start + ROWS_AT_ONCE, file.rows))
+        for number, start in enumerate(range(0, file.rows, ROWS_AT_ONCE))
+    ]
+    for piece, rows in read_shards(pieces, schema):
+        yield piece.first_row, rows
 
 
 def _read_of_one_file(

@@ -41,7 +41,7 @@ class StudentTraining(TrainingSettings):
 
     Attributes:
         warmup: steps over which the rate rises to its peak; it falls by a cosine from there.
-        bf16: off, since so few channels are 3.6 times as slow in it on an AVX512-BF16 core.
+        bf16: off, since with so few channels an AVX512-BF16 core is slower in it than in float32.
         channels, embedding: of `StudentConfig`.
         val_share: of the contents, to validate on. least_rows: that each look must have.
         flip: half of the pairs are seen mirrored.

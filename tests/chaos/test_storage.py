@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -218,6 +219,25 @@ def test_a_server_that_is_started_again_costs_nothing(
     assert outcome(s3.download("restarted", tmp_path)) == calm[0]
 
 
+@contextlib.contextmanager
+def killed_at(quiet: FaultProxy, request: str, command: list[str], said: Path) -> Iterator[None]:
+    """A driver whose request is held; it is killed at the end of the block, the request still held.
+
+    Args:
+        request: pattern of it. said: where the driver's stderr goes.
+    """
+    quiet.hold(request)
+    with said.open("wb") as stderr:
+        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
+    try:
+        wait_for(lambda: quiet.held or driver.poll() is not None)
+        assert driver.poll() is None, said.read_text()
+        yield
+    finally:
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+
+
 @pytest.mark.parametrize(
     ("at", "parts"),
     [
@@ -233,17 +253,9 @@ def test_a_driver_killed_between_two_writes_is_continued_by_the_same_command(
     command = [sys.executable, "-m", "dstc.cli", "translate", manifest, s3.uri(place)]
     command += ["--engine", "fake", "--rows-per-shard", str(ROWS_PER_SHARD), "--slots", "3"]
     said = tmp_path / "stderr.txt"
-    quiet.hold(rf"^PUT /[^?]*/{place}{at}")
-    with said.open("wb") as stderr:
-        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
-    try:
-        wait_for(lambda: quiet.held or driver.poll() is not None)
-        assert driver.poll() is None, said.read_text()
+    with killed_at(quiet, rf"^PUT /[^?]*/{place}{at}", command, said):
         # Shards end in any order; those written before the one that is held are to stay.
         wait_for(lambda: len(s3.list(f"{place}/results")) >= parts)
-    finally:
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
     assert at.lstrip("/") not in "".join(s3.list(place))
     quiet.release()
     kept = s3.modified(f"{place}/results")
@@ -281,15 +293,8 @@ def test_an_append_whose_driver_is_killed_goes_on(
     command = [sys.executable, "-m", "dstc.cli", "translate", uri, output, "--append"]
     command += ["--engine", "fake", "--rows-per-shard", str(ROWS_PER_SHARD), "--slots", "3"]
     said = tmp_path / "stderr.txt"
-    quiet.hold(r"^PUT /[^?]*/append/results/part-00009")
-    with said.open("wb") as stderr:
-        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
-    try:
-        wait_for(lambda: quiet.held or driver.poll() is not None)
-        assert driver.poll() is None, said.read_text()
-    finally:
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
+    with killed_at(quiet, r"^PUT /[^?]*/append/results/part-00009", command, said):
+        pass
     assert "append: 14 rows without a result; 26 have one and stay" in said.read_text()
     quiet.release()
     assert run(settings_of(uri, output, fake_step_seconds=0.0)) == OK

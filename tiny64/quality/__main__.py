@@ -37,7 +37,7 @@ from tiny64.quality.random_vgg import random_vgg
 from tiny64.quality.rows import TASKS, BenchmarkRow, benchmark_rows
 from tiny64.quality.ways import ABLATIONS, WHOLE, is_tried
 
-_DIGITS = {"structure": 4, "PSNR": 1}
+_DIGITS = {"structure": 4, "PSNR": 1, "sharpness": 1, "percent": 1}
 
 
 def fit_classifier(drawings: Sequence[dict[str, Any]]) -> StyleClassifier:

@@ -30,11 +30,11 @@ import dstc
 from benchmarks.table import print_table
 from dstc_engine.engine import translate
 from dstc_engine.image import decode
-from dstc_engine.metrics.bootstrap import interval
 from dstc_engine.presets import get_preset
 from dstc_engine.request import ImageArray, TranslationRequest
 from dstc_engine.student.engine import StudentEngine
 from dstc_engine.student.load import load_student
+from tiny64.quality.__main__ import cell
 from tiny64.quality.measures import Array
 from tiny64.quality.student import OWN, TARGET, images_of
 
@@ -160,14 +160,11 @@ def main() -> None:
             "right, %",
             "more than as they are",
         ],
-        [[way, cell(of), cell(of - first)] for way, of in right.items()],
+        [
+            [way, cell(100 * of, "percent"), cell(100 * (of - first), "percent")]
+            for way, of in right.items()
+        ],
     )
-
-
-def cell(values: Array) -> str:
-    """Mean and interval in percent."""
-    mean, low, high = (100 * value for value in interval(values))
-    return f"{mean:.1f} ({low:.1f} to {high:.1f})"
 
 
 if __name__ == "__main__":

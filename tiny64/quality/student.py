@@ -19,6 +19,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ from dstc.options import Device, read_key_values
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.engine import Engine, translate
 from dstc_engine.image import decode
-from dstc_engine.metrics.bootstrap import interval
 from dstc_engine.metrics.style_classifier import StyleClassifier
 from dstc_engine.models import load_models
 from dstc_engine.presets import get_preset
@@ -44,7 +44,7 @@ from dstc_engine.student.gates import sharpness
 from dstc_engine.student.load import load_student
 from dstc_engine.tensors import to_tensor
 from tiny64.captions import STYLE_PHRASES
-from tiny64.quality.__main__ import fit_classifier
+from tiny64.quality.__main__ import cell, fit_classifier
 from tiny64.quality.measures import Array, measure
 from tiny64.quality.rows import BenchmarkRow
 
@@ -60,7 +60,6 @@ LOOKS: Mapping[str, Mapping[str, str | None]] = {
     },
 }
 TASK = "glossy after {}"
-_DIGITS = {"structure": 4, "sharpness": 1}
 
 
 @dataclass(frozen=True)
@@ -70,10 +69,10 @@ class Folder:
     work: Path
     drawings: Sequence[dict[str, Any]]
 
-    def drawing(self, subject: str, style: str) -> dict[str, Any]:
-        """The row of the data set."""
-        rows = (r for r in self.drawings if (r["subject"], r["style"]) == (subject, style))
-        return next(rows)
+    @cached_property
+    def files(self) -> dict[tuple[str, str], bytes]:
+        """The PNG of each subject and style."""
+        return {(row["subject"], row["style"]): row["png"] for row in self.drawings}
 
     def subjects(self, split: str, count: int) -> list[str]:
         """So many of a split that have both styles, in an order of a fixed seed."""
@@ -90,11 +89,11 @@ class Folder:
     def write_manifest(self, name: str, split: str, count: int) -> Path:
         """A row for each look and subject, and the images that they name."""
         (self.work / "contents").mkdir(parents=True, exist_ok=True)
-        (self.work / "style.png").write_bytes(self.drawing(STYLE_SUBJECT, TARGET)["png"])
+        (self.work / "style.png").write_bytes(self.files[STYLE_SUBJECT, TARGET])
         rows = []
         for subject in self.subjects(split, count):
             content = f"contents/{subject}.png"
-            (self.work / content).write_bytes(self.drawing(subject, OWN)["png"])
+            (self.work / content).write_bytes(self.files[subject, OWN])
             rows += [
                 {"id": f"{look}-{subject}", "content": content, "subject": subject, **asks}
                 for look, asks in LOOKS.items()
@@ -105,7 +104,7 @@ class Folder:
 
     def benchmark_rows(self, look: str, subjects: Sequence[str]) -> list[BenchmarkRow]:
         """What `measure` compares images with."""
-        style = decode(self.drawing(STYLE_SUBJECT, TARGET)["png"])
+        style = decode(self.files[STYLE_SUBJECT, TARGET])
         asks = LOOKS[look]
         return [
             BenchmarkRow(
@@ -113,7 +112,7 @@ class Folder:
                 number,
                 TranslationRequest(
                     id=f"{look}-{subject}",
-                    content=decode(self.drawing(subject, OWN)["png"]),
+                    content=decode(self.files[subject, OWN]),
                     seed=number,
                     style=style if asks["style"] else None,
                     prompt=asks["prompt"],
@@ -122,7 +121,7 @@ class Folder:
                 OWN,
                 TARGET,
                 style,
-                decode(self.drawing(subject, TARGET)["png"]),
+                decode(self.files[subject, TARGET]),
             )
             for number, subject in enumerate(subjects)
         ]
@@ -144,13 +143,6 @@ def measured(
     energy = [float(sharpness(to_tensor(image)[None])) for image in images]
     kept = {name: found[name] for name in ("style", "silhouette", "structure", "PSNR")}
     return {**kept, "sharpness": np.array(energy)}
-
-
-def cell(values: Array, name: str) -> str:
-    """Mean and interval."""
-    mean, low, high = interval(values)
-    digits = _DIGITS.get(name, 2)
-    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def print_quality(look: str, found: Mapping[str, Mapping[str, Array]], fallback: float) -> None:
