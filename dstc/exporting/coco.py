@@ -11,7 +11,8 @@ from PIL import Image
 
 from dstc.errors import SettingsError
 from dstc.exporting.folder import Folder
-from dstc.exporting.items import Item, Items, extra_columns, plain_record
+from dstc.exporting.items import Item, Items
+from dstc.store.plain_records import extra_columns, plain_record
 from dstc_engine.polygons import area
 
 _ANY = "object"

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 
 from dstc.exporting.card import dataset_card
 from dstc.exporting.folder import Folder
-from dstc.exporting.items import Item, Items, extra_columns
+from dstc.exporting.items import Item, Items
 from dstc.store.cells import texts
+from dstc.store.plain_records import extra_columns
 
 _FILE_BYTES = 256 << 20
 # Rows that a reader decodes together: images are large.

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
-import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import pyarrow as pa
-
 from dstc.errors import JobError, SettingsError
 from dstc.exporting.finished_run import FinishedRun
 from dstc.store.cells import BadCell, is_blank, read_records
-from dstc.store.results import RESERVED_COLUMNS
 from dstc.worker.row import check_id
 
 WHOLE = "train"
 """The split of a run that is not split."""
-KEPT_RESULTS = (
-    *("seed", "flagged", "placement", "result_boxes", "result_keypoints", "result_masks"),
-)
-"""Columns of results that a data set keeps."""
-# A URI may be signed, or name a folder of this machine.
-_URIS = ("content", "style", "mask", "manifest_image")
 _SPLIT = re.compile(r"\w+(\.\w+)*")
 # Images that are read at once, and those that wait in memory.
 _READERS, _AHEAD = 8, 32
@@ -176,30 +165,3 @@ def _split_name(split: Any) -> str:
             f"--split-column: found {split!r}; expected names of letters, digits, '_' and '.'"
         )
     return split
-
-
-def extra_columns(schema: pa.Schema) -> list[str]:
-    """Columns of results that say something of an image, id and label apart."""
-    own = [name for name in schema.names if name not in RESERVED_COLUMNS]
-    kept = [name for name in KEPT_RESULTS if name in schema.names and name not in own]
-    return [name for name in (*own, *kept) if name not in ("id", *_URIS)]
-
-
-def plain_record(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Cells of a row as JSON holds them; those without a value are left out."""
-    found = {name: _plain(row[name]) for name in names if name in row}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, (datetime.date, datetime.time)):
-        return value.isoformat()
-    return None if isinstance(value, bytes) else str(value)

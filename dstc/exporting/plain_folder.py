@@ -7,7 +7,8 @@ from collections import Counter
 from typing import Any
 
 from dstc.exporting.folder import MAX_NAME, Folder, safe_name
-from dstc.exporting.items import Item, Items, extra_columns, plain_record
+from dstc.exporting.items import Item, Items
+from dstc.store.plain_records import extra_columns, plain_record
 
 NAME = "name"
 """Column of original names; without it, or where it is empty, ids are the names."""

@@ -7,7 +7,8 @@ import json
 import tarfile
 
 from dstc.exporting.folder import Folder
-from dstc.exporting.items import Item, Items, extra_columns, plain_record
+from dstc.exporting.items import Item, Items
+from dstc.store.plain_records import extra_columns, plain_record
 
 _SHARD_BYTES = 256 << 20
 
