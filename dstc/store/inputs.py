@@ -10,6 +10,7 @@ from typing import Any
 
 from dstc.errors import StorageError
 from dstc.store import http_fetch, retries, storage
+from dstc.store.byte_ranges import ByteRange, byte_range, read_range
 from dstc.store.input_policy import InputPolicy, InputTooLarge, check_uri
 from dstc.store.local_files import read_regular_file
 from dstc.store.retries import DeadlinePassed, Patience, with_retries
@@ -20,7 +21,7 @@ from dstc.store.urls import local_path
 def read_input(
     uri: str, policy: InputPolicy, patience: Patience = retries.PROMPT, seconds: float = 60
 ) -> bytes:
-    """The whole of an image file.
+    """The whole of an image file, or the bytes of a container that `byte_ranges` name.
 
     Args:
         uri: resolved. policy: what it may name. patience: how long to try again.
@@ -35,8 +36,16 @@ def read_input(
         read_input("s3://bucket/a.png", InputPolicy(max_bytes=1_000_000))
     """
     check_uri(uri)
+    wanted = byte_range(uri)
+    if wanted is not None and wanted.end - wanted.start > policy.max_bytes:
+        raise InputTooLarge(policy.max_bytes)
     end = time.monotonic() + seconds
     is_web = uri.lower().startswith(("http://", "https://"))
+    if wanted is not None and is_web:
+        raise StorageError(
+            "bytes of a file on a web server; expected a file or an object store (s3://, gs://, "
+            "abfs://) with '#bytes='"
+        )
 
     def read(uri: str) -> bytes:
         left = end - time.monotonic()
@@ -44,24 +53,28 @@ def read_input(
             raise DeadlinePassed(f"not read within {seconds:g} s")
         if (path := local_path(uri)) is not None:
             below = None if policy.any_local else policy.local_folders
-            return read_regular_file(path, policy.max_bytes, below)
+            span = (wanted.start, wanted.end) if wanted is not None else None
+            return read_regular_file(path, policy.max_bytes, below, span)
         if is_web:
             return http_fetch.get(
                 uri, private_hosts=policy.private_hosts, max_bytes=policy.max_bytes, seconds=left
             )
-        return _read_object(uri, policy.max_bytes)
+        return _read_object(uri, policy.max_bytes, wanted)
 
     def read_patiently(uri: str) -> bytes:
         return with_retries(lambda: read(uri), patience)
 
-    data = read_patiently(uri) if is_web else first_found(read_patiently, uri)
+    file = uri if wanted is None else wanted.uri
+    data = read_patiently(uri) if is_web else first_found(read_patiently, file)
     retries.note_moved("read", len(data))
     return data
 
 
-def _read_object(uri: str, max_bytes: int) -> bytes:
+def _read_object(uri: str, max_bytes: int, wanted: ByteRange | None) -> bytes:
     try:
         filesystem, path = storage.open_filesystem(uri)
+        if wanted is not None:
+            return read_range(filesystem, path, wanted)
         data = _first_bytes(filesystem, path, max_bytes + 1)
     except (TypeError, NotImplementedError) as error:
         raise StorageError(f"not a URL that can be used: {type(error).__name__}") from error

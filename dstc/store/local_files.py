@@ -18,11 +18,17 @@ _MEMORY = "/dev/shm"
 _NO_NAME = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO})
 
 
-def read_regular_file(path: str, max_bytes: int, below: Sequence[str] | None = None) -> bytes:
+def read_regular_file(
+    path: str,
+    max_bytes: int,
+    below: Sequence[str] | None = None,
+    span: tuple[int, int] | None = None,
+) -> bytes:
     """The whole of a regular file; links are followed first, and what they lead to is checked.
 
     Args:
         path: absolute. max_bytes: at most so many. below: folders that it must lie in; None: any.
+        span: the places of the first byte and behind the last one; None for the whole file.
 
     Raises:
         FileNotFoundError, IsADirectoryError, PermissionError: as Python raises them.
@@ -44,6 +50,13 @@ def read_regular_file(path: str, max_bytes: int, below: Sequence[str] | None = N
     with open(handle, "rb") as file:
         found = os.fstat(file.fileno())
         _check_kind(found)
+        if span is not None:
+            start, end = span
+            file.seek(start)
+            data = file.read(end - start)
+            if len(data) < end - start:
+                raise FileNotFoundError(errno.ENOENT, f"it ends before byte {end:,}")
+            return data
         if found.st_size > max_bytes:
             raise InputTooLarge(max_bytes)
         # Files of the kernel say that they are empty, and are not, wherever they are mounted.
