@@ -138,6 +138,24 @@ Tflops = Annotated[
         rich_help_panel=WHAT,
     ),
 ]
+
+
+class Store(StrEnum):
+    """Where the images of a run are written."""
+
+    files = "files"
+    webdataset = "webdataset"
+    parquet = "parquet"
+
+
+ImageStore = Annotated[
+    Store,
+    typer.Option(
+        "--store",
+        help="A file for each image, or all of a shard in one tar or Parquet file.",
+        rich_help_panel=RESULTS,
+    ),
+]
 ImageFormat = Annotated[
     Format, typer.Option("--format", help="Of the images.", rich_help_panel=RESULTS)
 ]

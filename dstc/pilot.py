@@ -131,6 +131,7 @@ def pilot_settings(settings: Settings) -> Settings:
             # A student learns from pixels as they were made, and from no labels.
             "format": "png",
             "restore_size": False,
+            "store": "files",
             **dict.fromkeys(("quality", "boxes", "keypoints", "masks")),
         }
     )

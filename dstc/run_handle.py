@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from dstc.errors import JobError, RunFolderError
 from dstc.status import Status, read_status
-from dstc.store import retries, storage, urls
+from dstc.store import retries, urls
+from dstc.store.byte_ranges import read_stored
 from dstc.store.results import DONE, part_columns, read_part
 from dstc.store.run_folder import RunFolder
 from dstc.text import describe, redact, shown
@@ -106,7 +107,7 @@ class Run:
         from PIL import Image
 
         try:
-            image = Image.open(io.BytesIO(storage.read_bytes(urls.inside(self.uri, name))))
+            image = Image.open(io.BytesIO(read_stored(urls.inside(self.uri, name))))
             image.load()
         except OSError as error:
             raise JobError(

@@ -210,7 +210,7 @@ def _run_plan(
                 plan = make_plan(settings) if is_append else what_is_left(plan)
                 open_or_create(plan.job, lease.epoch)
                 plan.ledger.save()  # before a part changes that it still counts
-                write_images_note(plan.job.run)
+                write_images_note(plan.job.run, settings.store)
                 if plan.pending:
                     _run_pipeline(plan, lease, interrupt, show)
         return summarize_run(plan, time.monotonic() - started)

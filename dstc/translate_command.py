@@ -27,6 +27,7 @@ from dstc.options import (
     FallbackOption,
     Format,
     ImageFormat,
+    ImageStore,
     Keypoints,
     Masks,
     MaxImageBytes,
@@ -36,6 +37,7 @@ from dstc.options import (
     RestoreSize,
     Retry,
     RowDeadline,
+    Store,
     StudentOption,
     Tflops,
     read_key_values,
@@ -157,6 +159,7 @@ def translate_command(
     allow_local: AllowLocal = None,
     allow_private_hosts: AllowPrivateHosts = False,
     max_image_bytes: MaxImageBytes = MAX_IMAGE_BYTES,
+    store: ImageStore = Store.files,
 ) -> None:
     """Translates every row of MANIFEST into OUTPUT; run again, it continues where it stopped."""
     from dstc.driver.signals import Terminated
@@ -200,6 +203,7 @@ def translate_command(
         allow_local=tuple(allow_local or ()),
         allow_private_hosts=allow_private_hosts,
         max_image_bytes=max_image_bytes,
+        store=store.value,
     )
     if settings.pilot is not None:
         from dstc.pilot import run

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +29,7 @@ from dstc.store.faults import (
     CHANGED_MANIFEST,
     DAMAGED_PART,
     DOUBLED_ID,
+    FOREIGN_CONTAINER,
     FOREIGN_PART,
     MISSING_PART,
     Fault,
@@ -39,7 +40,8 @@ from dstc.store.manifest import Manifest, Shard, open_manifest
 from dstc.store.results import REJECTED, parse_part, read_part
 from dstc.store.row_digests import KNOWN_COLUMNS
 from dstc.store.row_order import RowOrder, ordered
-from dstc.store.run_folder import ENDINGS, RunFolder
+from dstc.store.run_folder import ENDINGS, RunFolder, container_shard, is_container
+from dstc.store.stored_names import files_named
 from dstc.text import describe, redact, shown
 from dstc.worker.read_shards import read_shards
 
@@ -83,6 +85,7 @@ class _Part:
 
     Attributes:
         shard: its number. faults: of it and its images. rows, images: in it.
+        containers: that its rows name.
         good: what a repair keeps of it; None where nothing is wrong, or nothing is there.
         counted: (N,) places of the rows that were not rejected. ids: (N,) hashes of their ids.
     """
@@ -91,6 +94,7 @@ class _Part:
     faults: Sequence[Fault] = ()
     rows: int = 0
     images: int = 0
+    containers: Set[str] = frozenset()
     good: GoodRows | None = None
     counted: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     ids: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
@@ -156,6 +160,11 @@ def _verify(run: RunFolder, repairs: bool, quick: bool) -> Verified:
         parts = list(_check_with_manifest(run, planned, there, known, quick))
     faults += [fault for part in parts for fault in part.faults]
     faults += _doubled_ids(run, parts)
+    unnamed = _unnamed_containers(run, job, parts)
+    faults += [
+        Fault(FOREIGN_CONTAINER, name, "no result names it; readers of all containers take it")
+        for name in unnamed
+    ]
     verified = Verified(
         output=redact(run.uri),
         run_id=job.text("run_id"),
@@ -173,7 +182,8 @@ def _verify(run: RunFolder, repairs: bool, quick: bool) -> Verified:
             f"({faults[0].place}: {faults[0].what}); bring it back first, since rows run again "
             "from it"
         )
-    kept = repair(run, {part.shard: part.good for part in parts if part.good is not None})
+    good = {part.shard: part.good for part in parts if part.good is not None}
+    kept = repair(run, good, unnamed)
     untouched = sum(part.rows for part in parts if part.good is None)
     return dataclasses.replace(verified, rows_to_run=rows_expected - untouched - kept)
 
@@ -286,6 +296,7 @@ def _check_rows(
         faults,
         rows=part.num_rows,
         images=count_images(part),
+        containers=frozenset(filter(is_container, files_named(part))),
         good=GoodRows(places, rows) if faults else None,
         counted=counted,
         ids=hash_ids(ids)[counted],
@@ -308,6 +319,15 @@ def _doubled_ids(run: RunFolder, parts: Sequence[_Part]) -> Iterator[Fault]:
             if there != part.shard:
                 what = f"id {shown(row_id)!r} has a result in {run.part_name(there)}, too"
                 yield Fault(DOUBLED_ID, run.part_name(part.shard), what)
+
+
+def _unnamed_containers(run: RunFolder, job: Record, parts: Sequence[_Part]) -> list[str]:
+    """Containers of shards with results none of which names them."""
+    if job.part("settings").get("store", "files") == "files":
+        return []
+    named = {part.shard: part.containers for part in parts if part.rows}
+    shards = ((name, container_shard(name)) for name in run.containers())
+    return [name for name, shard in shards if shard in named and name not in named[shard]]
 
 
 # -- what is told ----------------------------------------------------------------------------------

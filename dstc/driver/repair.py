@@ -7,7 +7,7 @@ half way leaves the part or these rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from dstc.driver.lease import Lease
 from dstc.driver.signals import interrupter
 from dstc.driver.terminal import print_waiting
 from dstc.errors import OutputError
-from dstc.store import retries, storage
+from dstc.store import retries, storage, urls
 from dstc.store.ledger import Ledger
 from dstc.store.part_facts import PartFacts, facts_in, with_facts
 from dstc.store.results import FAILED, OUTCOME_SCHEMA, read_part, save_rows_so_far
@@ -39,11 +39,12 @@ class GoodRows:
     rows: pa.Table | None
 
 
-def repair(run: RunFolder, parts: Mapping[int, GoodRows]) -> int:
+def repair(run: RunFolder, parts: Mapping[int, GoodRows], unnamed: Sequence[str] = ()) -> int:
     """Takes parts with faults away, and keeps their good rows for the next attempt.
 
     Args:
         parts: by shard, what is good of its part.
+        unnamed: containers of images that no result names; they are removed.
 
     Returns:
         Rows that are kept; failed ones run again with those that are not.
@@ -57,6 +58,8 @@ def repair(run: RunFolder, parts: Mapping[int, GoodRows]) -> int:
     lease.take(on_wait=print_waiting)
     with lease.kept(on_lost=interrupter()):
         kept = sum(_take_away(run, shard, good) for shard, good in sorted(parts.items()))
+        for name in unnamed:
+            storage.remove(urls.join(run.uri, name))
         ledger = Ledger.open(run)
         ledger.forget(parts)
         ledger.save(retries.STEADY)

@@ -12,12 +12,13 @@ import pyarrow as pa
 
 from dstc.errors import JobError, RunFolderError, SettingsError
 from dstc.reporting.cards import inputs_of, relative_to
-from dstc.store import retries, storage, urls
+from dstc.store import retries, urls
+from dstc.store.byte_ranges import byte_range, read_stored
 from dstc.store.input_policy import InputPolicy, shown_uri
 from dstc.store.inputs import read_input
 from dstc.store.json_record import Record, read_record
 from dstc.store.results import DONE, read_part
-from dstc.store.run_folder import RunFolder
+from dstc.store.run_folder import ENDINGS, RunFolder
 from dstc.text import describe, redact, shown
 
 # Of results, what a data set has no use for: texts of losses are most of a row.
@@ -129,13 +130,20 @@ class FinishedRun:
         """
         advice = "`dstc verify --repair`, then the same `dstc translate`, make it again"
         try:
-            data = storage.read_bytes(urls.inside(self.run.uri, name), retries.STEADY)
+            data = read_stored(urls.inside(self.run.uri, name), retries.STEADY)
         except OSError as error:
             what = f"{shown(name)} cannot be read: {describe(error)}"
             raise JobError(f"{what}; {advice}") from error
         if hashlib.sha256(data).hexdigest() != sha256:
             raise JobError(f"{shown(name)}: not as it was written; {advice}")
         return data
+
+    def ending(self, name: str) -> str:
+        """How the file of an image is to end; names of bytes in a container do not say it."""
+        if byte_range(name) is None:
+            return name.rpartition(".")[2]
+        kind = str(self.job.part("settings").get("format", "png"))
+        return ENDINGS.get(kind, kind)
 
     def content(self, row: Mapping[str, Any]) -> bytes:
         """The content of a row as a PNG that lies on its result pixel for pixel.

@@ -135,7 +135,7 @@ class Items:
             row={**row, "seed": image["seed"]},
             label=label,
             split=split,
-            ending=str(image["image"]).rpartition(".")[2],
+            ending=self.run.ending(str(image["image"])),
             image=self.run.image(image["image"], image["image_sha256"]),
             content=self.run.content(row) if self.selection.pairs else None,
             mask=self.run.image(mask, row["result_mask_sha256"]) if mask else None,

@@ -23,6 +23,8 @@ Compile = Literal["no", "default", "max-autotune-no-cudagraphs", "graphs"]
 USUAL_SLOTS = 8
 # Of a manifest, those that mean something here.
 _COLUMNS = ("id", "content", "style", "prompt", "source_prompt", "mask", "seed")
+# An actor holds the images of two shards, and one of the containers, in memory.
+_CONTAINER_BYTES = 1 << 31
 # Of a student, which has no steps: rows of one pass.
 STUDENT_SLOTS = 64
 
@@ -94,6 +96,7 @@ class Settings(BaseModel):
             is a local file itself may name any.
         allow_private_hosts: images may come from web servers at private and loopback addresses.
         max_image_bytes: of one image file, decoded from what the transfer made of it.
+        store: where images are written: a file each, or all of a shard in one tar or Parquet file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -136,6 +139,7 @@ class Settings(BaseModel):
     allow_local: tuple[str, ...] = ()
     allow_private_hosts: bool = False
     max_image_bytes: Annotated[int, Field(ge=1)] = MAX_IMAGE_BYTES
+    store: Literal["files", "webdataset", "parquet"] = "files"
 
     @property
     def inputs(self) -> InputPolicy:
@@ -159,7 +163,7 @@ class Settings(BaseModel):
     @property
     def output_form(self) -> dict[str, object]:
         """What of the results is not as it is by default; part of the run's identity."""
-        names = ("format", "quality", "restore_size", *FORMS)
+        names = ("format", "quality", "restore_size", "store", *FORMS)
         values = {name: getattr(self, name) for name in names}
         default = {name: type(self).model_fields[name].default for name in names}
         return {name: value for name, value in values.items() if value != default[name]}
@@ -291,6 +295,31 @@ def _with_student(values: Mapping[str, object]) -> dict[str, object]:
     }
 
 
+def _check_containers(settings: Settings) -> None:
+    """What a container holds must be more than one image, and fit an actor's memory.
+
+    Raises:
+        SettingsError: it is not so.
+    """
+    images, option = settings.rows_per_shard * settings.samples_per_row, f"--store {settings.store}"
+    if images == 1:
+        raise SettingsError(
+            f"{option}, --rows-per-shard 1: a container for each image, which is dearer than a "
+            "file; expected --rows-per-shard 2 or more (1024 is a good number), or --store files"
+        )
+    # Of no format is a file larger than its pixels. With --restore-size, contents say how many.
+    side = settings.resolved_preset.image_size
+    size = images * side**2 * 3
+    if size > _CONTAINER_BYTES:
+        most = settings.rows_per_shard * _CONTAINER_BYTES // size
+        raise SettingsError(
+            f"{option}, --rows-per-shard {settings.rows_per_shard}: found containers of up to "
+            f"{size / 2**30:.1f} GiB ({images:,} images of {side} x {side} pixels), which an actor "
+            f"holds in memory; expected {_CONTAINER_BYTES / 2**30:.0f} GiB at most: "
+            f"--rows-per-shard {most} or fewer"
+        )
+
+
 def _with_pilot(values: Mapping[str, object]) -> dict[str, object]:
     """What `--pilot` makes of other arguments: a run by a student that is still to be made.
 
@@ -356,6 +385,8 @@ def make_settings(**values: object) -> Settings:
             f"--quality: found {settings.quality} for PNG, which loses nothing; expected "
             "--format jpeg, webp or avif with it"
         )
+    if settings.store != "files":
+        _check_containers(settings)
     # Refuse a bad preset or column before anything else happens.
     assert settings.resolved_preset and settings.label_columns is not None
     return settings.model_copy(

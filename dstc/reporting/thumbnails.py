@@ -14,6 +14,7 @@ from PIL import Image
 
 from dstc.errors import StorageError
 from dstc.store import urls
+from dstc.store.byte_ranges import byte_range
 from dstc.store.input_policy import ASKED_FOR, InputPolicy, InputTooLarge, NotAllowed
 from dstc.store.inputs import read_input
 from dstc.text import redact
@@ -128,6 +129,8 @@ def link_to(uri: str, beside: str | None) -> str | None:
         >>> link_to("/run/images/a b.png", "/run"), link_to("s3://bucket/a.png", "/run")
         ('images/a%20b.png', None)
     """
+    if byte_range(uri) is not None:
+        return None  # browsers ask for whole files
     if uri.startswith(("http://", "https://")):
         return uri if redact(uri) == uri else None  # a signature does not get into the page
     if beside is not None and uri.startswith(beside.rstrip("/") + "/"):

@@ -8,10 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from dstc.store import retries, storage, urls
+from dstc.store import retries, urls
+from dstc.store.byte_ranges import byte_range, is_stored, read_stored
 from dstc.store.faults import CHANGED_IMAGE, MISSING_IMAGE, Fault
 from dstc.store.results import DONE
-from dstc.store.run_folder import RunFolder
+from dstc.store.run_folder import RunFolder, is_container
 from dstc.text import describe, shown
 
 COLUMNS = (
@@ -57,13 +58,14 @@ def _fault_of(
     run: RunFolder, image: Mapping[str, Any], names: list[str], quick: bool
 ) -> Fault | None:
     name, place = image["image"], f"image of {shown(image['id'])!r}"
-    if name not in names:  # results may come from anywhere: no other file is opened
+    # Results may come from anywhere: no other file is opened.
+    if name not in names and not _is_in_container(name):
         return Fault(CHANGED_IMAGE, place, f"found the name {shown(name)!r}; expected {names[0]!r}")
     uri = urls.join(run.uri, name)
     try:
         if quick:
-            return None if storage.exists(uri) else Fault(MISSING_IMAGE, name, "not found")
-        data = storage.read_bytes(uri, retries.FETCH)
+            return None if is_stored(uri) else Fault(MISSING_IMAGE, name, "not found")
+        data = read_stored(uri, retries.FETCH)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return Fault(MISSING_IMAGE, name, "not found")
     except PermissionError as error:
@@ -74,6 +76,11 @@ def _fault_of(
     expected = shown(image["image_sha256"])
     what = f"found sha256 {found[:12]} ({len(data):,} bytes); expected {expected[:12]}"
     return Fault(CHANGED_IMAGE, name, what)
+
+
+def _is_in_container(name: object) -> bool:
+    found = byte_range(name) if isinstance(name, str) else None
+    return found is not None and is_container(found.uri)
 
 
 def _rows_of(part: pa.Table) -> list[dict[str, Any]]:

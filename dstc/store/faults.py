@@ -15,6 +15,7 @@ CHANGED_ROW = "changed_row"
 BAD_STATUS = "bad_status"
 MISSING_IMAGE = "missing_image"
 CHANGED_IMAGE = "changed_image"
+FOREIGN_CONTAINER = "foreign_container"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from dstc.store import storage, urls
-from dstc.store.run_folder import RunFolder
+from dstc.store.run_folder import CONTAINERS, RunFolder
 from dstc.text import describe
 
 log = logging.getLogger(__name__)
@@ -27,14 +27,35 @@ Other formats: webdataset, hf (Hugging Face), coco, folder (original names).
 """
 
 
-def write_images_note(run: RunFolder) -> None:
+_OF_CONTAINERS = """\
+# Images of a run of `dstc translate --store {store}`
+
+`00007-<sum>.{ending}` holds all images of shard 7, whose rows are those of
+`../results/part-00007.parquet`. Column `image` there names an image by its bytes,
+`images/00007-<sum>.{ending}#bytes=FIRST-LAST`, as HTTP's Range header does. Run `dstc verify`
+before you read these files without the results: it names any that no result names.
+
+`dstc export RUN TO` makes a data set in another format: imagefolder, coco, folder, webdataset, hf.
+"""
+
+
+def write_images_note(run: RunFolder, store: str = "files") -> None:
     """Writes the note where there is none; no image is ever named so.
 
     Where it cannot be written, a run goes on without: its images will tell.
+
+    Args:
+        run: whose images. store: of the run, as `--store` has it.
     """
     uri = urls.join(run.uri, "images", _NAME)
     try:
         if not storage.exists(uri):
-            storage.write_bytes(uri, _TEXT.encode())
+            storage.write_bytes(uri, _text(store).encode())
     except OSError as error:
         log.warning("images/%s: %s", _NAME, describe(error))
+
+
+def _text(store: str) -> str:
+    if store == "files":
+        return _TEXT
+    return _OF_CONTAINERS.format(store=store, ending=CONTAINERS[store])

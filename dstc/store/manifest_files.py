@@ -14,7 +14,9 @@ from dstc.text import describe, redact
 
 _MARKS = re.compile(r"[*?\[]")
 # What a run writes: its folder has job.json beside these.
-_OF_A_RUN = re.compile(r"(.*/)?(?:results|metrics)/[a-z]+-\d{5,}\.parquet")
+_OF_A_RUN = re.compile(
+    r"(.*/)?(?:(?:results|metrics)/[a-z]+-\d{5,}|images/\d{5,}-[0-9a-f]{16})\.parquet"
+)
 
 
 def find_manifest_files(uri: str) -> tuple[str, list[tuple[str, str]]]:

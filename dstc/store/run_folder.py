@@ -6,7 +6,9 @@ samples/1/3f/<id>.png     further images of a row, by their numbers
 retries/1/3f/<id>.png     images by other seeds that took the place of flagged ones
 masks/3f/<id>.png         images of labels that were carried over
 results/part-00000.parquet
+images/00000-<sum>.tar    or .parquet, with `--store`: all images of a shard
 stats/00000.json          timings and attempts of one shard; 00000.arrow: its rows so far
+stats/images/             with `--store`: images of its rows so far
 stats/ledger.arrow        counts of finished shards
 progress.json             how far the run is; lease.json: which driver is at work
 summary.json  report.html
@@ -23,12 +25,16 @@ from dataclasses import dataclass
 
 from dstc.store import storage, urls
 
+CONTAINERS = {"webdataset": "tar", "parquet": "parquet"}
+"""How containers of images end, by `--store`."""
+
 ENDINGS = {"png": "png", "jpeg": "jpg", "webp": "webp", "avif": "avif"}
 """How the names of images end, by format."""
 
 OF_A_PILOT = frozenset(["pilot.json", "_pilot.parquet", "pilot", "student", "progress.json"])
 """Names that a folder may hold before there is a job.json, where the run begins with a pilot."""
 
+_CONTAINER = re.compile(r"(?:stats/)?images/(\d{5,9})-[0-9a-f]{16}\.(?:tar|parquet)")
 _PART = re.compile(r"part-(\d{5,9})\.parquet")
 
 
@@ -155,10 +161,36 @@ class RunFolder:
         found = ((_number_of(name), size) for name, size in sizes)
         return dict(sorted((number, size) for number, size in found if number is not None))
 
+    def containers(self) -> list[str]:
+        """Containers of images of shards, relative to the run folder."""
+        names = storage.list_names(urls.join(self.uri, "images"))
+        return [f"images/{name}" for name in names if is_container(f"images/{name}")]
+
     def foreign_parts(self) -> list[str]:
         """Names of Parquet files among the parts that are none: readers take them for parts."""
         names = storage.list_names(self.results)
         return [name for name in names if name.endswith(".parquet") and _number_of(name) is None]
+
+
+def container_name(shard: int, data: bytes, store: str) -> str:
+    """Path of a container of a shard's images, relative to the run folder.
+
+    Args:
+        shard: its number. data: of the container. store: "webdataset" or "parquet".
+    """
+    # 64 bits of the sum: of one shard there are a few containers at most.
+    return f"images/{shard:05d}-{hashlib.sha256(data).hexdigest()[:16]}.{CONTAINERS[store]}"
+
+
+def is_container(name: str) -> bool:
+    """Whether a path in the run folder is that of a container, of a shard or of its rows so far."""
+    return _CONTAINER.fullmatch(name) is not None
+
+
+def container_shard(name: str) -> int | None:
+    """Number of the shard whose images a container holds; None for other names."""
+    found = _CONTAINER.fullmatch(name)
+    return int(found[1]) if found else None
 
 
 def _number_of(name: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Makes files of finished images, and of labels that are carried over, and writes them."""
+"""Makes files of finished images, and of labels that are carried over, and stores them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import hashlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from dstc.errors import OutputError
 from dstc.planning.settings import Settings
-from dstc.store import retries, storage, urls
 from dstc.store.run_folder import RunFolder
-from dstc.text import describe
+from dstc.worker.image_store import ImageStore, open_image_store
 from dstc.worker.labels import carry, encode_label_image
-from dstc.worker.row import Failed, Row
+from dstc.worker.row import Row
+from dstc.worker.shard_task import ShardTask
 from dstc_engine.presets import Preset
 from dstc_engine.request import Translation
 
@@ -28,12 +27,21 @@ class ImageWriter:
         run: whose folder. settings: of it. preset: those of the settings, resolved.
         fingerprint: over what decides an image besides its own row; written into each image, as is
             the name of the preset.
+        store: takes the files.
     """
 
     run: RunFolder
     settings: Settings
     preset: Preset
     fingerprint: str
+    store: ImageStore
+
+    @classmethod
+    def of(cls, task: ShardTask) -> ImageWriter:
+        """The writer of a run."""
+        settings = task.settings
+        store = open_image_store(task.run, settings)
+        return cls(task.run, settings, settings.resolved_preset, task.image_fingerprint, store)
 
     def write(
         self, row: Row, sample: int, translation: Translation, retry: int = 0
@@ -69,7 +77,7 @@ class ImageWriter:
         data = encode_image(image, self.settings.format, self.settings.quality, texts)
         run = self.run
         name = run.retry_name(row.id, retry) if retry else run.sample_name(row.id, sample)
-        return name, self._put(name, data)
+        return name, self._put(row, name, data)
 
     def carry(self, row: Row, translation: Translation) -> dict[str, Any]:
         """Fields of an `Outcome`: where the content lies in the image, and its labels there.
@@ -87,7 +95,7 @@ class ImageWriter:
         if row.labels is not None and row.labels.pixels is not None:
             name = self.run.mask_name(row.id)
             data = encode_label_image(row.labels.pixels, placement)
-            fields |= {"result_mask": name, "result_mask_sha256": self._put(name, data)}
+            fields |= {"result_mask": name, "result_mask_sha256": self._put(row, name, data)}
         return fields
 
     def _placement(self, row: Row, translation: Translation) -> Placement | None:
@@ -110,13 +118,6 @@ class ImageWriter:
         expected = (placement.result_height, placement.result_width)
         return placement if translation.image.shape[:2] == expected else None
 
-    def _put(self, name: str, data: bytes) -> str:
-        uri = urls.join(self.run.uri, name)
-        try:
-            with storage.writing_output(uri):
-                storage.write_bytes(uri, data, retries.STEADY)
-        except OutputError as error:
-            if not storage.is_about_one_file(error.__cause__):
-                raise
-            raise Failed("write_error", f"{name}: {describe(error.__cause__)}") from error
+    def _put(self, row: Row, name: str, data: bytes) -> str:
+        self.store.put(row.id, name, data)
         return hashlib.sha256(data).hexdigest()

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,7 @@ class ShardRun:
     first_row: int
     metrics: ActorMetrics
     digests: Digests | None = None
+    so_far: Callable[[int, pa.Table], pa.Table] = lambda shard, outcomes: outcomes
     started: float = field(default_factory=time.time)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     ended: int = 0
@@ -91,6 +92,7 @@ class ShardRun:
             self.has_saved = True
         offsets = list(outcomes)
         rows = pa.concat_tables([self._kept, outcome_table([outcomes[o] for o in offsets])])
+        rows = self.so_far(self.number, rows)
         places = [*self._kept_places, *offsets]
         save_rows_so_far(run, self.number, self.with_facts(rows, places), places)
 

@@ -3,9 +3,9 @@
     check -> fetch, decode, fit (threads) -> engine (one thread) -> finish, PNG to storage (threads)
 
 Ray calls it with two shards at a time. Each sample of a row is a request of its own to the engine.
-Images are written before the shard's result rows leave the actor, under names made from the ids, so
-a shard that is run again writes the same files again; a flagged row tried with another seed writes
-beside the old image, and only if the new one is better. No fault of a row leaves a call as an
+Images are written before the shard's result rows leave the actor (`image_store.py`), and a shard
+that is run again writes the same files again; a flagged row tried with another seed writes beside
+the old image, and only if the new one is better. No fault of a row leaves a call as an
 exception. Every half minute the rows that have ended are kept aside, so that a process which dies
 costs little more than the rows in its slots.
 """
@@ -33,7 +33,7 @@ from dstc.log_lines import show_logs
 from dstc.store import retries
 from dstc.store.cells import read_records
 from dstc.store.inputs import read_input
-from dstc.store.packed_rows import pack_rows, unpack_rows
+from dstc.store.packed_rows import unpack_rows
 from dstc.store.results import DONE, Outcome, Sample, outcome_table, result_table
 from dstc.store.row_digests import unpack_digests
 from dstc.text import describe
@@ -64,7 +64,7 @@ from dstc.worker.shard_task import ShardTask
 from dstc.worker.timed_threads import Begin, Overdue, TimedThreads
 from dstc.worker.watchdog import Watchdog
 from dstc.worker.when_all import when_all
-from dstc.worker.write_results import OUTPUT_SCHEMA
+from dstc.worker.write_results import output_of
 from dstc_engine.decoding.read import Decoded
 from dstc_engine.request import Translation, TranslationRequest
 from dstc_engine.token_count import count_tokens
@@ -107,8 +107,8 @@ class TranslateShard:
         # Containers give a fresh process the host and number of a dead one.
         self._process = f"{self._worker}:{uuid.uuid4().hex[:8]}"
         self._limits = gates.limits_of(task.settings.resolved_preset)
-        preset = task.settings.resolved_preset
-        self._image_writer = ImageWriter(task.run, task.settings, preset, task.image_fingerprint)
+        self._image_writer = ImageWriter.of(task)
+        self._store = self._image_writer.store
         self._labels = task.settings.label_columns
         slots = task.settings.slots
         self._metrics = ActorMetrics(task.run_id)
@@ -162,6 +162,7 @@ class TranslateShard:
             first_row=record["first_row"],
             metrics=self._metrics,
             digests=unpack_digests(record["digests"]),
+            so_far=self._store.so_far,
         )
         occupancy = self._engine.occupancy
         self._at_work.append(shard)
@@ -182,14 +183,8 @@ class TranslateShard:
         )
         self._metrics.shard_ended()
         tell(self._row_count, "end", shard.number)
-        return pa.table(
-            {
-                "shard": [shard.number],
-                "rows": [pack_rows(results)],
-                "has_rows_so_far": [shard.stop_saving()],
-            },
-            schema=OUTPUT_SCHEMA,
-        )
+        replaced = self._store.replaced(shard.number)
+        return output_of(shard.number, results, shard.stop_saving(), replaced)
 
     def close(self) -> None:
         """Ends the threads; only needed where the process lives on."""
@@ -222,6 +217,7 @@ class TranslateShard:
         before = find_earlier_rows(
             run, shard.number, rows, shard.attempt.is_rerun, retry, shard.digests, wanted
         )
+        before = self._store.hold(shard.number, rows, before)
         shard.attempt.follow(before.attempt)
         kept, places = before.kept, before.places
         if shard.attempt.is_rerun:
@@ -236,8 +232,12 @@ class TranslateShard:
         ended = range(len(row_at))
         order = pa.array([row_at[offset] for offset in ended], pa.int64())
         outcomes = pa.concat_tables([kept, new]).take(order)
+        shard.stop_saving()
         # A slice, since Arrow cannot take rows of every column that it can hold.
-        return shard.with_facts(result_table(rows.slice(0, len(ended)), outcomes), ended)
+        results = self._store.finish(
+            shard.number, result_table(rows.slice(0, len(ended)), outcomes)
+        )
+        return shard.with_facts(results, ended)
 
     def _outcomes(self, shard: ShardRun, rows: pa.Table, offsets: Sequence[int]) -> list[Outcome]:
         names = (*_KNOWN_COLUMNS, *(column.path[0] for column in self._labels))

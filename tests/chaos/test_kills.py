@@ -11,6 +11,7 @@ import pytest
 
 from dstc.errors import JobError
 from dstc.translate import OK, SOME_FAILED, run
+from dstc.verify import verify
 from tests.chaos.runs import (
     ROWS,
     Columns,
@@ -93,6 +94,28 @@ def test_a_killed_actor_costs_no_sample(
         for output in (torn, whole)
     )
     assert ours == theirs and all(len(samples) == 2 for samples in ours)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_killed_actor_costs_no_image_in_a_container(
+    manifest: Path, tmp_path: Path, ids: list[str], calm: Path
+) -> None:
+    torn = tmp_path / "torn"
+
+    def kill() -> None:
+        wait_for(lambda: len(parts(torn)) >= 2 and workers(torn))
+        os.kill(int(min(workers(torn)).rpartition(":")[2]), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert run(settings_of(manifest, torn, store="webdataset", fake_step_seconds=0.05)) == OK
+    killer.join()
+    assert_whole(torn, ids)
+    assert {row["id"]: row["image_sha256"] for row in result_rows(torn)} == {
+        row["id"]: row["image_sha256"] for row in result_rows(calm)
+    }
+    assert verify(str(torn)).is_whole, "each image has its sum, and no container is left over"
+    assert len(list((torn / "images").glob("*.tar"))) == len(parts(torn))
 
 
 def test_an_actor_that_dies_while_it_loads_is_replaced(

@@ -27,8 +27,12 @@ import pytest
 
 from dstc.evaluate import EvaluateOptions, evaluate
 from dstc.planning.settings import Settings, make_settings
+from dstc.run_handle import open_run
+from dstc.store import storage
+from dstc.store.byte_ranges import read_stored
 from dstc.store.manifest import open_manifest
 from dstc.translate import OK, SOME_FAILED, run
+from dstc.verify import verify
 from tests.fault_proxy import FaultProxy
 from tests.outcomes import outcome, without_times
 from tests.ray_session import RAY_WARNINGS, result_rows
@@ -223,6 +227,30 @@ def test_a_run_on_s3_is_evaluated_there(s3: S3, there: str, images: Path) -> Non
     assert evaluate(options) == found
     after = s3.modified("judged")
     assert {key for key in keys if before[key] != after[key]} <= {"metrics.json"}
+
+
+def test_images_in_containers_on_s3_are_read_and_mended(
+    s3: S3, there: str, finished: Settings
+) -> None:
+    settings = settings_of(f"{there}/data.parquet", s3.uri("stored"), store="parquet")
+    assert run(settings) == OK
+    keys = [key for key in s3.list("stored") if key.startswith("images/")]
+    assert len(keys) == 1 + 20 // 4, "one object for each shard with images, and the note"
+    ours, theirs = (
+        {row_id: image.tobytes() for row_id, image in open_run(output).images()}
+        for output in (settings.output, finished.output)
+    )
+    assert ours == theirs and len(ours) == 20
+    assert verify(settings.output).is_whole
+    gone = f"{settings.output}/{keys[0]}"
+    with pytest.raises(FileNotFoundError):
+        read_stored(f"{gone}#bytes=999999-1000000")
+    storage.remove(gone)
+    found = verify(settings.output, repairs=True)
+    assert [fault.kind for fault in found.faults] == ["missing_image"] * 4
+    assert run(settings) == OK
+    assert verify(settings.output).is_whole
+    assert [key for key in s3.list("stored") if key.startswith("images/")] == keys
 
 
 def test_a_served_report_writes_nothing_into_the_bucket(s3: S3, finished: Settings) -> None:

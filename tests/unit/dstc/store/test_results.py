@@ -125,7 +125,7 @@ def test_a_derived_seed_takes_the_place_of_a_null_one() -> None:
 def test_a_shard_written_twice_is_one_part(tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path))
     block = pa.table(
-        {"shard": [3], "rows": [pack_rows(table())], "has_rows_so_far": [True]},
+        {"shard": [3], "rows": [pack_rows(table())], "has_rows_so_far": [True], "replaced": [[]]},
         schema=OUTPUT_SCHEMA,
     )
     save_rows_so_far(run, 3, table(), [0, 1])
