@@ -19,6 +19,7 @@ TRANSLATE = _epilog(
     "dstc translate rows.parquet out --pilot 500",
     "dstc translate --config run.yaml --retry failed",
     "dstc translate rows.parquet out --append",
+    "dstc translate rows.parquet s3://bucket/out --store webdataset --rows-per-shard 1024",
     codes="0 every row is done, or rejected with a reason; 3 some rows failed, or more than "
     "--max-rejected were rejected; 2 arguments or manifest cannot be used; 1 the job itself broke.",
 )

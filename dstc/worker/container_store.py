@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 # Kept images that are read at once.
 _READERS = 8
+# Reasons of rows whose id is that of another row, perhaps of a shard at work, or none at all.
+_OF_OTHERS = ("duplicate_id", "bad_id")
 
 
 class ContainerStore:
@@ -135,8 +137,7 @@ class ContainerStore:
                 names.append((image, mask))
         named = self._write(shard, members, names, results) if members else {}
         with self._lock:
-            for row in results.column("id"):
-                self._forget(row)
+            self._forget(results)
             self._old[shard] -= {file_of(name) for name in named.values()}
         return with_names(results, named)
 
@@ -201,13 +202,14 @@ class ContainerStore:
                 found.setdefault(mask, _reference(file, mask_at))
         return found
 
-    def _forget(self, row: pa.Scalar) -> None:
-        try:
-            files = self._held.pop(row.as_py(), {})
-        except UnicodeDecodeError:  # an id that no row is done by
-            return
-        for name in files:
-            self._saved.pop(name, None)
+    def _forget(self, results: pa.Table) -> None:
+        """Images of a shard's rows, also of those that failed after one of theirs was made."""
+        ids = results.column("id")
+        for place, reason in enumerate(results.column("reason").to_pylist()):
+            if reason in _OF_OTHERS:
+                continue
+            for name in self._held.pop(ids[place].as_py(), {}):
+                self._saved.pop(name, None)
 
 
 def _kept_rows(before: EarlierRows) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -238,6 +238,11 @@ def test_rows_of_a_pilot_may_name_what_their_manifest_may(tmp_path: Path) -> Non
     assert pilot_settings(_settings(here, output="s3://bucket/out")).inputs.any_local
 
 
+def test_a_pilot_has_files_whatever_the_run_has(tmp_path: Path) -> None:
+    settings = _settings(tmp_path / "rows.parquet", store="parquet", format="webp")
+    assert (pilot_settings(settings).store, pilot_settings(settings).format) == ("files", "png")
+
+
 def test_nothing_is_written_for_a_pilot_that_cannot_be(
     manifest: Path, translated: Translated
 ) -> None:

@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from dstc.errors import RunFolderError, SettingsError
 from dstc.planning.settings import make_settings
 from dstc.store.byte_ranges import file_of, read_stored
+from dstc.store.packed_rows import unpack_rows
 from dstc.store.results import read_part, read_rows_so_far
+from dstc.store.stored_names import with_names
 from dstc.verify import verify
 from dstc.worker import shard_run, translate_shard
+from dstc.worker.container_store import ContainerStore
 from dstc.worker.write_results import ResultParts
 from dstc_engine.fake import FakeEngine
 from dstc_engine.presets import TINY64
@@ -229,6 +233,27 @@ def test_changed_bytes_in_a_container_are_found(
     file.write_bytes(bytes(data))
     (fault,) = verify(str(run.output)).faults
     assert fault.kind == "changed_image" and fault.place.startswith(f"images/{file.name}#bytes=512")
+
+
+def test_a_double_that_ends_first_takes_nothing_from_the_row_of_its_id(
+    write_manifest: Write, good_rows: Columns, make_job: MakeJob
+) -> None:
+    columns = good_rows(8)
+    columns["id"][4:6] = ["row/001", None]
+    job = make_job(write_manifest(columns), rows=4, store="webdataset")
+    store = ContainerStore(job.run, "webdataset", has_masks=False)
+    (doubled,) = job.actor(job.shards[1]).to_pylist()
+    (first,) = job.actor(job.shards[0]).to_pylist()
+    rows = unpack_rows(first["rows"])
+    files = images_of(Path(job.run.uri), rows.to_pylist())
+    names = {row["image"]: f"images/{row['id']}.png" for row in rows.to_pylist()}
+    for row in rows.to_pylist():
+        store.put(row["id"], names[row["image"]], files[f"{row['id']}@0"])
+    rejected = unpack_rows(doubled["rows"])
+    rejected = rejected.filter(pc.is_valid(rejected.column("reason")))
+    assert rejected.column("reason").to_pylist() == ["duplicate_id", "bad_id"]
+    store.finish(1, rejected)
+    assert store.finish(0, with_names(rows, names)).column("image") == rows.column("image")
 
 
 def test_appended_rows_get_containers_of_their_own(
