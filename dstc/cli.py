@@ -9,9 +9,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from dstc import help_texts
 from dstc.config_file import Config, Configurable
@@ -35,8 +36,21 @@ from dstc.translate_command import translate_command
 from dstc.weights import app as weights
 from dstc_engine.errors import DstcError, UserError
 
+
+class _Commands(TyperGroup):
+    """Says of a wrong choice what Typer says, without pydantic's words before it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 app = typer.Typer(
     name="dstc",
+    cls=_Commands,
     help="Translates whole data sets of images into other looks, while every shape stays in place.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

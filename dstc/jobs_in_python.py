@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dstc.driver.progress_calls import Progress, ProgressCalls
 from dstc.errors import ManifestError
@@ -72,13 +72,13 @@ def build_manifest(
     output: Path,
     *,
     columns: Mapping[str, str] | None = None,
-    styles: Sequence[Path] = (),
-    prompts: Sequence[str] = (),
+    styles: Path | Sequence[Path] = (),
+    prompts: str | Sequence[str] = (),
     source_prompt: str | None = None,
     pair: str | None = None,
     seed: int = 0,
     images: Path | None = None,
-    mask_of: Sequence[str] = (),
+    mask_of: str | Sequence[str] = (),
     replace: bool = False,
 ) -> Built:
     """Makes a manifest of images and tables as they are, as `dstc manifest build` does.
@@ -87,7 +87,8 @@ def build_manifest(
         sources: one or several: folders, patterns or files of images; tables; data sets; runs.
         output: the Parquet file to write.
         columns: names in the manifest, and what the source calls them.
-        styles: images, folders or patterns. prompts, source_prompt: with columns in braces.
+        styles: one or several images, folders or patterns.
+        prompts: one or several. They and source_prompt may hold columns in braces.
         pair: "zip", "product", "random:K" or "by:COLUMN". seed: of random.
         images, mask_of: of COCO: the folder of its images; categories to write masks of.
         replace: whether `output` may be there already.
@@ -104,19 +105,19 @@ def build_manifest(
     from dstc.manifests.find_sources import CocoOptions, find_sources
     from dstc.manifests.image_files import find_images
 
-    texts = [sources] if isinstance(sources, str | os.PathLike) else sources
     options = BuildOptions(
         output=os.fspath(output),
         columns=dict(columns or {}),
-        styles=[uri for style in styles for uri in find_images(os.fspath(style))],
-        prompts=prompts,
+        styles=[uri for style in _several(styles) for uri in find_images(os.fspath(style))],
+        prompts=_several(prompts),
         source_prompt=source_prompt,
         pair=pair,
         seed=seed,
         replaces=replace,
     )
-    coco = CocoOptions(None if images is None else os.fspath(images), mask_of)
-    return build(find_sources([os.fspath(t) for t in texts], options.columns, coco), options)
+    coco = CocoOptions(None if images is None else os.fspath(images), _several(mask_of))
+    texts = [os.fspath(source) for source in _several(sources)]
+    return build(find_sources(texts, options.columns, coco), options)
 
 
 def check_manifest(
@@ -159,3 +160,8 @@ def check_manifest(
 
 def _as_text(fields: Mapping[str, object] | None) -> dict[str, str]:
     return {name: str(value) for name, value in (fields or {}).items()}
+
+
+def _several(given: Any) -> list[Any]:
+    """A text alone would else be taken for a list of its letters."""
+    return [given] if isinstance(given, str | os.PathLike) else list(given)

@@ -15,9 +15,10 @@ from dstc_engine.errors import UserError
 def with_hint(error: ManifestError, uri: str) -> ManifestError:
     """The error with the command that helps, where there is one."""
     hint = build_hint(uri)
-    return (
-        ManifestError(f"{str(error).rstrip('.')}. Make a manifest of it: {hint}") if hint else error
-    )
+    # A wrong --column for what is a manifest already: building it once more does not help.
+    if not hint or ("--column" in str(error) and not {"--column", "--prompt"} & {*hint.split()}):
+        return error
+    return ManifestError(f"{str(error).rstrip('.')}. Make a manifest of it: {hint}")
 
 
 def build_hint(uri: str) -> str | None:
@@ -27,12 +28,14 @@ def build_hint(uri: str) -> str | None:
         build_hint("rows.csv") may be
         "dstc manifest build rows.csv -o rows.parquet --column content=image_path --prompt TEXT"
     """
+    options = []
     try:
         (source,) = find_sources([uri])
         names = list(source.columns or next(iter(source.read())).schema.names)
-    except (UserError, OSError, StopIteration, ValueError):
-        return None
-    options = []
+    except (UserError, OSError, StopIteration, ValueError) as error:
+        if "--images DIR" not in str(error):
+            return None
+        options, names = ["--images DIR"], ["content"]
     if "content" not in names:
         options.append(f"--column content={usual_name('content', names) or 'NAME'}")
     if not {"style", "prompt"} & set(names):
@@ -42,8 +45,5 @@ def build_hint(uri: str) -> str | None:
     stem = name.split("*")[0].split(".")[0] or "rows"
     output = f"{stem}.parquet" if name != f"{stem}.parquet" else f"{stem}.manifest.parquet"
     quoted = [part for option in options for part in map(shlex.quote, option.split(" ", 1))]
-    return (
-        shlex.join(["dstc", "manifest", "build", redact(uri), "-o", output])
-        + " "
-        + (" ".join(quoted))
-    )
+    command = shlex.join(["dstc", "manifest", "build", redact(uri), "-o", output])
+    return " ".join([command, *quoted])

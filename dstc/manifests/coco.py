@@ -23,6 +23,7 @@ from dstc.store import storage, urls
 from dstc.text import describe, redact
 
 EVERYTHING = "all"
+_LOOKED_FOR = 20  # images: where none of them is there, the folder is wrong
 _MASK = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
 
@@ -52,7 +53,7 @@ def coco_file(
 
     Raises:
         SettingsError: `pycocotools` is not installed, or there is no such category.
-        ManifestError: no COCO that can be read.
+        ManifestError: no COCO that can be read, or its images lie elsewhere.
     """
     coco_module = load("pycocotools.coco", "coco", "COCO")
     mask_module = load("pycocotools.mask", "coco", "COCO")
@@ -73,6 +74,12 @@ def coco_file(
             )
     folder = urls.folder(images) if images else urls.parent(uri)
     ids = list(coco.imgs)
+    first = [str(coco.imgs[key].get("file_name", "")) for key in ids[:_LOOKED_FOR]]
+    if first and not any(storage.exists(urls.resolve(name, folder)) for name in first):
+        raise ManifestError(
+            f"{shown}: its first images, such as {first[0]!r}, are not in {redact(folder)}; "
+            "expected --images DIR, the folder that their names start at"
+        )
 
     def read() -> Iterator[pa.Table]:
         step = CHUNK_IMAGES if masks else CHUNK_ROWS

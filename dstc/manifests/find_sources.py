@@ -17,6 +17,8 @@ EXPECTED = (
     "expected a folder, pattern or file of images (.png, .jpg, ...), a table (.csv, .tsv, .jsonl, "
     ".parquet), COCO (.json), WebDataset (.tar), a folder that `datasets` saved, or a run folder"
 )
+_NOT_THERE = "there is no such file or folder"
+_QUOTES = "If it is a word of a prompt, quote all of them: --prompt 'an oil painting'"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ def find_sources(
                     raise ManifestError(f"{redact(text)}: there is no such file")
                 images.append(uri)
             else:
+                if len(texts) > 1 and not set("./*") & set(text) and not storage.exists(uri):
+                    raise ManifestError(f"{redact(text)}: {_NOT_THERE}; {EXPECTED}. {_QUOTES}")
                 found.append(_find(uri, known, coco_options or CocoOptions()))
         except OSError as error:
             raise ManifestError(f"{redact(text)}: cannot be read: {describe(error)}") from error
@@ -73,7 +77,7 @@ def _find(uri: str, known: Collection[str], coco_options: CocoOptions) -> Source
     if _is_pattern(uri) and not storage.exists(uri):
         return _of_pattern(uri)
     if not storage.exists(uri):
-        raise ManifestError(f"{redact(uri)}: there is no such file or folder; {EXPECTED}")
+        raise ManifestError(f"{redact(uri)}: {_NOT_THERE}; {EXPECTED}")
     if name.endswith(".parquet"):
         return table_files.parquet_files(uri)
     if name.endswith(table_files.CSV_ENDINGS):

@@ -27,7 +27,7 @@ def is_image(name: str) -> bool:
 
 
 def images_of_folder(folder: str) -> Source:
-    """All images of a folder and of those in it.
+    """All images of a folder and of those in it, but of runs that lie there.
 
     Raises:
         ManifestError: there are none.
@@ -35,7 +35,15 @@ def images_of_folder(folder: str) -> Source:
     folder = urls.folder(folder)
     files = storage.find_files(folder, "")
     names = [file.removeprefix(folder.rstrip("/") + "/") for file in files]
-    return _source(folder, folder, names)
+    runs = _runs(names)
+    return _source(folder, folder, [name for name in names if not name.startswith(runs)])
+
+
+def _runs(names: Sequence[str]) -> tuple[str, ...]:
+    """Folders of runs among files: what was made of images is none of them."""
+    known = set(names)
+    results = {name.rpartition("results/part-")[0] for name in names if "results/part-" in name}
+    return tuple(folder for folder in results if folder and folder + "job.json" in known)
 
 
 def images_of_pattern(pattern: str) -> Source:

@@ -26,6 +26,9 @@ from dstc.text import describe, redact
 CSV_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz")
 _SEPARATORS = ",;\t|"
+_EXPECTED = {
+    "CSV": "; expected UTF-8, names of columns in the first line, and as many cells in each"
+}
 # Names and codes, though Arrow reads them as numbers.
 _NO_NUMBER = r"^\s*(\+|-?0\d)"
 
@@ -36,7 +39,9 @@ def _reading(uri: str, form: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError, EOFError) as error:
-        raise ManifestError(f"{redact(uri)}: not readable {form}: {describe(error)}") from error
+        raise ManifestError(
+            f"{redact(uri)}: not readable {form}: {describe(error)}{_EXPECTED.get(form, '')}"
+        ) from error
 
 
 @contextlib.contextmanager

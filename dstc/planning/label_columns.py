@@ -58,7 +58,7 @@ def label_column(kind: str, text: str) -> LabelColumn:
 
 
 def check_label_columns(columns: Sequence[LabelColumn], schema: pa.Schema) -> None:
-    """Refuses columns that the manifest does not have.
+    """Refuses columns that the manifest does not have, or that cannot hold such labels.
 
     Raises:
         SettingsError: of the first one.
@@ -71,3 +71,21 @@ def check_label_columns(columns: Sequence[LabelColumn], schema: pa.Schema) -> No
                 f"--{column.kind} {column.name}: the manifest has no column of labels "
                 f"{column.path[0]!r}; expected one of {', '.join(others) or 'none (it has none)'}"
             )
+        found = schema.field(column.path[0]).type
+        if len(column.path) == 1 and not _may_hold(column, found):
+            expected = "a column of lists, or of JSON as text"
+            if column.form == "image":
+                expected = f"one of URIs, or for outlines --masks {column.name}:coco"
+            raise SettingsError(
+                f"--{column.kind} {column.name}: the column holds {found}; expected {expected}"
+            )
+
+
+def _may_hold(column: LabelColumn, found: pa.DataType) -> bool:
+    """Text is a URI, or JSON of lists; a column that is all null holds nothing."""
+    kinds = pa.types
+    if kinds.is_dictionary(found):
+        found = found.value_type
+    is_text = kinds.is_string(found) or kinds.is_large_string(found) or kinds.is_null(found)
+    is_list = kinds.is_nested(found) and not kinds.is_struct(found)
+    return is_text or (is_list and column.form != "image")

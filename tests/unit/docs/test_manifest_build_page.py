@@ -42,7 +42,10 @@ def write_sources(folder: Path) -> None:
     (folder / "shards").mkdir()
     with webdataset.TarWriter(str(folder / "shards/000.tar")) as tar:
         tar.write({"__key__": "0", "png": Image.new("RGB", (8, 6)), "txt": "a thing"})
-    coco_json(folder / "instances.json")
+    objects = coco_json(folder / "instances.json")
+    objects.write_text(
+        objects.read_text().replace("a.png", "cat/1.png").replace("b.png", "dog/2.png")
+    )
     (folder / "out/results").mkdir(parents=True)
     (folder / "out/job.json").write_text("{}")
     table = pa.table({"id": ["a"], "content": ["b"], "status": ["done"], "image": ["images/a.png"]})

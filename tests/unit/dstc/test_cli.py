@@ -63,6 +63,21 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert not output.exists()
 
 
+def test_a_wrong_choice_is_told_in_our_words(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "translate", "m.parquet", "out", "--retry", "all")
+    assert code == 2
+    assert "'--retry': 'all' is not one of 'failed'" in err and "Value error" not in err
+
+
+def test_a_wrong_column_of_a_manifest_gives_no_command_to_build_it(
+    capsys: pytest.CaptureFixture[str], write_manifest: Write, tmp_path: Path
+) -> None:
+    manifest = write_manifest({"id": ["a"], "content": ["a.png"], "prompt": ["x"]}, "m.parquet")
+    options = ["--engine", "fake", "--column", "content=image"]
+    code, _, err = call(capsys, "translate", str(manifest), str(tmp_path / "run"), *options)
+    assert code == 2 and "there is no column 'image'" in err and "manifest build" not in err
+
+
 def test_dry_run_says_the_plan_and_writes_nothing(
     capsys: pytest.CaptureFixture[str],
     write_manifest: Write,

@@ -91,3 +91,11 @@ def test_names_that_are_modules_too_stay_functions() -> None:
     from dstc import translate
 
     assert dstc.translate is translate and callable(dstc.export)
+
+
+def test_one_text_is_one_prompt_and_one_style(tmp_path: Path, images: Path) -> None:
+    one_style = str(images / "p1.png")
+    built = dstc.build_manifest(
+        images / "p0.png", tmp_path / "rows.parquet", prompts="an oil", styles=one_style
+    )
+    assert built.rows == 1

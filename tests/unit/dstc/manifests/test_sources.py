@@ -16,6 +16,7 @@ from pycocotools.coco import COCO
 from dstc.errors import ManifestError, SettingsError
 from dstc.manifests import optional
 from dstc.manifests.build import BuildOptions, build_manifest
+from dstc.manifests.build_hint import build_hint
 from dstc.manifests.find_sources import CocoOptions, find_sources
 from dstc.store.run_folder import RunFolder
 from dstc_engine.decoding.mask import read_mask
@@ -178,9 +179,35 @@ def test_coco_keeps_boxes_categories_and_outlines(tmp_path: Path) -> None:
 
 def test_coco_says_which_categories_there_are(tmp_path: Path) -> None:
     path = coco_json(tmp_path / "instances.json")
+    with pytest.raises(ManifestError, match="images, such as 'a.png', are not in .*--images DIR"):
+        find_sources([str(path)])
+    assert str(build_hint(str(path))).endswith("--images DIR --prompt TEXT")
+    write_images(tmp_path, ["b.png"])
 
     with pytest.raises(SettingsError, match="--mask-of cow: there is no such category; found cat"):
         find_sources([str(path)], {}, CocoOptions(None, ["cow"]))
+
+
+def test_a_run_among_the_images_is_none_of_them(tmp_path: Path) -> None:
+    write_images(tmp_path, ["a.png", "out/images/3f/a.png", "out/job/b.png"])
+    (tmp_path / "out/results").mkdir()
+    (tmp_path / "out/results/part-00000.parquet").touch()
+    build(tmp_path / "all.parquet", tmp_path, prompts=["x"])
+    (tmp_path / "out/job.json").touch()
+
+    build(tmp_path / "rows.parquet", tmp_path, prompts=["x"])
+
+    assert [row["content"] for row in rows_of(tmp_path / "rows.parquet")] == ["a.png"]
+    assert len(rows_of(tmp_path / "all.parquet")) == 3
+
+
+def test_what_is_probably_a_mistake_is_told_so(tmp_path: Path) -> None:
+    write_images(tmp_path, ["pics/a.png"])
+    with pytest.raises(ManifestError, match="oil: there is no such .*--prompt 'an oil painting'"):
+        find_sources([str(tmp_path / "pics"), "oil", "painting"])
+    (tmp_path / "latin.csv").write_bytes("image\nK\xe4se.png\n".encode("latin-1"))
+    with pytest.raises(ManifestError, match="latin.csv: not readable CSV: .*; expected UTF-8"):
+        build(tmp_path / "rows.parquet", tmp_path / "latin.csv", prompts=["x"])
 
 
 def test_an_earlier_run_is_chained(tmp_path: Path) -> None:

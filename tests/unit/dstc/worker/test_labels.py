@@ -221,6 +221,14 @@ def test_options_that_name_no_column() -> None:
     check_label_columns([label_column("boxes", "objects.bbox")], schema)
     with pytest.raises(SettingsError, match="no column of labels 'bbox'; expected one of objects"):
         check_label_columns([label_column("boxes", "bbox")], schema)
+    schema = pa.schema([("polygons", pa.list_(pa.float64())), ("width", pa.int32())])
+    check_label_columns([label_column("masks", "polygons:coco")], schema)
+    with pytest.raises(SettingsError, match="holds list.*; expected .* --masks polygons:coco"):
+        check_label_columns([label_column("masks", "polygons")], schema)
+    with pytest.raises(
+        SettingsError, match="--boxes width: the column holds int32; expected a column of l"
+    ):
+        check_label_columns([label_column("boxes", "width")], schema)
     with pytest.raises(SettingsError, match="--quality: found 90 for PNG"):
         make_settings(manifest="m", output="o", quality=90)
 
