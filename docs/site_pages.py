@@ -1,4 +1,4 @@
-"""The documentation as a site (`make docs`): pages outside docs/, links that lead out, anchors.
+"""The documentation as a site (`make docs`): pages outside docs/, the notebook, links, anchors.
 
 Pages are written for readers of the repository, who follow relative links from file to file. MkDocs
 knows the files of docs/ alone: other pages get a name there, and a link to any other file of the
@@ -7,6 +7,8 @@ repository becomes one to where the repository is kept.
 
 from __future__ import annotations
 
+import base64
+import json
 import posixpath
 import re
 import tomllib
@@ -16,12 +18,13 @@ from typing import Any
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
-# Pages of the repository that lie outside docs/, by their place in the site.
+# Pages that are no .md files of docs/, by their place in the site.
 OUTSIDE = {
     "index.md": "README.md",
     "manifest.md": "manifests/README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
+    "notebook.md": "docs/notebook.ipynb",
 }
 _PAGES = {there: here for here, there in OUTSIDE.items()}
 _FENCED = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
@@ -45,11 +48,38 @@ def anchor(heading: str, separator: str = "-") -> str:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the pages outside docs/."""
+    """Adds the pages outside docs/, and the notebook with its images."""
     for here, there in OUTSIDE.items():
         text = (ROOT / there).read_text()
+        if there.endswith(".ipynb"):
+            text, images = notebook_page(text)
+            for name, image in images.items():
+                files.append(File.generated(config, name, content=image))
         files.append(File.generated(config, here, content=text))
     return files
+
+
+def notebook_page(notebook: str) -> tuple[str, dict[str, bytes]]:
+    """A notebook as the text of a page, and the PNGs in it by the names that the page has.
+
+    Args:
+        notebook: JSON, as nbformat 4 has it. Of an output with several forms, PNG is taken, else
+            plain text.
+    """
+    parts: list[str] = []
+    images: dict[str, bytes] = {}
+    for cell in json.loads(notebook)["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {"text/plain": output.get("text", "")})
+            if "image/png" in data:
+                name = f"img/notebook-{len(images)}.png"
+                images[name] = base64.b64decode("".join(data["image/png"]))
+                parts.append(f"![]({name})")
+            else:
+                parts.append(f"```text\n{''.join(data['text/plain']).strip()}\n```")
+    return "\n\n".join(parts) + "\n", images
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

@@ -31,7 +31,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-OUTSIDE = ("index", "manifest", "contributing", "changelog")
+# Pages that are no .md files of docs/.
+OUTSIDE = ("index", "manifest", "contributing", "changelog", "notebook")
 
 
 def test_every_page_has_its_place_in_the_navigation() -> None:
@@ -46,6 +47,7 @@ def test_every_page_is_there(site: Path) -> None:
     pages = [path.stem for path in (ROOT / "docs").glob("*.md")]
     assert {path.stem for path in site.glob("*.html")} == {*pages, *OUTSIDE, "404"}
     assert not list(site.rglob("*.py"))
+    assert '<img alt="" src="img/notebook-0.png"' in (site / "notebook.html").read_text()
 
 
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
@@ -64,5 +66,6 @@ def test_links_to_files_lead_where_the_repository_is() -> None:
     assert moved("../manifests/README.md", "docs/images.md") == "manifest.md"
     assert moved("docs/img/demo-report.png", "README.md") == "img/demo-report.png"
     assert moved("../docs/images.md", "manifests/README.md") == "images.md"
+    assert moved("notebook.ipynb", "docs/python.md") == "notebook.md"
     assert moved("students.md", "docs/images.md") == "students.md"
     assert moved("../NOTICE", "docs/licenses.md") == "https://github.com/dstc/dstc/blob/main/NOTICE"
