@@ -61,7 +61,7 @@ def export(
         skip_flagged: leave out rows with a flag. inputs: what contents may be.
 
     Raises:
-        RunFolderError: no finished run, or a folder that is not empty.
+        RunFolderError: no finished run, one without an image, or a folder that is not empty.
         SettingsError: no such kind or column, or labels that the format has no place for.
         JobError: images are missing or damaged, or storage does not answer.
     """
@@ -87,6 +87,7 @@ def export(
     urls.refuse_credentials(output, "run")
     try:
         run = FinishedRun.open(output, inputs or InputPolicy())
+        run.require_done()
         items = Items(run, Selection(label_column, split_column, skip_flagged, pairs))
         with Folder(to) as folder:
             images = writers[kind](items, folder)

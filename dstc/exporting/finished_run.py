@@ -17,12 +17,13 @@ from dstc.store.byte_ranges import byte_range, read_stored
 from dstc.store.input_policy import InputPolicy, shown_uri
 from dstc.store.inputs import read_input
 from dstc.store.json_record import Record, read_record
-from dstc.store.results import DONE, read_part
+from dstc.store.results import DONE, FAILED, REJECTED, read_part
 from dstc.store.run_folder import ENDINGS, RunFolder
 from dstc.text import describe, redact, shown
 
 # Of results, what a data set has no use for: texts of losses are most of a row.
 _HEAVY = frozenset({"losses"})
+_NOT_DONE = (REJECTED, FAILED)
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,26 @@ class FinishedRun:
                 "with the `dstc translate` that began it; `dstc status` says how far it is"
             )
         return cls(run, job, summary, inputs_of(run, job, inputs))
+
+    def require_done(self) -> None:
+        """Refuses a run without an image.
+
+        Raises:
+            RunFolderError: no row is done; it says what the rows are instead.
+        """
+        counts = {name: int(self.summary.values.get(name) or 0) for name in (DONE, *_NOT_DONE)}
+        if counts[DONE]:
+            return
+        found = [name for name in _NOT_DONE if counts[name]]
+        ended = ", ".join(f"{counts[name]:,} {name}" for name in found)
+        retry = " or ".join(f"`--retry {name}`" for name in found)
+        shown_run = redact(self.run.uri)
+        raise RunFolderError(
+            f"run {shown_run}: none of its {sum(counts.values()):,} rows is done"
+            + (f" ({ended})" if ended else "")
+            + f"; expected at least 1. `dstc status {shown_run}` says why"
+            + (f"; the same `dstc translate` with {retry} runs them again" if retry else "")
+        )
 
     @cached_property
     def shards(self) -> list[int]:

@@ -13,6 +13,7 @@ import datasets
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
@@ -24,6 +25,7 @@ from dstc.errors import JobError, RunFolderError, SettingsError
 from dstc.export import export
 from dstc.exporting.folder import safe_name
 from dstc.exporting.items import label_of
+from tests.hostile.local_run import LocalRun
 
 
 def results(run: Path) -> dict[str, dict[str, Any]]:
@@ -255,6 +257,16 @@ def test_a_run_that_is_not_finished_or_damaged(
     (run / "summary.json").unlink()
     with pytest.raises(RunFolderError, match="not finished .summary.json is not there"):
         export(str(run), str(tmp_path / "c"), "folder")
+
+
+def test_a_run_without_an_image_is_refused(tmp_path: Path) -> None:
+    rows = {"id": ["a", "b"], "content": ["none.png"] * 2, "prompt": ["x"] * 2}
+    pq.write_table(pa.table(rows), tmp_path / "rows.parquet")
+    LocalRun(tmp_path / "rows.parquet", tmp_path / "run").translate()
+    told = r"none of its 2 rows is done \(2 rejected\).*`dstc status .*with `--retry rejected`"
+    with pytest.raises(RunFolderError, match=told):
+        export(str(tmp_path / "run"), str(tmp_path / "to"), "coco")
+    assert not (tmp_path / "to").exists()
 
 
 def test_names() -> None:
