@@ -5,10 +5,13 @@ from __future__ import annotations
 from dstc.errors import SettingsError
 from dstc.exporting.folder import Folder, safe_name
 from dstc.exporting.items import Items
+from dstc.exporting.short_names import ShortNames
 
 
 def write_image_folder(items: Items, folder: Folder) -> int:
     """`[SPLIT/]CLASS/<id>.png`; with pairs, below `result/` and, the same names, `content/`.
+
+    Folders at the beginning of an id that repeat SPLIT and CLASS are left out.
 
     Returns:
         The number of images.
@@ -18,6 +21,7 @@ def write_image_folder(items: Items, folder: Folder) -> int:
     """
     if items.selection.label_column is None:
         raise SettingsError("--format imagefolder: --label-column not given; expected the classes")
+    names = ShortNames(items)
     written = 0
     for item in items:
         if not isinstance(item.label, str):
@@ -26,7 +30,7 @@ def write_image_folder(items: Items, folder: Folder) -> int:
                 "an image lies in one folder"
             )
         split = f"{item.split}/" if items.selection.split_column else ""
-        name = f"{split}{safe_name(item.label)}/{item.key}"
+        name = f"{split}{safe_name(item.label)}/{names.of(item)}"
         if item.content is None:
             folder.write(f"{name}.{item.ending}", item.image)
         else:

@@ -26,6 +26,7 @@ from dstc.export import export
 from dstc.exporting.folder import safe_name
 from dstc.exporting.items import label_of
 from tests.hostile.local_run import LocalRun
+from tests.unit.dstc.manifests.files import build, write_images
 
 
 def results(run: Path) -> dict[str, dict[str, Any]]:
@@ -54,6 +55,37 @@ def test_image_folder(finished: Path, tmp_path: Path) -> None:
     assert train.classes[label] == "cat"
     assert np.array_equal(np.asarray(image), pixels_of(finished, "a/2"))
     assert len(ImageFolder(tmp_path / "to" / "val")) == 2
+
+
+def test_folders_of_ids_that_repeat_split_and_class_are_left_out(tmp_path: Path) -> None:
+    names = ["train/bird/1.png", "train/cat/1.png", "train/cat/2.png", "val/bird/1.png"]
+    write_images(tmp_path / "pics", names)
+    build(tmp_path / "rows.parquet", tmp_path / "pics", prompts=["x"])
+    rows = pq.read_table(tmp_path / "rows.parquet").to_pylist()
+    # In one folder: a row that would take the name of a shortened one, and one that keeps a folder.
+    rows += [{**rows[0], "id": "1"}, {**rows[0], "id": "val/3"}]
+    assert [row["id"] for row in rows] == [
+        *("train/bird/1", "train/cat/1", "train/cat/2", "val/bird/1", "1", "val/3")
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    LocalRun(tmp_path / "rows.parquet", tmp_path / "run").translate(samples_per_row=2)
+    run, to = str(tmp_path / "run"), tmp_path / "to"
+
+    export(run, str(to), "imagefolder", label_column="label", split_column="split")
+    found = {
+        split: [Path(p).relative_to(to).as_posix() for p, _ in ImageFolder(to / split).samples]
+        for split in ("train", "val")
+    }
+    assert found["train"] == [
+        *("train/bird/1.png", "train/bird/1@1.png"),
+        *("train/bird/train/bird/1.png", "train/bird/train/bird/1@1.png"),
+        *("train/bird/val/3.png", "train/bird/val/3@1.png"),
+        *("train/cat/1.png", "train/cat/1@1.png", "train/cat/2.png", "train/cat/2@1.png"),
+    ]
+    assert found["val"] == ["val/bird/1.png", "val/bird/1@1.png"]
+    # Without splits, the ids' first folder is not that of the class.
+    export(run, str(tmp_path / "flat"), "imagefolder", label_column="label")
+    assert (tmp_path / "flat/bird/val/bird/1.png").exists()
 
 
 def test_pairs_lie_on_each_other(finished: Path, tmp_path: Path) -> None:
