@@ -79,6 +79,7 @@ def build_manifest(
     seed: int = 0,
     images: Path | None = None,
     mask_of: str | Sequence[str] = (),
+    masks: Path | None = None,
     replace: bool = False,
 ) -> Built:
     """Makes a manifest of images and tables as they are, as `dstc manifest build` does.
@@ -91,6 +92,7 @@ def build_manifest(
         prompts: one or several. They and source_prompt may hold columns in braces.
         pair: "zip", "product", "random:K" or "by:COLUMN". seed: of random.
         images, mask_of: of COCO: the folder of its images; categories to write masks of.
+        masks: folder of masks that are named as the contents; sources are images then.
         replace: whether `output` may be there already.
 
     Raises:
@@ -104,6 +106,7 @@ def build_manifest(
     from dstc.manifests.build import build_manifest as build
     from dstc.manifests.find_sources import CocoOptions, find_sources
     from dstc.manifests.image_files import find_images
+    from dstc.manifests.mask_folder import with_masks
 
     options = BuildOptions(
         output=os.fspath(output),
@@ -117,7 +120,8 @@ def build_manifest(
     )
     coco = CocoOptions(None if images is None else os.fspath(images), _several(mask_of))
     texts = [os.fspath(source) for source in _several(sources)]
-    return build(find_sources(texts, options.columns, coco), options)
+    found = find_sources(texts, options.columns, coco)
+    return build(found if masks is None else with_masks(found, os.fspath(masks)), options)
 
 
 def check_manifest(

@@ -126,6 +126,14 @@ def build(
             rich_help_panel=_ROWS,
         ),
     ] = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Of images: folder of masks, named as the contents; white is translated.",
+            rich_help_panel=_ROWS,
+        ),
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Where the manifest is there already.")
     ] = False,
@@ -134,6 +142,7 @@ def build(
     from dstc.manifests.build import BuildOptions, build_manifest
     from dstc.manifests.find_sources import CocoOptions, find_sources
     from dstc.manifests.image_files import find_images
+    from dstc.manifests.mask_folder import with_masks
 
     options = BuildOptions(
         output=output,
@@ -146,7 +155,8 @@ def build(
         replaces=replace,
     )
     coco = CocoOptions(images, mask_of or ())
-    built = build_manifest(find_sources(sources, options.columns, coco), options)
+    found = find_sources(sources, options.columns, coco)
+    built = build_manifest(with_masks(found, masks) if masks else found, options)
     for line in _summary(built):
         print(visible(line))
 

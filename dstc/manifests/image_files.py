@@ -17,6 +17,8 @@ ENDINGS = frozenset(
     ".png .jpg .jpeg .jfif .webp .tif .tiff .avif .gif .bmp .pbm .pgm .ppm .pnm .pfm .heic .heif"
     "".split()
 )
+IMAGES = "images"
+"""The kind of sources whose every file is a content, named relative to the source's folder."""
 # Folders of these names at the top are parts of a data set, and the classes lie below.
 _SPLITS = frozenset("train training val valid validation dev test testing".split())
 
@@ -119,7 +121,7 @@ def _source(uri: str, root: str, names: Sequence[str]) -> Source:
             yield pa.table({name: pa.array(values, pa.string()) for name, values in table.items()})
 
     notes = [f"{others:,} files that are no images by their names were left out"] if others else []
-    return Source(uri, "images", root, read, columns, notes)
+    return Source(uri, IMAGES, root, read, columns, notes)
 
 
 def _levels(names: Sequence[str]) -> tuple[bool, bool]:

@@ -29,6 +29,9 @@ def commands() -> list[str]:
 def write_sources(folder: Path) -> None:
     datasets.disable_progress_bars()
     write_images(folder, ["pics/cat/1.png", "pics/dog/2.png"])
+    for name in ("cat/1.png", "dog/2.png"):
+        (folder / "masks" / name).parent.mkdir(parents=True)
+        Image.new("1", (8, 6), 1).save(folder / "masks" / name)
     write_images(folder, ["looks/monet.png", "looks/ink.png", "looks/flat.png"])
     write_images(folder, ["classes/cat/1.png", "classes/dog/1.png"])
     (folder / "rows.csv").write_text("image_path,caption\npics/a.png,a cat\n")
