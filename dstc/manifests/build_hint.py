@@ -7,7 +7,7 @@ import shlex
 
 from dstc.errors import ManifestError
 from dstc.manifests.columns import usual_name
-from dstc.manifests.find_sources import find_sources
+from dstc.manifests.find_sources import SAVE_AS_CSV, WORKBOOK_ENDINGS, find_sources
 from dstc.text import redact
 from dstc_engine.errors import UserError
 
@@ -22,13 +22,19 @@ def with_hint(error: ManifestError, uri: str) -> ManifestError:
 
 
 def build_hint(uri: str) -> str | None:
-    """A command for the shell; None for what `dstc manifest build` does not read.
+    """A command for the shell, of a workbook with what comes before it.
+
+    None for what `dstc manifest build` does not read.
 
     Example:
         build_hint("rows.csv") may be
         "dstc manifest build rows.csv -o rows.parquet --column content=image_path --prompt TEXT"
     """
     options = []
+    if uri.lower().endswith(WORKBOOK_ENDINGS):
+        table = posixpath.splitext(posixpath.basename(uri))[0]
+        steps = ["dstc", "manifest", "build", f"{table}.csv", "-o", f"{table}.parquet"]
+        return f"{SAVE_AS_CSV}, then {shlex.join(steps)}"
     try:
         (source,) = find_sources([uri])
         names = list(source.columns or next(iter(source.read())).schema.names)

@@ -17,6 +17,9 @@ EXPECTED = (
     "expected a folder, pattern or file of images (.png, .jpg, ...), a table (.csv, .tsv, .jsonl, "
     ".parquet), COCO (.json), WebDataset (.tar), a folder that `datasets` saved, or a run folder"
 )
+# Of Excel, LibreOffice and Numbers, which all write CSV, too.
+WORKBOOK_ENDINGS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
+SAVE_AS_CSV = "save the sheet as CSV (UTF-8)"
 _NOT_THERE = "there is no such file or folder"
 _QUOTES = "If it is a word of a prompt, quote all of them: --prompt 'an oil painting'"
 
@@ -95,6 +98,11 @@ def _find(uri: str, known: Collection[str], coco_options: CocoOptions) -> Source
             )
     if name.endswith(table_files.JSON_ENDINGS):
         return table_files.json_file(uri)
+    if name.endswith(WORKBOOK_ENDINGS):
+        raise ManifestError(
+            f"{redact(uri)}: found a workbook; expected a table in plain text: {SAVE_AS_CSV} and "
+            "name that file"
+        )
     raise ManifestError(f"{redact(uri)}: not a form that is read by its name; {EXPECTED}")
 
 

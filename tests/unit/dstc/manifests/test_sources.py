@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from dstc.errors import ManifestError, SettingsError
 from dstc.manifests import optional
 from dstc.manifests.build import BuildOptions, build_manifest
-from dstc.manifests.build_hint import build_hint
+from dstc.manifests.build_hint import build_hint, with_hint
 from dstc.manifests.find_sources import CocoOptions, find_sources
 from dstc.store.run_folder import RunFolder
 from dstc_engine.decoding.mask import read_mask
@@ -208,6 +208,18 @@ def test_what_is_probably_a_mistake_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes("image\nK\xe4se.png\n".encode("latin-1"))
     with pytest.raises(ManifestError, match="latin.csv: not readable CSV: .*; expected UTF-8"):
         build(tmp_path / "rows.parquet", tmp_path / "latin.csv", prompts=["x"])
+
+
+def test_a_workbook_is_to_be_saved_as_csv(tmp_path: Path) -> None:
+    book = tmp_path / "my rows.XLSX"
+    book.write_bytes(b"PK")
+    with pytest.raises(ManifestError, match="found a workbook; .*: save the sheet as CSV .UTF-8."):
+        find_sources([str(book)])
+    with pytest.raises(ManifestError, match=r"\. Make a manifest of it: save the sheet as CSV"):
+        raise with_hint(ManifestError("not Parquet"), str(book))
+    assert str(build_hint(str(book))).endswith(
+        "then dstc manifest build 'my rows.csv' -o 'my rows.parquet'"
+    )
 
 
 def test_an_earlier_run_is_chained(tmp_path: Path) -> None:
