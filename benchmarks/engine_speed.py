@@ -34,6 +34,7 @@ from benchmarks.ways import SPHERICAL_STEP, Way, mixed_rows
 from benchmarks.whole_machine import print_whole_machine
 from dstc_engine.kernel_counts import counting
 from dstc_engine.metrics.pixels import psnr
+from dstc_engine.precision import PRECISIONS
 from dstc_engine.request import ImageArray, TranslationRequest
 
 
@@ -75,7 +76,7 @@ def print_speed(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     rows = mixed_rows(arguments.rows)
     ways = []
-    for precision in ("fp32", "bf16"):
+    for precision in arguments.precisions:
         ways += [Way(precision, slots) for slots in (0, *arguments.slots)]
         ways.append(Way(precision, max(arguments.slots), SPHERICAL_STEP))
     measured = [Measured(way) for way in ways]
@@ -129,6 +130,13 @@ def main() -> None:
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--rounds", type=int, default=3, help="medians are over these (3)")
     parser.add_argument("--machine-slots", type=int, default=8, help="of each process (8)")
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=PRECISIONS,
+        default=["fp32", "bf16"],
+        help="fp32 first; a CPU without bf16 instructions takes minutes for a row in bf16",
+    )
     parser.add_argument("--part", choices=("one-thread", "whole-machine"), help="only this (both)")
     parser.add_argument(
         "--quick", action="store_true", help="6 rows, 1 and 6 slots, one round, one thread"
@@ -149,7 +157,9 @@ def main() -> None:
         print_speed(arguments)
         print_work()
     if arguments.part != "one-thread":
-        print_whole_machine(arguments.rows, arguments.machine_slots, arguments.rounds)
+        print_whole_machine(
+            arguments.rows, arguments.machine_slots, arguments.rounds, arguments.precisions
+        )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import torch
 
@@ -73,18 +74,19 @@ def measure(
     return processes * rows / seconds
 
 
-def print_whole_machine(rows: int, slots: int, rounds: int) -> None:
-    """Measures both ways in both precisions in turn, and prints the table.
+def print_whole_machine(rows: int, slots: int, rounds: int, precisions: Sequence[str]) -> None:
+    """Measures all ways in these precisions in turn, and prints the table.
 
     Args:
         rows: of the official pattern, and at least of all engines together. slots: of each engine.
+        precisions: times are those of the official pattern in the first one.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert cores is not None
     waves = -(-rows // (cores * slots))
     cases = [
         (precision, *how)
-        for precision in ("fp32", "bf16")
+        for precision in precisions
         for how in (
             (OFFICIAL_STEP, 0, 1, cores, rows),
             (OFFICIAL_STEP, slots, cores, 1, waves * slots),

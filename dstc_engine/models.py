@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +22,17 @@ from dstc_engine.encoders.vgg import Vgg
 from dstc_engine.errors import PresetError
 from dstc_engine.feature_cache import FeatureCache
 from dstc_engine.networks import networks_of
-from dstc_engine.precision import PRECISIONS, autocast, is_half, keep_products_in, use_tf32
+from dstc_engine.precision import (
+    PRECISIONS,
+    autocast,
+    is_emulated,
+    is_half,
+    keep_products_in,
+    use_tf32,
+)
 from dstc_engine.presets import Preset
+
+log = logging.getLogger(__name__)
 
 # Of a content at ViT-B/8 and 224 px, keys and self-similarity take 4.9 MB: room for 50 of them.
 _FEATURE_BYTES = 256 << 20
@@ -67,6 +77,12 @@ class Models:
         for network in (self.unet, self.dino, *self.clips, self.arcface, self.vgg):
             if network is not None:
                 network.eval().requires_grad_(False).to(self.device)
+        if is_emulated(self.device, self.precision):
+            log.warning(
+                "precision %s: this CPU has no instructions for it, and is several times slower in "
+                "it than in fp32; give fp32, or a CPU with AVX512-BF16 or AMX",
+                self.precision,
+            )
         if is_half(self.precision):
             self._go_half()
 

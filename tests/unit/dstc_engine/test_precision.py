@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from dstc_engine.precision import PRECISIONS, autocast, keep_products_in, use_tf32
+from dstc_engine.models import Models
+from dstc_engine.precision import PRECISIONS, autocast, is_emulated, keep_products_in, use_tf32
 from tests.unit.dstc_engine import tiny
 
 CPU = torch.device("cpu")
@@ -43,6 +44,19 @@ def test_fp32_casts_nothing() -> None:
     with autocast(CPU, "fp32"):
         assert not torch.is_autocast_enabled("cpu")
     assert list(PRECISIONS) == ["fp32", "bf16", "fp16", "tf32"]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_cpu_without_the_instructions_is_said(
+    native: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    Models(unet=tiny.make_unet(), dino=None, clips=(), precision="bf16")
+    assert ("several times slower" in caplog.text) is not native
+    caplog.clear()
+    Models(unet=tiny.make_unet(), dino=None, clips=(), precision="fp32")
+    assert not caplog.text
+    assert not is_emulated(torch.device("cuda"), "bf16")
 
 
 @pytest.fixture
