@@ -64,7 +64,7 @@ def _make(task: ShardTask) -> Callable[[int], Engine]:
         if task.device == "cuda":
             torch.cuda.empty_cache()  # what an engine before this one held
         return FallbackEngine(
-            StudentEngine(student, slots),
+            StudentEngine(student, slots, judges=settings.fallback != "none"),
             lambda: make_guided(min(slots, USUAL_SLOTS)),
             settings.fallback,
         )
@@ -103,7 +103,8 @@ def _cost(settings: Settings, with_prompt: bool) -> Cost:
     name, preset = _student(settings), settings.resolved_preset
     description, record = check_description(name, preset)
     config = StudentConfig.of(description["architecture"], f"student {name}")
-    return cost_of_student(preset, config, any(look.prompt for look in record.looks))
+    has_prompts = any(look.prompt for look in record.looks)
+    return cost_of_student(preset, config, has_prompts, judged=settings.fallback != "none")
 
 
 STUDENT = EngineSpec(

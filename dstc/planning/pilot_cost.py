@@ -74,7 +74,8 @@ def expected_cost(
     assert GUIDED.cost is not None
     preset, precision = settings.resolved_preset, settings.precision
     teacher = GUIDED.cost(settings, has_prompts)
-    student = cost_of_student(preset, config_of(preset, how, looks, has_prompts), has_prompts)
+    sizes, judged = config_of(preset, how, looks, has_prompts), settings.fallback != "none"
+    student = cost_of_student(preset, sizes, has_prompts, judged)
     rate = tflops or ASSUMED_TFLOPS[device, "bf16" if device == "cuda" and how.bf16 else "fp32"]
     flops = training_flops(preset, how, looks, has_prompts)
     return PilotCost(

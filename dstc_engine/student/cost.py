@@ -22,11 +22,14 @@ from dstc_engine.student.training import StudentTraining
 UNIT = "pass of a student; rows that fall back to guidance come on top"
 
 
-def cost_of_student(preset: Preset, config: StudentConfig, with_prompt: bool) -> Cost:
+def cost_of_student(
+    preset: Preset, config: StudentConfig, with_prompt: bool, judged: bool = True
+) -> Cost:
     """Counts the operations of a row: the student's pass, and what its gates look through.
 
     Args:
         preset: of the run. config: sizes of the student. with_prompt: looks have prompts.
+        judged: gates look at the images.
 
     Example:
         cost_of_student(preset, config_of(preset, StudentTraining(), 2, False), False).row
@@ -35,7 +38,8 @@ def cost_of_student(preset: Preset, config: StudentConfig, with_prompt: bool) ->
     content, look = _shapes(preset, config)
     with counting() as counted:
         image = network(content, look)
-        distances(encoders, content, image, look)
+        if judged:
+            distances(encoders, content, image, look)
     return Cost(steps=1, step=total_flops(counted), conditions=0, text=0, unit=UNIT)
 
 

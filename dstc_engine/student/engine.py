@@ -47,6 +47,8 @@ class StudentEngine:
 
     Args:
         student: loaded. batch: B, rows of one pass.
+        judges: whether the networks of the gates look at images, which takes longer than to make
+            them; without, there are no distances and no gate is failed.
 
     Example:
         engine = StudentEngine(load_student("runs/student", preset))
@@ -54,9 +56,10 @@ class StudentEngine:
         (translation,) = engine.step()
     """
 
-    def __init__(self, student: Student, batch: int = BATCH) -> None:
+    def __init__(self, student: Student, batch: int = BATCH, judges: bool = True) -> None:
         self._student = student
         self._batch = batch
+        self._judges = judges
         self._waiting: deque[TranslationRequest] = deque()
         self._looks = Looks(student.encoders, student.preset)
         self._modulations: dict[bytes, Tensor] = {}
@@ -146,13 +149,15 @@ class StudentEngine:
         images = self._student.network.render(contents, modulation).float()
         finite = torch.isfinite(images).flatten(1).all(dim=1).tolist()
         images = images.clamp(-1, 1)
-        found = distances(encoders, contents, images, looks)
-        names = list(found)
-        values = torch.stack([found[name] for name in names], dim=1).tolist()
+        found: list[dict[str, float]] = [{}] * len(rows)
+        if self._judges:
+            measured = distances(encoders, contents, images, looks)
+            values = torch.stack(list(measured.values()), dim=1).tolist()
+            found = [dict(zip(measured, of_row, strict=True)) for of_row in values]
         levels = to_levels(images).cpu()
         return [
-            self._leave(row, image, is_finite, dict(zip(names, of_row, strict=True)), len(rows))
-            for row, image, is_finite, of_row in zip(rows, levels, finite, values, strict=False)
+            self._leave(row, image, is_finite, of_row, len(rows))
+            for row, image, is_finite, of_row in zip(rows, levels, finite, found, strict=False)
         ]
 
     def _modulation(self, described: Tensor) -> Tensor:
@@ -184,7 +189,7 @@ class StudentEngine:
             slots=self._batch,
             made_by="student",
             distances=found,
-            failed_gates=failed(found, limits),
+            failed_gates=failed(found, limits) if self._judges else (),
         )
 
 

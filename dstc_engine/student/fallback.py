@@ -40,8 +40,8 @@ class FallbackEngine:
         student: its engine. make_guided: called once, at the first row that needs guidance.
         fallback: what becomes of an image that fails a gate. "guided": the row is translated by
             guidance, and so are rows of looks that the student does not know. "flag": the image is
-            used, and its failed gates are told. "none": it is used as any other. With the last two
-            a row of an unknown look fails.
+            used, and its failed gates are told. "none": it is used as any other; give a student's
+            engine that does not judge. With the last two a row of an unknown look fails.
 
     Example:
         engine = FallbackEngine(StudentEngine(student), lambda: Engine(models, preset, slots=8))
@@ -97,10 +97,8 @@ class FallbackEngine:
         return ended + self._guide()
 
     def _judge(self, translations: list[Translation]) -> list[Translation]:
-        if self._fallback == "flag":
+        if self._fallback != "guided":
             return translations
-        if self._fallback == "none":
-            return [_changed(each, failed_gates=()) for each in translations]
         used = []
         for each in translations:
             request = self._requests.pop(each.id)

@@ -44,7 +44,8 @@ class _Made:
 def _run(
     student: Student, guided: _Made, rows: list[TranslationRequest], fallback: Fallback = "guided"
 ) -> dict[str, Translation]:
-    engine = FallbackEngine(StudentEngine(student, 4), guided, fallback)
+    judging = StudentEngine(student, 4, judges=fallback != "none")
+    engine = FallbackEngine(judging, guided, fallback)
     ended = {t.id: t for t in translate(engine, rows)}  # type: ignore[arg-type]
     assert engine.is_finished and set(ended) == {row.id for row in rows}
     return ended
@@ -106,4 +107,5 @@ def test_images_that_fail_can_be_used_all_the_same(
     by_id = {t.id: t for t in ended}
     assert by_id[rows[0].id].failed_gates == () and by_id[rows[1].id].failed_gates == told
     assert {by_id[row.id].made_by for row in rows[:2]} == {"student"}
+    assert all(bool(by_id[row.id].distances) == (fallback == "flag") for row in rows[:2])
     assert by_id[rows[2].id].reason == "unknown_look" and guided.count == 0
