@@ -1,6 +1,6 @@
 """Gates of a student's images: how far they may be from content and look, learned from the teacher.
 
-B images of S x S pixels, F numbers that describe a look.
+B images or N pairs of S x S pixels, F numbers that describe a look.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,10 +18,14 @@ from dstc_engine.losses.structure import self_similarity, structure_loss
 from dstc_engine.student.distances import DISTANCES
 from dstc_engine.student.encoders import StudentEncoders
 
+Array = npt.NDArray[np.float64]
+
 # A limit is what one teacher's result in twenty exceeds, and a tenth more.
 QUANTILE, SLACK = 0.95, 1.1
 # Of gradient energy, in levels: an image that is one plain color is as sharp as another.
 _LEAST_ENERGY = 0.5
+# Pairs that the networks see at once.
+_BATCH = 16
 
 
 @torch.no_grad()
@@ -59,6 +64,23 @@ def distances(
         "clip": clip,
         "blur": blur,
     }
+
+
+def measure_pairs(
+    encoders: StudentEncoders, contents: Tensor, images: Tensor, looks: Tensor
+) -> dict[str, Array]:
+    """The distances of any number of images, and their sharpness, (N,) by name.
+
+    Args:
+        contents, images: (N, 3, S, S) in [-1, 1]. looks: (N, F).
+    """
+    found: dict[str, list[Array]] = {name: [] for name in (*DISTANCES, "sharpness")}
+    parts = (torch.split(each.to(encoders.device), _BATCH) for each in (contents, images, looks))
+    for some, made, of in zip(*parts, strict=True):
+        measured = distances(encoders, some, made, of) | {"sharpness": sharpness(made)}
+        for name, values in measured.items():
+            found[name].append(values.double().cpu().numpy())
+    return {name: np.concatenate(values) for name, values in found.items()}
 
 
 def sharpness(images: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from dstc_engine.student.losses import own_losses, see, teacher_losses
 from dstc_engine.student.names import KIND
 from dstc_engine.student.network import StudentConfig, StudentNetwork, usual_multipliers
 from dstc_engine.student.pairs import Pairs
+from dstc_engine.student.selection import select
 from dstc_engine.training.checkpoint import load_checkpoint
 from dstc_engine.training.loop import Recipe, World, decayed_groups, fit, shuffled_rows
 from dstc_engine.training.settings import TrainingSettings
@@ -44,6 +45,7 @@ class StudentTraining(TrainingSettings):
         bf16: off, since with so few channels an AVX512-BF16 core is slower in it than in float32.
         channels, embedding: of `StudentConfig`.
         val_share: of the contents, to validate on. least_rows: that each look must have.
+        keep: share of each look's pairs to train on, the nearest to look and content (`select`).
         flip: half of the pairs are seen mirrored.
         weight_keys, weight_cls: of `losses.teacher_losses`, beside 1 for pixels.
         weight_structure, weight_contrast, weight_look: of `losses.own_losses`.
@@ -61,6 +63,7 @@ class StudentTraining(TrainingSettings):
     embedding: int = 64
     val_share: float = 0.1
     least_rows: int = 100
+    keep: float = 1.0
     flip: bool = True
     weight_keys: float = 0.5
     weight_cls: float = 0.2
@@ -73,6 +76,8 @@ class StudentTraining(TrainingSettings):
     def __post_init__(self) -> None:
         if not 0 < self.val_share < 1:
             raise UserError(f"val_share is {self.val_share}; expected a share between 0 and 1")
+        if not 0 < self.keep <= 1:
+            raise UserError(f"keep is {self.keep}; expected a share above 0, at most 1")
         for name in ("steps", "batch", "least_rows", "feature_every", "feature_rows"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; expected 1 or more")
@@ -139,6 +144,7 @@ def train_student(
     torch.manual_seed(how.seed)
     network = StudentNetwork(config)
     network.looks.copy_(described)
+    pairs = select(pairs, encoders, described, how.keep)
     learning = _Learning(pairs, preset, encoders, described, how, world)
     recipe = Recipe(
         kind=KIND,

@@ -18,7 +18,7 @@ from dstc_engine.metrics.bootstrap import interval
 from dstc_engine.student.description import StudentRecord
 from dstc_engine.student.distances import DISTANCES
 from dstc_engine.student.encoders import StudentEncoders
-from dstc_engine.student.gates import distances, failed, learn_limits, sharpness
+from dstc_engine.student.gates import failed, learn_limits, measure_pairs
 from dstc_engine.student.network import StudentNetwork
 from dstc_engine.student.pairs import Pairs
 from dstc_engine.student.training import render
@@ -28,7 +28,6 @@ Interval = tuple[float, float, float]
 
 # Teacher's results of a look that its gates are learned from, and pairs of it that are validated.
 _MOST_JUDGED = 1000
-_BATCH = 16
 # What the table has besides the distances: sharpness in levels, and the difference of pixels.
 OTHERS = ("sharpness", "l1")
 
@@ -52,23 +51,6 @@ class Comparison:
     difference: dict[str, Interval]
     fallback: float
     reasons: dict[str, float]
-
-
-def measure_pairs(
-    encoders: StudentEncoders, contents: Tensor, images: Tensor, looks: Tensor
-) -> dict[str, Array]:
-    """The distances of images, and their sharpness, (N,) by name.
-
-    Args:
-        contents, images: (N, 3, S, S) in [-1, 1]. looks: (N, F).
-    """
-    found: dict[str, list[Array]] = {name: [] for name in (*DISTANCES, "sharpness")}
-    parts = (torch.split(each.to(encoders.device), _BATCH) for each in (contents, images, looks))
-    for some, made, of in zip(*parts, strict=True):
-        measured = distances(encoders, some, made, of) | {"sharpness": sharpness(made)}
-        for name, values in measured.items():
-            found[name].append(values.double().cpu().numpy())
-    return {name: np.concatenate(values) for name, values in found.items()}
 
 
 def with_limits(

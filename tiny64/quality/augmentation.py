@@ -36,9 +36,10 @@ from dstc_engine.student.engine import StudentEngine
 from dstc_engine.student.load import load_student
 from tiny64.quality.__main__ import cell
 from tiny64.quality.measures import Array
-from tiny64.quality.student import OWN, TARGET, images_of
+from tiny64.quality.student import LOOKS, images_of
 
-LOOK = "image"
+LOOK = "gloss-by-image"
+OWN, TARGET = LOOKS[LOOK].own, LOOKS[LOOK].target
 STEPS, BATCH = 500, 32
 Images = Sequence[ImageArray]
 
@@ -92,7 +93,7 @@ def train(
 
 def student_images(student: Path, rows: Mapping[str, ImageArray], style: ImageArray) -> Images:
     """Contents in the student's look."""
-    engine: Any = StudentEngine(load_student(str(student), get_preset("tiny64")), 64)
+    engine: Any = StudentEngine(load_student(str(student), get_preset("tiny64")), 64, judges=False)
     requests = [
         TranslationRequest(id=row_id, content=content, seed=0, style=style)
         for row_id, content in rows.items()
@@ -120,7 +121,7 @@ def main() -> None:
     prefix = f"{LOOK}-"
     subjects = [i.removeprefix(prefix) for i in guided if i.startswith(prefix)]
     contents = {s: decode(drawings[s, OWN]["png"]) for s in subjects}
-    style = decode((arguments.work / "style.png").read_bytes())
+    style = decode((arguments.work / f"{TARGET}.png").read_bytes())
     labels = torch.tensor([groups.index(drawings[s, OWN]["group"]) for s in subjects])
     flat = as_bytes(list(contents.values()))
     by_guidance = as_bytes([guided[prefix + s] for s in subjects])

@@ -3,13 +3,18 @@
     dstc emoji build data
     python -m tiny64.quality.student data/emoji-64.parquet --work student-benchmark
 
-Flat drawings, made glossy: one look after a style image, one after words. A guided run over train
-subjects (the pilot) teaches a student; then a guided run, the student alone, and the student with
-guidance where its gates refuse an image, all over the same test subjects. What is told: style by a
-classifier and shape by silhouettes, which guidance never sees, the ViT's structure distance, and
-sharpness; means with 95 % bootstrap intervals, and of differences row by row. Then images per
-second of both on one core, in turns. All runs are jobs as a user submits them; they stay in --work,
-and a second call goes on where the first one stopped.
+Flat drawings, made glossy: one look after a style image, one after words, or others (--looks). A
+guided run over train subjects (the pilot) teaches a student; then a guided run, the student alone,
+and the student with guidance where its gates refuse an image, all over the same test subjects. What
+is told: style by a classifier and shape by silhouettes, which guidance never sees, the ViT's
+structure distance, and sharpness; means with 95 % bootstrap intervals, and of differences row by
+row. Then images per second of both on one core, in turns. All runs are jobs as a user submits them;
+they stay in --work, and a second call goes on where the first one stopped.
+
+A look that guidance hits in part of its tries, of which the student learns from the best:
+
+    python -m tiny64.quality.student data/emoji-64.parquet --work lines --looks color-by-text \
+        --tries 3 --set keep=0.4
 """
 
 from __future__ import annotations
@@ -17,9 +22,9 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +43,7 @@ from dstc_engine.image import decode
 from dstc_engine.metrics.style_classifier import StyleClassifier
 from dstc_engine.models import load_models
 from dstc_engine.presets import get_preset
-from dstc_engine.request import ImageArray, TranslationRequest
+from dstc_engine.request import ImageArray, Translation, TranslationRequest
 from dstc_engine.student.engine import StudentEngine
 from dstc_engine.student.gates import sharpness
 from dstc_engine.student.load import load_student
@@ -48,18 +53,35 @@ from tiny64.quality.__main__ import cell, fit_classifier
 from tiny64.quality.measures import Array, measure
 from tiny64.quality.rows import BenchmarkRow
 
-OWN, TARGET = "fluent_flat", "fluent_3d"
-# Another split's subject, so that no content of the benchmark is its own style image.
+# A subject to train on, so that no content of the benchmark is its own style image.
 STYLE_SUBJECT = "1f9f8"
-LOOKS: Mapping[str, Mapping[str, str | None]] = {
-    "image": {"style": "style.png", "prompt": None, "source_prompt": None},
-    "text": {
-        "style": None,
-        "prompt": STYLE_PHRASES[TARGET],
-        "source_prompt": STYLE_PHRASES[OWN],
-    },
+
+
+@dataclass(frozen=True)
+class EmojiLook:
+    """Drawings of one style, made those of another: after an image in it, or after words."""
+
+    own: str
+    target: str
+    by_text: bool
+
+    @property
+    def asks(self) -> Mapping[str, str | None]:
+        """The columns of a row."""
+        if self.by_text:
+            prompt, source = STYLE_PHRASES[self.target], STYLE_PHRASES[self.own]
+            return {"style": None, "prompt": prompt, "source_prompt": source}
+        return {"style": f"{self.target}.png", "prompt": None, "source_prompt": None}
+
+
+LOOKS: Mapping[str, EmojiLook] = {
+    "gloss-by-image": EmojiLook("fluent_flat", "fluent_3d", by_text=False),
+    "gloss-by-text": EmojiLook("fluent_flat", "fluent_3d", by_text=True),
+    "color-by-image": EmojiLook("openmoji_line", "openmoji", by_text=False),
+    "color-by-text": EmojiLook("openmoji_line", "openmoji", by_text=True),
+    "lines-by-image": EmojiLook("openmoji", "openmoji_line", by_text=False),
+    "lines-by-text": EmojiLook("openmoji", "openmoji_line", by_text=True),
 }
-TASK = "glossy after {}"
 
 
 @dataclass(frozen=True)
@@ -68,60 +90,63 @@ class Folder:
 
     work: Path
     drawings: Sequence[dict[str, Any]]
+    looks: Sequence[str]
 
     @cached_property
     def files(self) -> dict[tuple[str, str], bytes]:
         """The PNG of each subject and style."""
         return {(row["subject"], row["style"]): row["png"] for row in self.drawings}
 
-    def subjects(self, split: str, count: int) -> list[str]:
-        """So many of a split that have both styles, in an order of a fixed seed."""
+    def subjects(self, look: str, split: str, count: int) -> list[str]:
+        """So many of a split that have both styles of a look, in an order of a fixed seed."""
         of = {
             style: {
                 r["subject"] for r in self.drawings if (r["style"], r["split"]) == (style, split)
             }
-            for style in (OWN, TARGET)
+            for style in (LOOKS[look].own, LOOKS[look].target)
         }
-        found = sorted(of[OWN] & of[TARGET] - {STYLE_SUBJECT})
+        found = sorted(set.intersection(*of.values()) - {STYLE_SUBJECT})
         np.random.default_rng(0).shuffle(found)
         return found[:count]
 
-    def write_manifest(self, name: str, split: str, count: int) -> Path:
-        """A row for each look and subject, and the images that they name."""
+    def write_manifest(self, name: str, split: str, count: int, tries: int = 1) -> Path:
+        """A row for each look, subject and try, and the images that they name."""
         (self.work / "contents").mkdir(parents=True, exist_ok=True)
-        (self.work / "style.png").write_bytes(self.files[STYLE_SUBJECT, TARGET])
         rows = []
-        for subject in self.subjects(split, count):
-            content = f"contents/{subject}.png"
-            (self.work / content).write_bytes(self.files[subject, OWN])
-            rows += [
-                {"id": f"{look}-{subject}", "content": content, "subject": subject, **asks}
-                for look, asks in LOOKS.items()
-            ]
+        for name_of_look in self.looks:
+            look = LOOKS[name_of_look]
+            style = self.files[STYLE_SUBJECT, look.target]
+            (self.work / f"{look.target}.png").write_bytes(style)
+            for subject in self.subjects(name_of_look, split, count):
+                content = f"contents/{look.own}-{subject}.png"
+                (self.work / content).write_bytes(self.files[subject, look.own])
+                # A row's seed is its id's.
+                ids = [f"{name_of_look}-{subject}" + f"-{n}" * bool(n) for n in range(tries)]
+                rows += [{"id": row_id, "content": content, **look.asks} for row_id in ids]
         path = self.work / f"{name}.parquet"
         pq.write_table(pa.Table.from_pylist(rows), path)
         return path
 
     def benchmark_rows(self, look: str, subjects: Sequence[str]) -> list[BenchmarkRow]:
         """What `measure` compares images with."""
-        style = decode(self.files[STYLE_SUBJECT, TARGET])
-        asks = LOOKS[look]
+        own, target, asks = LOOKS[look].own, LOOKS[look].target, LOOKS[look].asks
+        style = decode(self.files[STYLE_SUBJECT, target])
         return [
             BenchmarkRow(
-                TASK.format(look),
+                look,
                 number,
                 TranslationRequest(
                     id=f"{look}-{subject}",
-                    content=decode(self.files[subject, OWN]),
+                    content=decode(self.files[subject, own]),
                     seed=number,
                     style=style if asks["style"] else None,
                     prompt=asks["prompt"],
                     source_prompt=asks["source_prompt"],
                 ),
-                OWN,
-                TARGET,
+                own,
+                target,
                 style,
-                decode(self.files[subject, TARGET]),
+                decode(self.files[subject, target]),
             )
             for number, subject in enumerate(subjects)
         ]
@@ -156,7 +181,7 @@ def print_quality(look: str, found: Mapping[str, Mapping[str, Array]], fallback:
         if way.startswith("student")
     ]
     rows = len(guided["style"])
-    print_table([f"{TASK.format(look)}, {rows} test subjects", *names], table)
+    print_table([f"{look}, {rows} test subjects", *names], table)
     print(f"\n{fallback:.0%} of the student's images fail a gate, and are guided in a whole job.\n")
 
 
@@ -165,21 +190,22 @@ def print_speed(requests: Sequence[TranslationRequest], student: Path, rounds: i
     preset = get_preset("tiny64")
     models = load_models(preset)
     of_student = load_student(str(student), preset)
-    contents = torch.stack([to_tensor(request.content) for request in requests[:64]])
-    looks = of_student.network.modulate(of_student.network.looks[:1]).expand(len(contents), -1)
+
+    def made(ended: Iterable[Translation]) -> int:
+        return sum(each.image is not None for each in ended)
 
     def guide() -> int:
-        return len(list(translate(Engine(models, preset, 8), requests[:8])))
+        return made(translate(Engine(models, preset, 8), requests[:8]))
 
-    def apply() -> int:
-        engine: Any = StudentEngine(of_student, 64)
-        return len(list(translate(engine, requests[:64])))
+    def apply(judges: bool) -> int:
+        engine: Any = StudentEngine(of_student, 64, judges)
+        return made(translate(engine, requests[:64]))
 
-    @torch.no_grad()
-    def render() -> int:
-        return len(of_student.network.render(contents, looks))
-
-    ways = {"guided": guide, "student with its gates": apply, "its network alone": render}
+    ways: dict[str, Callable[[], int]] = {
+        "guided": guide,
+        "student": partial(apply, judges=True),
+        "student without gates": partial(apply, judges=False),
+    }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(rounds + 1):
         for way, run in ways.items():
@@ -199,7 +225,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="Parquet of `dstc emoji build`")
     parser.add_argument("--work", type=Path, required=True, help="where all runs are kept")
-    parser.add_argument("--pilot", type=int, default=256, help="rows of each look (256)")
+    parser.add_argument("--pilot", type=int, default=256, help="subjects of each look (256)")
+    parser.add_argument("--looks", nargs="+", choices=LOOKS, default=list(LOOKS)[:2])
+    parser.add_argument("--tries", type=int, default=1, help="of each row of the pilot (1)")
     parser.add_argument("--rows", type=int, default=64, help="test subjects (64)")
     parser.add_argument("--steps", type=int, default=3000, help="of the training (3000)")
     parser.add_argument("--actors", type=int, default=2, help="of the guided runs (2)")
@@ -207,11 +235,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     work = arguments.work.resolve()
-    folder = Folder(work, pq.read_table(arguments.data).to_pylist())
+    folder = Folder(work, pq.read_table(arguments.data).to_pylist(), arguments.looks)
     student = work / "student"
     options: dict[str, Any] = {"actors": arguments.actors, "device": "cpu"}
 
-    pilot = folder.write_manifest("pilot", "train", arguments.pilot)
+    pilot = folder.write_manifest("pilot", "train", arguments.pilot, arguments.tries)
     dstc.translate(pilot, work / "pilot", **options)
     compared = distil(
         DistilPlan(
@@ -237,10 +265,9 @@ def main() -> None:
     made_by = runs["student with fallback"].table(["id", "made_by"]).to_pylist()
     classifier, dino = fit_classifier(folder.drawings), load_models(get_preset("tiny64")).dino
     assert dino is not None
-    subjects = folder.subjects("test", arguments.rows)
     everything = []
-    for look in LOOKS:
-        rows = folder.benchmark_rows(look, subjects)
+    for look in folder.looks:
+        rows = folder.benchmark_rows(look, folder.subjects(look, "test", arguments.rows))
         everything += rows
         found = {
             way: measured(rows, [of[row.request.id] for row in rows], classifier, dino)

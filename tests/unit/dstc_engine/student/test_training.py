@@ -17,7 +17,9 @@ from dstc_engine.student.encoders import StudentEncoders
 from dstc_engine.student.engine import StudentEngine
 from dstc_engine.student.finish import finish_student
 from dstc_engine.student.load import load_student
+from dstc_engine.student.looks import Looks
 from dstc_engine.student.pairs import Pairs, PairsBuilder
+from dstc_engine.student.selection import select
 from dstc_engine.student.training import StudentTraining, new_record, train_student
 from tests.unit.dstc_engine import tiny
 from tests.unit.dstc_engine.student.tiny_student import asking, encoders
@@ -50,6 +52,31 @@ def _train(out: Path, pairs: Pairs, seen: StudentEncoders, **changes: object) ->
     how = dataclasses.replace(HOW, **changes)  # type: ignore[arg-type]
     record = new_record(pairs, tiny.PRESET, seen, PILOT)
     return train_student(pairs, tiny.PRESET, seen, record, out, how)
+
+
+def test_the_pairs_nearest_to_content_and_look_are_kept(seen: StudentEncoders) -> None:
+    builder = PairsBuilder(tiny.PRESET, HOW.val_share)
+    for n in range(24):
+        for look in range(2):
+            request = asking("image", look, content=n)
+            assert request.style is not None
+            # A third of the results are the content under a breath of the style; others are noise.
+            blended = 0.9 * request.content + 0.1 * request.style
+            result = blended if n % 3 == 0 else 255.0 * (tiny.image(500 + n + look) > 127)
+            builder.add(request, result.astype(np.uint8), style=f"style-{look}.png")
+    pairs = builder.build(HOW.least_rows)
+    described = torch.stack(
+        [Looks(seen, tiny.PRESET).describe(e.look, e.request) for e in pairs.examples]
+    )
+    kept = select(pairs, seen, described, keep=0.25)
+    assert len(kept.rows(val=True)) == len(pairs.rows(val=True)), "all of val tell of the teacher"
+    for look in range(2):
+        before, after = (each.rows(val=False, look=look) for each in (pairs, kept))
+        assert len(after) == -(-len(before) // 4)
+        contents, results = kept.batch(after)
+        near = ((contents - results).abs().mean(dim=(1, 2, 3)) < 0.2).float().mean()
+        assert near > 0.8
+    assert select(pairs, seen, described, keep=1.0) is pairs
 
 
 def test_a_student_learns_two_looks(tmp_path: Path, pairs: Pairs, seen: StudentEncoders) -> None:
