@@ -9,7 +9,7 @@ and the student with guidance where its gates refuse an image, all over the same
 is told: style by a classifier and shape by silhouettes, which guidance never sees, the ViT's
 structure distance, and sharpness; means with 95 % bootstrap intervals, and of differences row by
 row. Then images per second of both on one core, in turns. All runs are jobs as a user submits them;
-they stay in --work, and a second call goes on where the first one stopped.
+they stay in --work, with a sheet of each look, and a second call goes on where the first stopped.
 
 A look that guidance hits in part of its tries, of which the student learns from the best:
 
@@ -48,6 +48,7 @@ from dstc_engine.student.engine import StudentEngine
 from dstc_engine.student.gates import sharpness
 from dstc_engine.student.load import load_student
 from dstc_engine.tensors import to_tensor
+from dstc_engine.training.sheet import write_sheet
 from tiny64.captions import STYLE_PHRASES
 from tiny64.quality.__main__ import cell, fit_classifier
 from tiny64.quality.measures import Array, measure
@@ -185,6 +186,19 @@ def print_quality(look: str, found: Mapping[str, Mapping[str, Array]], fallback:
     print(f"\n{fallback:.0%} of the student's images fail a gate, and are guided in a whole job.\n")
 
 
+def write_comparison(
+    path: Path, rows: Sequence[BenchmarkRow], images: Mapping[str, Mapping[str, ImageArray]]
+) -> None:
+    """A sheet: contents, guided results, and the student's images below each other."""
+    of = [
+        {row.request.id: row.request.content for row in rows},
+        images["guided"],
+        images["student alone"],
+    ]
+    parts = [torch.stack([to_tensor(by_id[row.request.id]) for row in rows]) for by_id in of]
+    write_sheet(path, parts, scale=1)
+
+
 def print_speed(requests: Sequence[TranslationRequest], student: Path, rounds: int = 3) -> None:
     """Images per second of both engines on one core, in turns; medians of the rounds."""
     preset = get_preset("tiny64")
@@ -280,6 +294,7 @@ def main() -> None:
         found["real drawings"] = measured(rows, truth, classifier, dino)
         here = [row["made_by"] == "guided" for row in made_by if row["id"].startswith(look)]
         print_quality(look, found, float(np.mean(here)))
+        write_comparison(work / f"{look}.png", rows[:16], images)
     print_speed([row.request for row in everything], student)
 
 
