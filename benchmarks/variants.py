@@ -83,6 +83,10 @@ class Variant:
         """Whether this CPU lacks what it asks for, so that its speed says nothing."""
         return self.precision == "bf16" and is_emulated(torch.device("cpu"), "bf16")
 
+    def products(self) -> contextlib.AbstractContextManager[object]:
+        """How its products are computed within."""
+        return RoundedProducts() if self.is_emulated else contextlib.nullcontext()
+
     @property
     def networks(self) -> tuple[str, ...]:
         """What tells its networks from another variant's: the precision, and their names."""
@@ -92,7 +96,7 @@ class Variant:
         """Translates some rows and notes the time."""
         engine = Engine(models, self.preset, slots)
         started = time.perf_counter()
-        with RoundedProducts() if self.is_emulated else contextlib.nullcontext():
+        with self.products():
             for done in translate(engine, rows):
                 if done.image is not None:
                     self.images[done.id] = done.image
@@ -167,7 +171,7 @@ def main() -> None:
         engine = Engine(loaded[variant.networks], variant.preset, len(warm))
         for row in warm:
             engine.add(row)
-        with RoundedProducts() if variant.is_emulated else contextlib.nullcontext():
+        with variant.products():
             engine.step()
     for start in range(0, len(rows), _PIECE):
         for variant in [exact, *variants]:

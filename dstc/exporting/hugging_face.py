@@ -13,12 +13,12 @@ from dstc.exporting.card import dataset_card
 from dstc.exporting.folder import Folder
 from dstc.exporting.items import Item, Items
 from dstc.store.cells import texts
+from dstc.store.image_type import IMAGE
 from dstc.store.plain_records import extra_columns
 
 _FILE_BYTES = 256 << 20
 # Rows that a reader decodes together: images are large.
 _GROUP_ROWS = 100
-IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 CONTENT, MASK = "content_image", "mask_image"
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 
 from dstc.exporting.folder import Folder
 from dstc.exporting.items import Item, Items
+from dstc.store.containers import add_file, sample_files
 from dstc.store.plain_records import extra_columns, plain_record
 
 _SHARD_BYTES = 256 << 20
@@ -27,10 +27,7 @@ class _Shards:
             self.end()
             self._begin()
         for name, data in files.items():
-            # No time and no owner: the same run makes the same bytes.
-            about = tarfile.TarInfo(name)
-            about.size = len(data)
-            self._tar.addfile(about, io.BytesIO(data))
+            add_file(self._tar, name, data)
 
     def end(self) -> None:
         self._tar.close()
@@ -68,14 +65,11 @@ def write_web_dataset(items: Items, folder: Folder, shard_bytes: int = _SHARD_BY
 
 
 def _files(item: Item, columns: list[str], classes: dict[str, int]) -> dict[str, bytes]:
-    key = item.key.replace(".", "%2E")
-    about = {"id": item.key, **plain_record(item.row, columns)}
-    files = {f"{key}.{item.ending}": item.image}
+    parts = {item.ending: item.image}
     if isinstance(item.label, str):
-        files[f"{key}.cls"] = str(classes[item.label]).encode()
+        parts["cls"] = str(classes[item.label]).encode()
     if item.content is not None:
-        files[f"{key}.content.png"] = item.content
+        parts["content.png"] = item.content
     if item.mask is not None:
-        files[f"{key}.mask.png"] = item.mask
-    files[f"{key}.json"] = json.dumps(about, ensure_ascii=False).encode()
-    return files
+        parts["mask.png"] = item.mask
+    return sample_files(item.key, parts, plain_record(item.row, columns))

@@ -20,11 +20,11 @@ from dstc.errors import ManifestError, SettingsError
 from dstc.manifests.optional import load
 from dstc.manifests.source import CHUNK_IMAGES, CHUNK_ROWS, NAME, Source
 from dstc.store import storage, urls
+from dstc.store.image_type import IMAGE
 from dstc.text import describe, redact
 
 EVERYTHING = "all"
 _LOOKED_FOR = 20  # images: where none of them is there, the folder is wrong
-_MASK = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
 
 
@@ -138,7 +138,7 @@ def _table(
             _mask(coco, mask_module, image, some, names, masks)
             for (image, _), some in zip(rows, objects, strict=True)
         ]
-        columns["mask"] = pa.array(found, _MASK)
+        columns["mask"] = pa.array(found, IMAGE)
     return pa.table(columns)
 
 

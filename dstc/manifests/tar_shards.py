@@ -19,6 +19,7 @@ from dstc.manifests.optional import load
 from dstc.manifests.source import CHUNK_IMAGES, NAME, Source
 from dstc.manifests.table_files import table_of_records
 from dstc.store import storage
+from dstc.store.image_type import IMAGE
 from dstc.text import describe, redact
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
@@ -101,10 +102,9 @@ def _fields(data: bytes, record: dict[str, Any], shown: str) -> dict[str, Any]:
 
 
 def _table(records: list[dict[str, Any]], shown: str) -> pa.Table:
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     table = table_of_records(records, shown)
     for place, name in enumerate(table.schema.names):
         if name == _IMAGE or is_image(f"x.{name}"):
             values = [record.get(name) for record in records]
-            table = table.set_column(place, name, pa.array(values, image))
+            table = table.set_column(place, name, pa.array(values, IMAGE))
     return table

@@ -10,19 +10,20 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dstc.store.cells import read_records
+from dstc.store.image_type import IMAGE
 from dstc.store.plain_records import extra_columns, plain_record
 
 IMAGE_COLUMN, MASK_COLUMN = "image", "mask_image"
 """Columns of images, and of images of labels, in Parquet; each `{bytes, path}`."""
 
-_IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 # Rows that a reader decodes together: images are large.
 _GROUP_ROWS = 100
 # A page is cut after so many rows or more, and holds 2 GiB at most.
@@ -92,12 +93,11 @@ def make_tar(members: Sequence[Member], rows: pa.Table) -> Container:
     records = read_records(rows, columns, [member.place for member in members])
     files: list[tuple[str, bytes]] = []
     for member, record in zip(members, records, strict=True):
-        key = member.key.replace(".", "%2E")
-        files.append((f"{key}.{member.ending}", member.image))
+        parts = {member.ending: member.image}
         if member.mask is not None:
-            files.append((f"{key}.mask.png", member.mask))
-        about = {"id": member.key, **plain_record({**record, "seed": member.seed}, columns)}
-        files.append((f"{key}.json", json.dumps(about, ensure_ascii=False).encode()))
+            parts["mask.png"] = member.mask
+        about = plain_record({**record, "seed": member.seed}, columns)
+        files += sample_files(member.key, parts, about).items()
     data, spans = tar_of(files)
     found = iter(spans)
     images, masks = list[Span](), list[Span | None]()
@@ -108,15 +108,33 @@ def make_tar(members: Sequence[Member], rows: pa.Table) -> Container:
     return Container(data, images, masks)
 
 
+def sample_files(
+    key: str, parts: Mapping[str, bytes], about: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """Files of one sample by their names in a tar, its JSON last.
+
+    Args:
+        key: an id, or one of its images. parts: by their endings. about: what the JSON says
+            besides the key.
+    """
+    stem = key.replace(".", "%2E")
+    text = json.dumps({"id": key, **about}, ensure_ascii=False)
+    return {f"{stem}.{end}": data for end, data in {**parts, "json": text.encode()}.items()}
+
+
+def add_file(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Adds a file without time and owner: the same files make the same bytes."""
+    about = tarfile.TarInfo(name)
+    about.size = len(data)
+    tar.addfile(about, io.BytesIO(data))
+
+
 def tar_of(files: Iterable[tuple[str, bytes]]) -> tuple[bytes, list[Span]]:
     """A tar of files, and where the bytes of each lie in it."""
     buffer, spans = io.BytesIO(), []
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, data in files:
-            # No time and no owner: the same files make the same bytes.
-            about = tarfile.TarInfo(name)
-            about.size = len(data)
-            tar.addfile(about, io.BytesIO(data))
+            add_file(tar, name, data)
             padded = -(-len(data) // _BLOCK) * _BLOCK
             spans.append((buffer.tell() - padded, len(data)))
     return buffer.getvalue(), spans
@@ -154,7 +172,7 @@ def make_parquet(members: Sequence[Member], rows: pa.Table, has_masks: bool) -> 
 def _table(members: Sequence[Member], rows: pa.Table, has_masks: bool) -> pa.Table:
     def images(files: Iterable[tuple[bytes, str] | None]) -> pa.Array:
         cells = [file and {"bytes": file[0], "path": file[1]} for file in files]
-        return pa.array(cells, _IMAGE)
+        return pa.array(cells, IMAGE)
 
     columns: dict[str, pa.Array] = {
         "id": pa.array([member.key for member in members], pa.string()),

@@ -47,7 +47,10 @@ def select(pairs: Pairs, encoders: StudentEncoders, described: Tensor, keep: flo
         place = torch.stack(ranks).double().mean(dim=0)
         stays[rows[place.argsort(stable=True)[: math.ceil(keep * len(rows))]]] = True
     kept = stays.nonzero()[:, 0]
-    parts = {
-        name: getattr(pairs, name)[kept] for name in ("contents", "results", "looks", "in_val")
-    }
-    return dataclasses.replace(pairs, **parts)
+    return dataclasses.replace(
+        pairs,
+        contents=pairs.contents[kept],
+        results=pairs.results[kept],
+        looks=pairs.looks[kept],
+        in_val=pairs.in_val[kept],
+    )

@@ -182,7 +182,7 @@ def print_quality(look: str, found: Mapping[str, Mapping[str, Array]], fallback:
         if way.startswith("student")
     ]
     rows = len(guided["style"])
-    print_table([f"{look}, {rows} test subjects", *names], table)
+    print_table([f"{look}, {rows} subjects", *names], table)
     print(f"\n{fallback:.0%} of the student's images fail a gate, and are guided in a whole job.\n")
 
 
@@ -242,7 +242,8 @@ def main() -> None:
     parser.add_argument("--pilot", type=int, default=256, help="subjects of each look (256)")
     parser.add_argument("--looks", nargs="+", choices=LOOKS, default=list(LOOKS)[:2])
     parser.add_argument("--tries", type=int, default=1, help="of each row of the pilot (1)")
-    parser.add_argument("--rows", type=int, default=64, help="test subjects (64)")
+    parser.add_argument("--rows", type=int, default=64, help="subjects that are tried (64)")
+    parser.add_argument("--split", choices=("val", "test"), default="test", help="theirs (test)")
     parser.add_argument("--steps", type=int, default=3000, help="of the training (3000)")
     parser.add_argument("--actors", type=int, default=2, help="of the guided runs (2)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of distil")
@@ -266,13 +267,14 @@ def main() -> None:
     )
     print("\n".join(say_compared(compared, str(student))))
 
-    test = folder.write_manifest("test", "test", arguments.rows)
+    split = arguments.split
+    test, runs_of = folder.write_manifest(split, split, arguments.rows), work / f"on-{split}"
     alone: dict[str, Any] = {"student": str(student), "fallback": "none"}
     runs = {
-        "guided": dstc.translate(test, work / "guided", **options),
-        "student alone": dstc.translate(test, work / "alone", **options, **alone),
+        "guided": dstc.translate(test, runs_of / "guided", **options),
+        "student alone": dstc.translate(test, runs_of / "alone", **options, **alone),
         "student with fallback": dstc.translate(
-            test, work / "whole", **options, student=str(student)
+            test, runs_of / "whole", **options, student=str(student)
         ),
     }
     images = {way: images_of(run) for way, run in runs.items()}
@@ -281,7 +283,7 @@ def main() -> None:
     assert dino is not None
     everything = []
     for look in folder.looks:
-        rows = folder.benchmark_rows(look, folder.subjects(look, "test", arguments.rows))
+        rows = folder.benchmark_rows(look, folder.subjects(look, split, arguments.rows))
         everything += rows
         found = {
             way: measured(rows, [of[row.request.id] for row in rows], classifier, dino)
@@ -294,7 +296,7 @@ def main() -> None:
         found["real drawings"] = measured(rows, truth, classifier, dino)
         here = [row["made_by"] == "guided" for row in made_by if row["id"].startswith(look)]
         print_quality(look, found, float(np.mean(here)))
-        write_comparison(work / f"{look}.png", rows[:16], images)
+        write_comparison(runs_of / f"{look}.png", rows[:16], images)
     print_speed([row.request for row in everything], student)
 
 

@@ -25,11 +25,9 @@ from dstc.verify import verify
 from dstc.worker import shard_run, translate_shard
 from dstc.worker.container_store import ContainerStore
 from dstc.worker.write_results import ResultParts
-from dstc_engine.fake import FakeEngine
-from dstc_engine.presets import TINY64
-from dstc_engine.request import Translation
 from tests.hostile.local_run import LocalRun
 from tests.seeded_engine import SeededEngine
+from tests.stuck_engine import NotingEngine, StuckEngine
 from tests.unit.dstc.one_actor import Columns, Job, MakeJob, Write
 
 STORES = ("webdataset", "parquet")
@@ -105,27 +103,11 @@ def test_what_ended_before_a_process_died_does_not_run_again_and_the_container_i
     expected = commit(calm)
     monkeypatch.setattr(shard_run, "SAVE_EVERY_S", 0.0)
     monkeypatch.setattr(translate_shard, "BEAT_EVERY_S", 0.01)
-    gate, held, seen = threading.Event(), list[Any](), list[str]()
+    gate, seen = threading.Event(), list[str]()
 
-    class Stuck(FakeEngine):
-        def add(self, request: Any) -> None:
-            if request.id == "row/007" and not gate.is_set():
-                held.append(request)
-            else:
-                super().add(request)
-
-        def step(self) -> list[Translation]:
-            time.sleep(0.002)
-            if held and gate.is_set():
-                super().add(held.pop())
-            return super().step()
-
-    class Noting(FakeEngine):
-        def add(self, request: Any) -> None:
-            seen.append(request.id)
-            super().add(request)
-
-    dying = make_job(manifest, make_engine=lambda slots: Stuck(TINY64, slots), store=store)
+    dying = make_job(
+        manifest, make_engine=lambda slots: StuckEngine(slots, "row/007", gate), store=store
+    )
     output = Path(dying.run.uri)
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(dying.actor, dying.shards[0])
@@ -136,7 +118,7 @@ def test_what_ended_before_a_process_died_does_not_run_again_and_the_container_i
         assert len(images_of(output, saved[0].append_column("id", [saved[1]]).to_pylist())) == 8
         assert not (output / "images").exists(), "nothing that a reader takes for whole"
         # As another process would, while the first one hangs.
-        fresh = make_job(manifest, make_engine=lambda slots: Noting(TINY64, slots), store=store)
+        fresh = make_job(manifest, make_engine=lambda slots: NotingEngine(slots, seen), store=store)
         again = commit(fresh)
         assert seen == ["row/007"]
         gate.set()

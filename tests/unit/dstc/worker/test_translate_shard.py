@@ -32,6 +32,7 @@ from dstc_engine.errors import PresetError, WeightsError
 from dstc_engine.fake import FakeEngine
 from dstc_engine.presets import TINY64
 from dstc_engine.request import Translation
+from tests.stuck_engine import NotingEngine, StuckEngine
 from tests.unit.dstc.one_actor import Columns, MakeJob, Write
 
 
@@ -136,12 +137,9 @@ def test_only_failed_rows_of_a_finished_shard_run_again(
 ) -> None:
     seen: list[str] = []
 
-    class Noting(FakeEngine):
-        def add(self, request: Any) -> None:
-            seen.append(request.id)
-            super().add(request)
-
-    job = make_job(write_manifest(good_rows(5)), make_engine=lambda slots: Noting(TINY64, slots))
+    job = make_job(
+        write_manifest(good_rows(5)), make_engine=lambda slots: NotingEngine(slots, seen)
+    )
     first = job.translate()
     statuses = pa.array(["done", "failed", "rejected", "failed", "done"])
     place = first.schema.get_field_index("status")
@@ -223,32 +221,10 @@ def test_rows_that_ended_before_a_process_died_do_not_run_again(
     monkeypatch.setattr(shard_run, "SAVE_EVERY_S", 0.0)
     monkeypatch.setattr(translate_shard, "BEAT_EVERY_S", 0.01)
     gate = threading.Event()
-    held: list[Any] = []
-
-    class Stuck(FakeEngine):
-        """One row does not move before the gate opens, whichever entered before it."""
-
-        def add(self, request: Any) -> None:
-            if request.id == "row/007" and not gate.is_set():
-                held.append(request)
-            else:
-                super().add(request)
-
-        def step(self) -> list[Translation]:
-            time.sleep(0.002)
-            if held and gate.is_set():
-                super().add(held.pop())
-            return super().step()
-
     seen: list[str] = []
 
-    class Noting(FakeEngine):
-        def add(self, request: Any) -> None:
-            seen.append(request.id)
-            super().add(request)
-
     manifest = write_manifest(good_rows(9))
-    dying = make_job(manifest, make_engine=lambda slots: Stuck(TINY64, slots))
+    dying = make_job(manifest, make_engine=lambda slots: StuckEngine(slots, "row/007", gate))
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(dying.translate)
         end = time.monotonic() + 20
@@ -260,7 +236,7 @@ def test_rows_that_ended_before_a_process_died_do_not_run_again(
         assert rows.num_rows == len(kept) and "row/007" not in kept
 
         # As another process would, while the first one hangs.
-        fresh = make_job(manifest, make_engine=lambda slots: Noting(TINY64, slots))
+        fresh = make_job(manifest, make_engine=lambda slots: NotingEngine(slots, seen))
         again = fresh.translate()
         assert not set(seen) & set(kept) and len(seen) + len(kept) == 9
         assert fresh.stats()["attempt"] == 2
