@@ -53,8 +53,8 @@ class StudentTraining(TrainingSettings):
             asked; they take most of a step's time. With all weights 0 they never are.
     """
 
-    steps: int = 3000
-    batch: int = 16
+    steps: int = 1800
+    batch: int = 8
     peak_rate: float = 1e-3
     warmup: int = 50
     ema: float = 0.995

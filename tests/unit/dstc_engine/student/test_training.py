@@ -13,17 +13,22 @@ import torch
 from safetensors.torch import load_file
 
 from dstc_engine.errors import UserError, WeightsError
-from dstc_engine.student.encoders import StudentEncoders
+from dstc_engine.image import decode
+from dstc_engine.presets import get_preset
+from dstc_engine.student.encoders import StudentEncoders, load_encoders
 from dstc_engine.student.engine import StudentEngine
 from dstc_engine.student.finish import finish_student
 from dstc_engine.student.load import load_student
 from dstc_engine.student.looks import Looks
 from dstc_engine.student.pairs import Pairs, PairsBuilder
-from dstc_engine.student.selection import select
+from dstc_engine.student.selection import astray, select
 from dstc_engine.student.training import StudentTraining, new_record, train_student
+from dstc_engine.tensors import to_tensor
 from tests.unit.dstc_engine import tiny
 from tests.unit.dstc_engine.student.tiny_student import asking, encoders
 
+DEMO = Path(__file__).parents[4] / "manifests" / "demo"
+SHARED = ("ice-cream.png", "teddy-bear.png")  # drawn in both styles
 PILOT = {"run_id": "a-run", "fingerprint": "f" * 8}
 HOW = StudentTraining(
     steps=4, batch=4, warmup=1, channels=8, embedding=8, least_rows=5, val_share=0.3,
@@ -77,6 +82,20 @@ def test_the_pairs_nearest_to_content_and_look_are_kept(seen: StudentEncoders) -
         near = ((contents - results).abs().mean(dim=(1, 2, 3)) < 0.2).float().mean()
         assert near > 0.8
     assert select(pairs, seen, described, keep=1.0) is pairs
+
+
+def test_results_that_go_the_prompts_way_are_told_from_those_that_do_not() -> None:
+    flat, glossy = (
+        torch.stack([to_tensor(decode((DEMO / style / name).read_bytes())) for name in SHARED])
+        for style in ("fluent_flat", "fluent_3d")
+    )
+    seen = load_encoders(get_preset("tiny64"))
+    words = {"prompt": "glossy 3d render", "source_prompt": "flat colour shapes"}
+    (there,) = astray(seen, flat, glossy, asking("text", 1, **words))
+    (back,) = astray(seen, glossy, flat, asking("text", 1, **words))
+    assert there.shape == (len(SHARED),)
+    assert (there < 0.9).all() and (back > 1.1).all()
+    assert not astray(seen, flat, glossy, asking("image", 1))
 
 
 def test_a_student_learns_two_looks(tmp_path: Path, pairs: Pairs, seen: StudentEncoders) -> None:
