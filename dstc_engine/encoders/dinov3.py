@@ -24,13 +24,17 @@ class DinoV3(Dino):
     def features(self, prepared: Tensor) -> DinoFeatures:
         """Features of images that went through `prepare`."""
         vit = cast(Any, self.vit)
-        tokens, rotation = vit._pos_embed(vit.patch_embed(prepared))
-        tokens = vit.norm_pre(tokens)
+        tokens, options = self._embed(prepared)
         for block in vit.blocks[: self.layer]:
-            tokens = block(tokens, rope=rotation)
+            tokens = block(tokens, **options)
         block = vit.blocks[self.layer]
         width = tokens.shape[-1]
         # The middle third of qkv, which has no bias; the block computes it once more for itself.
         keys = F.linear(block.norm1(tokens), block.attn.qkv.weight[width : 2 * width])
         keys = torch.cat([keys[:, :1], keys[:, vit.num_prefix_tokens :]], dim=1)
-        return DinoFeatures(keys=keys, cls=block(tokens, rope=rotation)[:, 0])
+        return DinoFeatures(keys=keys, cls=block(tokens, **options)[:, 0])
+
+    def _embed(self, prepared: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        vit = cast(Any, self.vit)
+        tokens, rotation = vit._pos_embed(vit.patch_embed(prepared))
+        return vit.norm_pre(tokens), {"rope": rotation}

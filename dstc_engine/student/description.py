@@ -16,7 +16,7 @@ from dstc_engine.errors import WeightsError
 from dstc_engine.presets import Preset
 from dstc_engine.student.distances import DISTANCES
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)

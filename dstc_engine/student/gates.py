@@ -25,32 +25,37 @@ QUANTILE, SLACK = 0.95, 1.1
 # Of gradient energy, in levels: an image that is one plain color is as sharp as another.
 _LEAST_ENERGY = 0.5
 # Pairs that the networks see at once.
-_BATCH = 16
+_BATCH = 8
 
 
 @torch.no_grad()
 def distances(
-    encoders: StudentEncoders, contents: Tensor, images: Tensor, looks: Tensor
-) -> dict[str, Tensor]:
+    encoders: StudentEncoders, contents: Tensor, images: Tensor, looks: Tensor,
+    with_style: bool = True, with_prompt: bool = True,
+) -> dict[str, Tensor]:  # fmt: skip
     """How far images are from what they should be, each (B,) float32 on the encoders' device.
 
-    structure: of the ViT's self-similarity, to the content's (Tumanyan et al. 2022). style_cls: one
-    minus the cosine of class tokens, to the style image's. clip: one minus the cosine of the whole
-    image's embedding to the prompt's, mean over CLIP models. blur: the content's gradient energy
-    over the image's.
+    structure: of the ViT's self-similarity, to the content's (Tumanyan et al. 2022), as
+    `Dino.glance` sees both. style_cls: one minus the cosine of class tokens, to the style image's.
+    clip: one minus the cosine of the whole image's embedding to the prompt's, mean over CLIP
+    models. blur: the content's gradient energy over the image's.
 
     Args:
         contents, images: (B, 3, S, S) in [-1, 1]. looks: (B, F), as `looks.Looks` describes them.
+        with_style, with_prompt: whether any look has one; no network is asked for what none has.
 
     Returns:
         By the names of DISTANCES; NaN where a look lacks what is compared.
     """
     width, *others = encoders.widths
-    theirs, ours = encoders.dino(contents), encoders.dino(images)
-    structure = structure_loss(ours.keys.float(), self_similarity(theirs.keys.float()))
-    style = 1 - F.cosine_similarity(ours.cls.float(), looks[:, 2 : 2 + width], dim=-1)
-    clip = torch.full_like(structure, math.nan)
-    if others:
+    theirs, _ = encoders.dino.glance(contents, with_cls=False)
+    ours, cls = encoders.dino.glance(images, with_style)
+    structure = structure_loss(ours.float(), self_similarity(theirs.float()))
+    style = clip = torch.full_like(structure, math.nan)
+    if cls is not None:
+        cosine = F.cosine_similarity(cls.float(), looks[:, 2 : 2 + width], dim=-1)
+        style = torch.where(looks[:, 0] > 0, 1 - cosine, style)
+    if others and with_prompt:
         texts = torch.split(looks[:, 2 + width :], others, dim=1)
         cosines = [
             (model.embed_image(images) * text).sum(dim=1)
@@ -60,7 +65,7 @@ def distances(
     blur = (sharpness(contents) + _LEAST_ENERGY) / (sharpness(images) + _LEAST_ENERGY)
     return {
         "structure": structure,
-        "style_cls": torch.where(looks[:, 0] > 0, style, torch.full_like(style, math.nan)),
+        "style_cls": style,
         "clip": clip,
         "blur": blur,
     }
@@ -75,9 +80,11 @@ def measure_pairs(
         contents, images: (N, 3, S, S) in [-1, 1]. looks: (N, F).
     """
     found: dict[str, list[Array]] = {name: [] for name in (*DISTANCES, "sharpness")}
+    with_style, with_prompt = (looks[:, :2] > 0).any(dim=0).tolist()
     parts = (torch.split(each.to(encoders.device), _BATCH) for each in (contents, images, looks))
     for some, made, of in zip(*parts, strict=True):
-        measured = distances(encoders, some, made, of) | {"sharpness": sharpness(made)}
+        measured = distances(encoders, some, made, of, with_style, with_prompt)
+        measured["sharpness"] = sharpness(made)
         for name, values in measured.items():
             found[name].append(values.double().cpu().numpy())
     return {name: np.concatenate(values) for name, values in found.items()}

@@ -30,14 +30,17 @@ from benchmarks.table import print_table
 from dstc.options import read_key_values
 from dstc.worker import gates
 from dstc.worker.row import derive_retry_seed
+from dstc_engine.encoders.dino import Dino
+from dstc_engine.losses.structure import self_similarity, structure_loss
 from dstc_engine.metrics.style_classifier import StyleClassifier
 from dstc_engine.models import Models, load_models
 from dstc_engine.presets import Preset, get_preset, with_fields
 from dstc_engine.request import ImageArray, StepLosses
+from dstc_engine.tensors import to_tensor
 from dstc_engine.weights import fetch, registry
 from tiny64.quality.__main__ import fit_classifier
 from tiny64.quality.failure_sheet import Failure, failure_sheet
-from tiny64.quality.gate_limits import Array, Caught, Flags, Learned, catch, learn
+from tiny64.quality.gate_limits import Array, Caught, Flags, Learned, auc, catch, learn
 from tiny64.quality.images import read_images, read_losses, translate_missing
 from tiny64.quality.measures import KEPT, overlap
 from tiny64.quality.rows import BenchmarkRow, benchmark_rows
@@ -139,6 +142,25 @@ def print_caught(learned: Mapping[str, Learned], test: ImageSet) -> None:
     print(f"\nBad: {', '.join(shares)}, {test.is_bad.mean():.0%} by either.")
 
 
+def glanced(dino: Dino, of: ImageSet) -> Array:
+    """The structure distance of each image as gates of a student see it (`Dino.glance`)."""
+    contents, images = (
+        torch.cat([dino.glance(to_tensor(image)[None], with_cls=False)[0] for image in drawings])
+        for drawings in ([row.request.content for row in of.rows], of.images)
+    )
+    return structure_loss(images, self_similarity(contents)).double().numpy()
+
+
+def print_glanced(dino: Dino, sets: Mapping[str, ImageSet]) -> None:
+    """How well the shape is told by the last step's loss, and by a glance at the image."""
+    table = [
+        [f"{name}, {len(of.rows)} rows", f"{auc(of.loss('structure'), of.bad[SHAPE]):.2f}",
+         f"{auc(glanced(dino, of), of.bad[SHAPE]):.2f}"]
+        for name, of in sets.items()
+    ]  # fmt: skip
+    print_table(["AUC of the shape", "structure", "structure at a glance"], table)
+
+
 def print_retried(limits: Mapping[str, float], before: ImageSet, after: ImageSet) -> None:
     """What one other seed makes of flagged rows, the better image kept."""
     pairs = zip(after.verdicts(limits), before.verdicts(limits), strict=True)
@@ -223,8 +245,9 @@ def main() -> None:
     torch.set_num_threads(1)
     preset = with_fields(get_preset(arguments.preset), read_key_values(arguments.set))
     drawings = pq.read_table(arguments.data).to_pylist()
+    models = load_models(preset, precision=arguments.precision)
     studio = Studio(
-        load_models(preset, precision=arguments.precision),
+        models,
         preset,
         arguments.slots,
         arguments.work / state_of(preset, arguments.precision),
@@ -239,6 +262,9 @@ def main() -> None:
     limits = limits_in(learned)
     print_learned(learned, val)
     print_caught(learned, test)
+    assert models.dino is not None
+    with torch.no_grad():
+        print_glanced(models.dino, {"val": val, "test": test})
     flags = test.flags(limits)
     flagged = [row for row, is_flagged in zip(test.rows, flags, strict=True) if is_flagged]
     before = studio.images("test", flagged)

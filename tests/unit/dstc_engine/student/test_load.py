@@ -104,7 +104,7 @@ def _drop_limits(fields: dict[str, Any]) -> None:
         (_drop_limits, "training has not ended"),
         (lambda fields: fields.pop("sha256"), "training has not ended"),
         (lambda fields: fields.pop("student"), "student is None; expected fields"),
-        (lambda fields: fields["student"].update(format=99), "format is 99; expected 1"),
+        (lambda fields: fields["student"].update(format=99), "format is 99; expected 2"),
         (lambda fields: fields["student"].pop("looks"), "field student cannot be read"),
         (lambda fields: fields["student"].update(reach=1), "field student cannot be read"),
         (lambda fields: fields["student"]["looks"].pop(), "2 looks of 50 numbers; expected 1 of"),

@@ -8,15 +8,26 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dstc.worker.gates import GATES
 from dstc.worker.row import derive_retry_seed
 from dstc_engine.presets import TINY64
+from dstc_engine.weights.load import load_dino
 from tests.unit.tiny64.quality.test_emoji import data
 from tiny64.quality.failure_sheet import Failure, choose, failure_sheet
 from tiny64.quality.gate_limits import MOST_GOOD_FLAGGED, auc, catch, learn
-from tiny64.quality.gates import JUDGED, SHAPE, STYLE, ImageSet, failures, state_of, with_other_seed
+from tiny64.quality.gates import (
+    JUDGED,
+    SHAPE,
+    STYLE,
+    ImageSet,
+    failures,
+    glanced,
+    state_of,
+    with_other_seed,
+)
 from tiny64.quality.rows import benchmark_rows
 
 GOOD = np.linspace(0, 1, 20)
@@ -87,6 +98,15 @@ def test_judges_and_gates_of_images() -> None:
     assert len(found_failures) == 16
     assert {(f.lost_shape, f.flagged) for f in found_failures} == {(True, "range"), (False, None)}
     assert set(JUDGED) == set(GATES)
+
+
+def test_a_glance_at_kept_and_at_broken_shapes() -> None:
+    kept = images()
+    broken = dataclasses.replace(kept, images=[*kept.images[1:], kept.images[0]])
+    dino = load_dino("emoji64-vit", size=64, layer=-1)
+    with torch.no_grad():
+        assert glanced(dino, kept).max() < 1e-6
+        assert np.median(glanced(dino, broken)) > 1e-3
 
 
 def test_the_sheet_shows_some_of_each_task_and_no_openmoji() -> None:
