@@ -97,6 +97,10 @@ def presets(
 @app.command(cls=Configurable, no_args_is_help=True, epilog=help_texts.REPORT)
 def report(
     output: Annotated[str, typer.Argument(help="Run folder; path or URL.")],
+    beside: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Show that run's image of each row, too; path or URL."),
+    ] = None,
     contact_sheet: Annotated[
         str | None,
         typer.Option(metavar="FILE.png", help="A printable page of images instead."),
@@ -121,13 +125,17 @@ def report(
 
     if serve and contact_sheet is not None:
         raise UserError("--serve, --contact-sheet: found both; expected one of them")
+    if beside is not None and contact_sheet is not None:
+        raise UserError("--beside, --contact-sheet: found both; expected one of them")
+    if beside is not None:
+        beside = urls.absolute(beside)
     inputs = read_policy(allow_local, allow_private_hosts, max_image_bytes)
     if serve:
-        serve_report(urls.absolute(output), port, inputs)
+        serve_report(urls.absolute(output), port, inputs, beside=beside)
     elif contact_sheet is not None:
         print(visible(write_contact_sheet(urls.absolute(output), contact_sheet, inputs)))
     else:
-        print(visible(write_report(urls.absolute(output), inputs)))
+        print(visible(write_report(urls.absolute(output), inputs, beside=beside)))
 
 
 @app.command(no_args_is_help=True, epilog=help_texts.STATUS)

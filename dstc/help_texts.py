@@ -25,7 +25,10 @@ TRANSLATE = _epilog(
 )
 PRESETS = _epilog("dstc presets", "dstc presets tiny64 --set skip=12")
 REPORT = _epilog(
-    "dstc report out", "dstc report out --serve", "dstc report out --contact-sheet sheet.png"
+    "dstc report out",
+    "dstc report out --serve",
+    "dstc report out --beside other-run",
+    "dstc report out --contact-sheet sheet.png",
 )
 EVALUATE = _epilog(
     "dstc evaluate out", "dstc evaluate out --truth truth --lpips alex=alexnet.pth --device cpu"

@@ -6,6 +6,7 @@
     metrics.json, metrics/ -> what was measured     reporting.metrics_table, .measures
     style and prompt       -> the same by look      reporting.looks
     images, losses       -> cards                 reporting.cards, .thumbnails, .charts
+    another run          -> the same rows there   reporting.beside, .paired
     stats/*.json           -> speed                 reporting.throughput
     all of it              -> the page              reporting.page, report.html.j2, report.js
 
@@ -22,16 +23,19 @@ import contextlib
 import datetime
 import functools
 import hashlib
+import os
 import posixpath
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from dstc.errors import RunFolderError, StorageError
+from dstc.errors import RunFolderError, SettingsError, StorageError
 from dstc.reporting import charts
+from dstc.reporting.beside import Beside, read_beside
 from dstc.reporting.cards import Plot, make_cards
 from dstc.reporting.chosen import choose
 from dstc.reporting.contact_sheet import MOST_ROWS, contact_sheet
@@ -41,6 +45,7 @@ from dstc.reporting.loss_bands import Bands, read_bands
 from dstc.reporting.measures import find_extremes, measures_of
 from dstc.reporting.metrics_table import make_table
 from dstc.reporting.page import Page
+from dstc.reporting.paired import Paired, pair
 from dstc.reporting.parts import Numbering, read_rows
 from dstc.reporting.server import ReportServer
 from dstc.reporting.tally import Tally, count_rows
@@ -57,23 +62,30 @@ MAX_CARDS = 200
 SHOWN_SIDE = 128
 
 
-def write_report(output: str, inputs: InputPolicy = STRICT) -> str:
+def write_report(
+    output: str, inputs: InputPolicy = STRICT, *, beside: str | os.PathLike[str] | None = None
+) -> str:
     """Writes `report.html` into a run folder.
 
     Args:
         output: the run folder; a local path or any fsspec URL.
         inputs: what the URIs in results may name on this machine; local files also where run and
             manifest both lie here.
+        beside: the folder of another run, whose image of each row is shown, too.
 
     Returns:
         The path or URL of the page.
 
     Raises:
-        RunFolderError: the folder holds no run.
+        RunFolderError: the folder holds no run, or `beside` none with any of the rows shown.
+        SettingsError: `beside` is the run itself.
         StorageError: the folder cannot be read, or the page not be written.
+
+    Example:
+        write_report("guided", beside="student-run")
     """
     run = _run_folder(output)
-    page = make_report(output, inputs, beside=run.uri)
+    page = make_report(output, inputs, page_folder=run.uri, beside=beside)
     try:
         storage.write_bytes(run.report, page)
     except Exception as error:  # drivers raise their own types
@@ -81,35 +93,52 @@ def write_report(output: str, inputs: InputPolicy = STRICT) -> str:
     return run.report
 
 
-def make_report(output: str, inputs: InputPolicy = STRICT, *, beside: str | None = None) -> bytes:
+def make_report(
+    output: str,
+    inputs: InputPolicy = STRICT,
+    *,
+    page_folder: str | None = None,
+    beside: str | os.PathLike[str] | None = None,
+) -> bytes:
     """The page as bytes; no file is written.
 
     Args:
-        output: the run folder; a local path or any fsspec URL. inputs: as in `write_report`.
-        beside: the folder that the page will lie in, for links to files; None without one.
+        output: the run folder; a local path or any fsspec URL.
+        inputs, beside: as in `write_report`.
+        page_folder: where the page will lie, for links to files; None where it lies nowhere.
 
     Raises:
-        RunFolderError: the folder holds no run.
+        RunFolderError, SettingsError: as in `write_report`.
         StorageError: the folder cannot be read.
     """
-    return render(_read_page(_run_folder(output), inputs, beside)).encode(errors="replace")
+    run = _run_folder(output)
+    other = None if beside is None else _run_folder(os.fspath(beside), "beside")
+    return render(_read_page(run, inputs, page_folder, other)).encode(errors="replace")
 
 
-def serve_report(output: str, port: int, inputs: InputPolicy = STRICT) -> None:
+def serve_report(
+    output: str,
+    port: int,
+    inputs: InputPolicy = STRICT,
+    *,
+    beside: str | os.PathLike[str] | None = None,
+) -> None:
     """Shows the page at 127.0.0.1, made anew for each reload, until Ctrl-C.
 
     Args:
         output: the run folder; a local path or any fsspec URL. port: 0 takes any free one.
-        inputs: as in `write_report`.
+        inputs, beside: as in `write_report`.
 
     Raises:
-        RunFolderError: the folder holds no run.
-        SettingsError: the port cannot be had.
+        RunFolderError: as in `write_report`.
+        SettingsError: the port cannot be had, or `beside` is the run itself.
         StorageError: the folder cannot be read.
     """
     run = _run_folder(output)
     _open_run(run)
-    with ReportServer(lambda: make_report(output, inputs), port) as server:
+    if beside is not None:
+        make_report(output, inputs, beside=beside)  # a wrong one ends the command, not each reload
+    with ReportServer(lambda: make_report(output, inputs, beside=beside), port) as server:
         # A shell script's background processes start with SIGINT ignored, and Python leaves it so.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         print(f"{server.url}  (Ctrl-C ends)", flush=True)
@@ -117,8 +146,8 @@ def serve_report(output: str, port: int, inputs: InputPolicy = STRICT) -> None:
             server.serve_forever()
 
 
-def _run_folder(output: str) -> RunFolder:
-    urls.refuse_credentials(output, "output")
+def _run_folder(output: str, what: str = "output") -> RunFolder:
+    urls.refuse_credentials(output, what)
     return RunFolder(urls.folder(output))
 
 
@@ -181,16 +210,20 @@ def _csp_hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _open_run(run: RunFolder) -> tuple[Record, list[int]]:
+def _open_run(run: RunFolder, what: str = "output") -> tuple[Record, list[int]]:
     """job.json and the shards that have results; raises where there is neither."""
     job, shards = read_record(run.job, "job.json"), run.parts()
     if not job.values and not shards:
-        raise _no_run(run, job)
+        raise _no_run(run, job, what)
     return job, shards
 
 
-def _read_page(run: RunFolder, inputs: InputPolicy, beside: str | None) -> Page:
+def _read_page(
+    run: RunFolder, inputs: InputPolicy, page_folder: str | None, other: RunFolder | None
+) -> Page:
     job, shards = _open_run(run)
+    if other is not None:
+        _check_other(run, other)
     summary = read_record(run.summary, "summary.json")
     tally = count_rows(run, shards)
     throughput = read_throughput(run)
@@ -199,6 +232,10 @@ def _read_page(run: RunFolder, inputs: InputPolicy, beside: str | None) -> Page:
         extremes = find_last_extremes(run, tally.parts)
     chosen = choose(tally, extremes, MAX_CARDS)
     rows = read_rows(run, chosen.places)
+    measures = measures_of(run, tally.parts, rows)
+    beside, paired = None, None
+    if other is not None:
+        beside, paired = _set_beside(run, job, tally, rows, other)
     bands = read_bands(run, tally.parts)
     looks, looks_in_all = read_looks(run, tally.parts)
     expected = _expected_rows(job, tally)
@@ -210,10 +247,13 @@ def _read_page(run: RunFolder, inputs: InputPolicy, beside: str | None) -> Page:
         job=job,
         summary=summary,
         is_finished=is_finished,
-        notes=_notes(job, summary, tally, throughput, is_finished),
+        notes=[
+            *_notes(job, summary, tally, throughput, is_finished),
+            *(beside.notes if beside else ()),
+        ],
         tally=tally,
         expected=expected,
-        cards=make_cards(run, job, rows, measures_of(run, tally.parts, rows), inputs, beside),
+        cards=make_cards(run, job, rows, measures, inputs, page_folder, beside),
         chosen=chosen,
         metrics=make_table(_read_metrics(run), job, tally.rows),
         looks=looks,
@@ -226,7 +266,56 @@ def _read_page(run: RunFolder, inputs: InputPolicy, beside: str | None) -> Page:
         occupancy_plot=_over_time(
             "share of slots that were busy", throughput.occupancies, throughput.active_s, high=1.0
         ),
+        beside=beside,
+        paired=paired,
     )
+
+
+def _check_other(run: RunFolder, other: RunFolder) -> None:
+    here, there = (urls.local_path(folder.uri) or folder.uri for folder in (run, other))
+    is_same = here == there
+    if not (urls.is_url(here) or urls.is_url(there)):
+        is_same = os.path.realpath(here) == os.path.realpath(there)
+    if is_same:
+        raise SettingsError(
+            f"beside {redact(other.uri)}: found the run itself; expected another run of its rows"
+        )
+
+
+def _set_beside(
+    run: RunFolder,
+    job: Record,
+    tally: Tally,
+    shown: Sequence[Mapping[str, Any]],
+    other: RunFolder,
+) -> tuple[Beside, Paired]:
+    """Looks in another run for the rows that are shown, and for those that stand for the run.
+
+    The latter are evenly spread: of a large run, doubtful and extreme rows are shown on purpose,
+    and their means would be those of neither run.
+    """
+    other_job, shards = _open_run(other, "beside")
+    spread = read_rows(run, Numbering(tally.parts).spread(MAX_CARDS))
+    ids = {row["id"] for row in (*shown, *spread) if isinstance(row.get("id"), str)}
+    summary = read_record(other.summary, "summary.json")
+    beside = read_beside(other, other_job, summary, shards, ids)
+    is_sample = len(spread) < tally.rows
+    if ids and beside.ended and not beside.rows:
+        raise _nothing_shared(run, beside, f"{len(ids):,} ids looked for" if is_sample else None)
+    judging = [_read_metrics(folder).part("judging") for folder in (run, other)]
+    measures = measures_of(run, tally.parts, spread)
+    return beside, pair(spread, measures, job, judging, beside, is_sample)
+
+
+def _nothing_shared(run: RunFolder, beside: Beside, sample: str | None) -> RunFolderError:
+    here, there = redact(run.uri), redact(beside.run.uri)
+    text = (
+        f"beside {there}: found none of the {sample or 'ids of the run'} among its "
+        f"{beside.ended:,} rows; expected a run of the same rows"
+    )
+    if sample:
+        text += f"; where it holds few of them, `dstc report {there} --beside {here}` finds them"
+    return RunFolderError(text)
 
 
 def _read_metrics(run: RunFolder) -> Record:
@@ -246,7 +335,7 @@ def _band_plots(bands: Bands, job: Record) -> Iterable[Plot]:
             yield Plot(band.name, None if weight is None else f"{weight:g}", svg)
 
 
-def _no_run(run: RunFolder, job: Record) -> RunFolderError:
+def _no_run(run: RunFolder, job: Record, what: str) -> RunFolderError:
     names = storage.list_names(run.uri)
     if job.problem != MISSING:
         found = f"job.json, which {job.problem}"
@@ -255,7 +344,7 @@ def _no_run(run: RunFolder, job: Record) -> RunFolderError:
     else:
         found = "nothing"
     return RunFolderError(
-        f"output {redact(run.uri)}: found {found}; expected a run folder that "
+        f"{what} {redact(run.uri)}: found {found}; expected a run folder that "
         "`dstc translate` made, with job.json and results/"
     )
 

@@ -92,16 +92,20 @@ class Run:
             if status == DONE:
                 yield row_id, self._image(name)
 
-    def report(self) -> str:
+    def report(self, beside: str | os.PathLike[str] | None = None) -> str:
         """Writes the HTML report anew; its path or URL.
 
+        Args:
+            beside: the folder of another run, whose image of each row is shown, too.
+
         Raises:
-            RunFolderError: the folder holds no run.
+            RunFolderError: the folder holds no run, or `beside` none with any of the rows shown.
+            SettingsError: `beside` is the run itself.
             StorageError: the folder cannot be read, or the page not be written.
         """
         from dstc.report import write_report
 
-        return write_report(self.uri)
+        return write_report(self.uri, beside=beside)
 
     def _image(self, name: str) -> Image.Image:
         from PIL import Image

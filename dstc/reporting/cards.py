@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from dstc.errors import StorageError
 from dstc.reporting import charts
+from dstc.reporting.beside import Beside
 from dstc.reporting.flags import FLAGGED, flags_of
 from dstc.reporting.texts import text_of
 from dstc.reporting.throughput import finite
@@ -56,6 +57,8 @@ class Card:
         content, style, result: images; None where the row names none.
         samples: (number, seed, image) of the first few further results. more_samples: how many
             there are beyond them.
+        beside: what another run made of the row, or why nothing; None without another run.
+            beside_caption: which run, what made the image, its flags.
         flags: why the row is doubtful. metrics: (name, text) of what was measured.
         facts: steps and so on. details: seed, URIs and the columns that travelled along.
         plots: the losses that were computed. resampled: steps at the start that repeat the first.
@@ -83,6 +86,8 @@ class Card:
     resampled: int
     search: str
     sort_values: Mapping[str, float]
+    beside: Thumbnail | None = None
+    beside_caption: str = ""
 
 
 def make_cards(
@@ -91,41 +96,48 @@ def make_cards(
     rows: Sequence[Mapping[str, Any]],
     measures: Sequence[Mapping[str, float]] | None = None,
     inputs: InputPolicy = STRICT,
-    beside: str | None = None,
+    page_folder: str | None = None,
+    beside: Beside | None = None,
 ) -> list[Card]:
     """Cards of result rows, in their order.
 
     Args:
         measures: the metrics of each row, by name; None where there are none.
         inputs: what the URIs of rows may name; local files also where run and manifest lie here.
-        beside: the folder that the page will lie in, for links to files; None without one.
+        page_folder: where the page will lie, for links to files; None where it lies nowhere.
+        beside: another run, whose image of each row the card shows too.
     """
     size = finite(job.part("preset").get("image_size"))
     fit = "pad" if job.part("preset").get("fit") == "pad" else "crop"
     most = _SAMPLES if len(rows) <= _MANY_CARDS else _FEW_SAMPLES
     thumbnails = Thumbnails(
-        _side(rows, most),
+        _side(rows, most, beside),
         int(size) if size is not None and 1 <= size <= 4096 else None,
         fit,
         inputs_of(run, job, inputs),
-        beside,
+        page_folder,
     )
     folder = relative_to(job)
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(
             pool.map(
-                lambda row, of_row: _make_card(run, job, row, of_row, thumbnails, folder, most),
+                lambda row, of_row: _make_card(
+                    run, job, row, of_row, thumbnails, folder, most, beside
+                ),
                 rows,
                 [{}] * len(rows) if measures is None else measures,
             )
         )
 
 
-def _side(rows: Sequence[Mapping[str, Any]], most_samples: int) -> int:
+def _side(
+    rows: Sequence[Mapping[str, Any]], most_samples: int, beside: Beside | None = None
+) -> int:
     """Pixels of the longer side of each image, by how many there are."""
     images = sum(
         sum(bool(row.get(name)) for name in ("content", "style", "image"))
         + min(len(row.get("samples") or ()), most_samples)
+        + bool(beside and beside.image_of(text_of(row.get("id"))))
         for row in rows
     )
     return next(side for many, side in _SIDES if images <= many)
@@ -139,6 +151,7 @@ def _make_card(
     thumbnails: Thumbnails,
     folder: str | None,
     most_samples: int,
+    beside: Beside | None,
 ) -> Card:
     text = {name: text_of(row.get(name)) for name in (*TEXT_COLUMNS, "status", "reason", "error")}
     losses = [step for step in row.get("losses") or [] if step]
@@ -152,11 +165,17 @@ def _make_card(
             return Thumbnail(problem="where the manifest lies is unknown")
         return thumbnails.input(urls.resolve(uri, folder or ""))
 
-    def result_of(name: str) -> Thumbnail:
+    def result_of(name: str, of: RunFolder = run) -> Thumbnail:
         try:
-            return thumbnails.result(urls.inside(run.uri, name))
+            return thumbnails.result(urls.inside(of.uri, name))
         except StorageError:
             return Thumbnail(problem="a path that leads out of the run folder")
+
+    def beside_of(other: Beside) -> Thumbnail:
+        image = other.image_of(text["id"])
+        if image is None:
+            return Thumbnail(problem=other.why_none(text["id"]))
+        return result_of(image, other.run)
 
     image = row.get("image")
     result = result_of(image) if isinstance(image, str) else None
@@ -183,6 +202,8 @@ def _make_card(
             text[name] for name in ("id", "prompt", "source_prompt", "status", "reason", "error")
         ).lower(),
         sort_values=_sort_values(row, losses, measures),
+        beside=beside_of(beside) if beside else None,
+        beside_caption=beside.caption_of(text["id"]) if beside else "",
     )
 
 

@@ -10,11 +10,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from dstc.reporting.beside import Beside
 from dstc.reporting.cards import LOSS, METRIC, Card, Plot
 from dstc.reporting.chosen import Chosen
 from dstc.reporting.looks import Look
 from dstc.reporting.loss_bands import Bands
 from dstc.reporting.metrics_table import MetricsTable, better
+from dstc.reporting.paired import Paired
 from dstc.reporting.tally import Miss, Reason, Tally
 from dstc.reporting.texts import rows_of
 from dstc.reporting.throughput import Throughput, finite
@@ -47,6 +49,8 @@ class Page:
     throughput: Throughput
     rate_plot: Markup | None
     occupancy_plot: Markup | None
+    beside: Beside | None = None
+    paired: Paired | None = None
 
     @property
     def run_id(self) -> str:

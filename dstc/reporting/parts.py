@@ -64,8 +64,9 @@ def open_part(run: RunFolder, shard: int) -> Iterator[pq.ParquetFile]:
 def read_rows(run: RunFolder, places: Sequence[Place]) -> list[dict[str, Any]]:
     """The result rows at some places, with their `shard` and their `offset` in its part.
 
-    Columns of bytes or of nested values other than lists are left out, but for the losses and, but
-    for theirs, the samples. Rows of a part that cannot be read any more are left out.
+    Columns of bytes or of nested values other than lists are left out, but for the losses, what
+    gates saw and, but for their losses, the samples. Rows of a part that cannot be read any more
+    are left out.
 
     Args:
         places: ascending.
@@ -134,4 +135,5 @@ def _is_shown(field: pa.Field) -> bool:
     while pa.types.is_list(kind) or pa.types.is_large_list(kind):
         kind = kind.value_type
     is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    return field.name == "losses" or not (is_bytes or pa.types.is_nested(kind))
+    is_ours = field.name in ("losses", "gate_distances")
+    return is_ours or not (is_bytes or pa.types.is_nested(kind))

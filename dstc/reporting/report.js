@@ -52,17 +52,17 @@
     none.hidden = fitting.length > 0;
     turn(0);
   };
-  // The images of a card lie over each other; the slider says how much of the result is seen.
-  const compare = (card) => {
-    const [content, result] = ["content", "result"].map((name) =>
+  // Two images of a card lie over each other; the slider says how much of the upper one is seen.
+  const compare = (card, lower, upper, label) => {
+    const [below, above] = [lower, upper].map((name) =>
       card.querySelector(".images:not(.samples) [data-name=" + name + "] img"));
-    if (!content || !result) return;
+    if (!below || !above) return;
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = "before / after";
+    button.textContent = label;
     button.className = "compare-button";
     button.setAttribute("aria-expanded", "false");
-    result.closest("figure").querySelector("figcaption").append(button);
+    above.closest("figure").querySelector("figcaption").append(button);
     let box = null;
     button.addEventListener("click", () => {
       if (box) {
@@ -70,11 +70,11 @@
       } else {
         box = document.createElement("div");
         box.className = "compare";
-        const [under, over] = [content, result].map((img) => img.cloneNode());
+        const [under, over] = [below, above].map((img) => img.cloneNode());
         const range = document.createElement("input");
         range.type = "range";
         range.value = "50";
-        range.setAttribute("aria-label", "share of the result that is seen, in percent");
+        range.setAttribute("aria-label", "share of the " + upper + " that is seen, in percent");
         const cut = () => { over.style.clipPath = "inset(0 0 0 " + (100 - range.value) + "%)"; };
         range.addEventListener("input", (event) => { event.stopPropagation(); cut(); });
         cut();
@@ -84,7 +84,10 @@
       button.setAttribute("aria-expanded", String(!box.hidden));
     });
   };
-  cards.forEach(compare);
+  cards.forEach((card) => {
+    compare(card, "content", "result", "before / after");
+    compare(card, "result", "beside", "overlay");
+  });
   // An image fills the window; its file, which may have more pixels, is one more click away.
   const view = of("view");
   const [words, file] = ["span", "a"].map((name) => view.querySelector(name));

@@ -170,6 +170,11 @@ def test_a_report_is_served_or_printed_on_a_sheet_but_not_both(
     assert (
         code == 2 and err == "error: --serve, --contact-sheet: found both; expected one of them\n"
     )
+    arguments = ("report", str(tmp_path), "--beside", "b", "--contact-sheet", "a.png")
+    code, _, err = call(capsys, *arguments)
+    assert (
+        code == 2 and err == "error: --beside, --contact-sheet: found both; expected one of them\n"
+    )
 
 
 def test_a_mistake_of_ours_ends_with_its_traceback_and_no_escapes(

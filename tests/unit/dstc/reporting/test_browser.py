@@ -280,8 +280,10 @@ def test_nothing_scrolls_sideways(page: Path, tmp_path: Path) -> None:
     }
     (run / "metrics.json").write_text(json.dumps(record))
     (run / "job.json").write_text(json.dumps({"run_id": "x" * 90, "settings": {"long": "y" * 90}}))
-    text = _without_policy(Path(write_report(str(run))).read_text())
+    other = shutil.copytree(run, tmp_path / ("z" * 90))
+    text = _without_policy(Path(write_report(str(run), beside=other)).read_text())
     assert 'id="measures"' in text and 'id="flags"' in text and "<pre" in text
+    assert 'id="paired"' in text and 'data-name="beside"' in text
     outer = tmp_path / "outer.html"
     framed = f'<iframe srcdoc="{html.escape(text)}"></iframe><script>{WIDTHS}</script>'
     outer.write_text(f"<!doctype html>{framed}")
