@@ -29,6 +29,10 @@ $(STAMP): pyproject.toml requirements.lock
 demo: $(STAMP)
 	$(BIN)/dstc translate manifests/demo.parquet $(DEMO_OUTPUT) --slots 4 --rows-per-shard 4
 	$(BIN)/dstc report $(DEMO_OUTPUT)
+	@# Two looks that repeat: guided, then by a student that has learned them, and both in one report.
+	$(BIN)/dstc translate manifests/glossy.parquet $(DEMO_OUTPUT)-guided --slots 4 --rows-per-shard 4
+	$(BIN)/dstc translate manifests/glossy.parquet $(DEMO_OUTPUT)-student --student manifests/glossy
+	$(BIN)/dstc report $(DEMO_OUTPUT)-student --beside $(DEMO_OUTPUT)-guided
 
 # The fast part: style, types, unit tests.
 check: $(STAMP)
@@ -81,4 +85,4 @@ sbom: $(STAMP)
 		--output-file sbom.json $(BIN)/python
 
 clean:
-	rm -rf $(VENV) $(DEMO_OUTPUT) build *.egg-info sbom.json
+	rm -rf $(VENV) $(DEMO_OUTPUT) $(DEMO_OUTPUT)-guided $(DEMO_OUTPUT)-student build *.egg-info sbom.json

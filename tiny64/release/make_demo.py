@@ -1,7 +1,8 @@
-"""Makes the demo manifest and its images: `python -m tiny64.release.make_demo --cache FOLDER`.
+"""Makes the demo's manifests and images: `python -m tiny64.release.make_demo --cache FOLDER`.
 
-Only subjects of the val split, so that nothing in the demo was seen in training, and only artwork
-without a share-alike licence.
+`demo.parquet` shows guidance, a look of its own in each row; `glossy.parquet` two looks that
+repeat, which the student in `glossy` has learned. Only subjects of the val split, so that
+nothing in the demo was seen in training, and only artwork without a share-alike licence.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tiny64.captions import caption
+from tiny64.captions import STYLE_PHRASES, caption
 from tiny64.data import EmojiSource, Subject, draw, open_source, png_bytes
 
 SIZE = 256  # pixels; the tiny networks look at 64, and an image on a page wants more
@@ -74,6 +75,11 @@ BOTH = (
     Row("ferris wheel", "noto", "twemoji", "peacock"),
 )
 
+# Flat drawings that glossy.parquet makes glossy, after this subject's image and after words. The
+# image has the 64 pixels that the student's teacher saw: a look is known by its pixels.
+GLOSSY = ("briefcase", "camel", "honeybee", "ice cream", "lady beetle", "peacock", "volcano")
+GLOSSY_STYLE, GLOSSY_URI, GLOSSY_SIZE = "teddy bear", "glossy/style.png", 64
+
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -121,6 +127,12 @@ class ImageSet:
             self._boxes[uri] = list(box)
         return uri, self._boxes[uri]
 
+    def add_style(self, name: str, style: str, uri: str, size: int) -> None:
+        """Draws one style image, of `size` pixels."""
+        image, _ = draw(self._source.drawings[style][self.subject(name).code], size)
+        (self._folder / uri).parent.mkdir(parents=True, exist_ok=True)
+        (self._folder / uri).write_bytes(png_bytes(image))
+
 
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -151,30 +163,48 @@ def make_row(kind: str, row: Row, images: ImageSet) -> dict[str, Any]:
     }
 
 
-def make_demo(folder: Path, cache: Path) -> Path:
-    """Writes `demo.parquet` and the images it names.
+def make_glossy_rows(images: ImageSet) -> list[dict[str, Any]]:
+    """The rows of glossy.parquet: each drawing after the image, then each after words."""
+    images.add_style(GLOSSY_STYLE, "fluent_3d", GLOSSY_URI, GLOSSY_SIZE)
+    words = {
+        "prompt": STYLE_PHRASES["fluent_3d"],
+        "source_prompt": STYLE_PHRASES["fluent_flat"],
+    }
+    rows = []
+    for kind, asks in (("image", {"style": GLOSSY_URI}), ("text", words)):
+        for name in GLOSSY:
+            row = make_row(kind, Row(name, "fluent_flat", "fluent_3d"), images)
+            rows.append({**row, "prompt": None, "source_prompt": None, **asks})
+    return rows
+
+
+def make_demo(folder: Path, cache: Path) -> list[Path]:
+    """Writes `demo.parquet`, `glossy.parquet` and the images they name.
 
     Args:
-        folder: where `demo.parquet` and `demo/` go.
+        folder: where they and `demo/` go.
         cache: folder of the downloaded npm packages.
 
     Returns:
-        Path of the manifest.
+        Paths of the manifests.
     """
     images = ImageSet(open_source(cache, styles=SHIPPED_STYLES), folder)
     kinds: Sequence[tuple[str, Sequence[Row]]] = (("text", TEXT), ("image", IMAGE), ("both", BOTH))
-    rows = [make_row(kind, row, images) for kind, part in kinds for row in part]
-    target = folder / "demo.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), target)
-    return target
+    manifests = {
+        "demo": [make_row(kind, row, images) for kind, part in kinds for row in part],
+        "glossy": make_glossy_rows(images),
+    }
+    for name, rows in manifests.items():
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / f"{name}.parquet")
+    return [folder / f"{name}.parquet" for name in manifests]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Makes manifests/demo.parquet and its images.")
+    parser = argparse.ArgumentParser(description="Makes the demo's manifests and images.")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the npm packages")
     parser.add_argument("--folder", type=Path, default=Path("manifests"), help="where it goes")
     arguments = parser.parse_args()
-    print(make_demo(arguments.folder, arguments.cache))
+    print(*make_demo(arguments.folder, arguments.cache))
 
 
 if __name__ == "__main__":

@@ -7,15 +7,27 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from dstc_engine.engine import translate
+from dstc_engine.image import decode
+from dstc_engine.presets import get_preset
+from dstc_engine.request import TranslationRequest
+from dstc_engine.student.engine import StudentEngine
+from dstc_engine.student.load import load_student
 from tiny64.captions import caption
 from tiny64.families import family_of, split_of
 
 FOLDER = Path(__file__).parents[3] / "manifests"
+GLOSSY = FOLDER / "glossy"
 
 
 @pytest.fixture(scope="module")
 def rows():
     return pq.read_table(FOLDER / "demo.parquet").to_pylist()
+
+
+@pytest.fixture(scope="module")
+def glossy_rows():
+    return pq.read_table(FOLDER / "glossy.parquet").to_pylist()
 
 
 def test_eight_rows_of_each_kind_with_ids_of_their_own(rows):
@@ -34,8 +46,8 @@ def test_each_kind_has_what_guides_it(rows):
             assert row["source_prompt"] == caption(row["name"], row["content_style"])
 
 
-def test_no_subject_was_seen_in_training(rows):
-    for row in rows:
+def test_no_subject_was_seen_in_training(rows, glossy_rows):
+    for row in rows + glossy_rows:
         assert split_of(family_of(row["name"], row["label"])) == "val", row["name"]
 
 
@@ -47,9 +59,10 @@ def test_style_images_show_another_subject_in_another_style(rows):
             assert row["target_style"] != row["content_style"]
 
 
-def test_exactly_the_named_images_are_shipped_and_credited(rows):
-    named = {row[column] for row in rows for column in ("content", "style")} - {None}
-    shipped = {path.relative_to(FOLDER).as_posix() for path in FOLDER.glob("demo/**/*.*")}
+def test_exactly_the_named_images_are_shipped_and_credited(rows, glossy_rows):
+    every = rows + glossy_rows
+    named = {row[column] for row in every for column in ("content", "style")} - {None}
+    shipped = {path.relative_to(FOLDER).as_posix() for path in FOLDER.glob("*/**/*.png")}
     assert shipped == named
     notice = (FOLDER.parent / "NOTICE").read_text()
     for folder in {Path(uri).parent.as_posix() for uri in named}:
@@ -64,3 +77,23 @@ def test_boxes_hold_the_drawing_tightly(rows):
         ys, xs = np.nonzero(drawn)
         found = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
         assert np.abs(np.subtract(row["box"], found)).max() <= 3, row["id"]
+
+
+def test_the_shipped_student_knows_both_looks_and_passes_its_gates(glossy_rows):
+    student = load_student(GLOSSY, get_preset("tiny64"))
+    requests = [
+        TranslationRequest(
+            id=row["id"],
+            content=decode((FOLDER / row["content"]).read_bytes()),
+            seed=0,
+            style=decode((FOLDER / row["style"]).read_bytes()) if row["style"] else None,
+            prompt=row["prompt"],
+            source_prompt=row["source_prompt"],
+        )
+        for row in glossy_rows
+    ]
+    assert [bool(r.prompt) for r in requests] == [False] * 7 + [True] * 7
+    found = list(translate(StudentEngine(student), requests))
+    assert {each.status for each in found} == {"done"}
+    assert sum(not each.failed_gates for each in found) >= 10
+    assert GLOSSY.joinpath("student.safetensors").stat().st_size < 2_000_000
