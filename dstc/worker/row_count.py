@@ -16,6 +16,7 @@ import ray
 
 from dstc.errors import JobError
 from dstc.store.ledger import Counts
+from dstc.store.results import STATUSES
 from dstc.text import describe
 from dstc_engine.errors import DstcError
 
@@ -105,7 +106,9 @@ class RowCount:
     def commit(self, shard: int, counts: Counts, digest: int = 0) -> None:
         """The part of a shard is written; `digest` as in `Ledger.record`."""
         self._unwritten.discard(shard)
-        self.tell(shard, sum(sum(by_reason.values()) for by_reason in counts.values()))
+        # Not all of `counts`: what made the images stands there too, and would count them twice.
+        rows = sum(sum(counts.get(status, {}).values()) for status in STATUSES)
+        self.tell(shard, rows)
         self._commits.append((shard, counts, digest))
 
     def end(self, shard: int) -> None:

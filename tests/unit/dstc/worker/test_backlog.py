@@ -58,3 +58,12 @@ def test_without_a_count_nothing_waits() -> None:
     assert wait_for_writers(None) == 0.0
     handle = SimpleNamespace(shards_ahead=SimpleNamespace(remote=gone))
     assert wait_for_writers(handle) == 0.0
+
+
+def test_rows_of_a_student_count_once() -> None:
+    count = RowCount()
+    count.tell(0, 15)
+    count.commit(
+        0, {"done": {None: 12, "range": 2}, "failed": {"x": 2}, "made_by": {"student": 14}}
+    )
+    assert count.snapshot().rows == 16
