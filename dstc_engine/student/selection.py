@@ -1,7 +1,7 @@
 """Which of a teacher's results a student learns from: of each look those that hit it best.
 
 Where guidance misses a look in part of its tries, a student of all tries learns the mean of hits
-and misses. N pairs, L looks, E width of a CLIP model's embedding.
+and misses. N pairs, L looks.
 """
 
 from __future__ import annotations

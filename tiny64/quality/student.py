@@ -14,7 +14,7 @@ they stay in --work, with a sheet of each look, and a second call goes on where 
 A look that guidance hits in part of its tries, of which the student learns from the best:
 
     python -m tiny64.quality.student data/emoji-64.parquet --work soft --looks soft-by-text \
-        --tries 3 --set keep=0.4
+        --tries 3 --set keep=0.2
 """
 
 from __future__ import annotations

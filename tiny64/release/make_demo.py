@@ -139,7 +139,7 @@ def _slug(name: str) -> str:
 
 
 def make_row(kind: str, row: Row, images: ImageSet) -> dict[str, Any]:
-    """One manifest row; `kind` is "text", "image" or "both" and opens the id."""
+    """One manifest row; `kind` is "text", "image", "both" or another name, and opens the id."""
     content, box = images.add(row.name, row.content_style)
     style = None
     if row.style_subject is not None:
@@ -171,7 +171,7 @@ def make_glossy_rows(images: ImageSet) -> list[dict[str, Any]]:
         "source_prompt": STYLE_PHRASES["fluent_flat"],
     }
     rows = []
-    for kind, asks in (("image", {"style": GLOSSY_URI}), ("text", words)):
+    for kind, asks in (("glossy-image", {"style": GLOSSY_URI}), ("glossy-text", words)):
         for name in GLOSSY:
             row = make_row(kind, Row(name, "fluent_flat", "fluent_3d"), images)
             rows.append({**row, "prompt": None, "source_prompt": None, **asks})
