@@ -50,7 +50,7 @@ class StudentEngine:
 
     Args:
         student: loaded. batch: B, rows of a step; on a GPU one pass takes them all.
-        judges: whether the networks of the gates look at images, which takes longer than to make
+        judges: whether the networks of the gates look at images, which takes as long as to make
             them; without, there are no distances and no gate is failed.
 
     Example:
