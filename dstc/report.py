@@ -235,7 +235,7 @@ def _read_page(
     measures = measures_of(run, tally.parts, rows)
     beside, paired = None, None
     if other is not None:
-        beside, paired = _set_beside(run, job, tally, rows, other)
+        beside, paired = _set_beside(run, job, tally, rows, measures, other)
     bands = read_bands(run, tally.parts)
     looks, looks_in_all = read_looks(run, tally.parts)
     expected = _expected_rows(job, tally)
@@ -287,6 +287,7 @@ def _set_beside(
     job: Record,
     tally: Tally,
     shown: Sequence[Mapping[str, Any]],
+    measures: Sequence[Mapping[str, float]],
     other: RunFolder,
 ) -> tuple[Beside, Paired]:
     """Looks in another run for the rows that are shown, and for those that stand for the run.
@@ -295,15 +296,16 @@ def _set_beside(
     and their means would be those of neither run.
     """
     other_job, shards = _open_run(other, "beside")
-    spread = read_rows(run, Numbering(tally.parts).spread(MAX_CARDS))
+    spread, is_sample = shown, tally.rows > MAX_CARDS
+    if is_sample:
+        spread = read_rows(run, Numbering(tally.parts).spread(MAX_CARDS))
+        measures = measures_of(run, tally.parts, spread)
     ids = {row["id"] for row in (*shown, *spread) if isinstance(row.get("id"), str)}
     summary = read_record(other.summary, "summary.json")
     beside = read_beside(other, other_job, summary, shards, ids)
-    is_sample = len(spread) < tally.rows
     if ids and beside.ended and not beside.rows:
         raise _nothing_shared(run, beside, f"{len(ids):,} ids looked for" if is_sample else None)
     judging = [_read_metrics(folder).part("judging") for folder in (run, other)]
-    measures = measures_of(run, tally.parts, spread)
     return beside, pair(spread, measures, job, judging, beside, is_sample)
 
 

@@ -70,6 +70,11 @@ def count_rows(rows: pa.Table) -> dict[str, dict[str | None, int]]:
     return counts
 
 
+def rows_in(counts: Counts) -> int:
+    """The rows that `count_rows` counted, each once."""
+    return sum(sum(rows.values()) for status, rows in counts.items() if status != MADE_BY)
+
+
 def flagged_reasons(totals: Mapping[str, Counter[str | None]]) -> dict[str, int]:
     """Of `Ledger.totals`, the rows that are done and flagged, by what; most frequent first."""
     done = totals["done"].most_common()

@@ -15,8 +15,7 @@ from typing import Any
 import ray
 
 from dstc.errors import JobError
-from dstc.store.ledger import Counts
-from dstc.store.results import STATUSES
+from dstc.store.ledger import Counts, rows_in
 from dstc.text import describe
 from dstc_engine.errors import DstcError
 
@@ -106,9 +105,7 @@ class RowCount:
     def commit(self, shard: int, counts: Counts, digest: int = 0) -> None:
         """The part of a shard is written; `digest` as in `Ledger.record`."""
         self._unwritten.discard(shard)
-        # Not all of `counts`: what made the images stands there too, and would count them twice.
-        rows = sum(sum(counts.get(status, {}).values()) for status in STATUSES)
-        self.tell(shard, rows)
+        self.tell(shard, rows_in(counts))
         self._commits.append((shard, counts, digest))
 
     def end(self, shard: int) -> None:

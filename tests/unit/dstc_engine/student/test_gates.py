@@ -34,7 +34,12 @@ def test_distances_are_of_the_look_that_was_asked_for() -> None:
     assert float(found["structure"][0]) == pytest.approx(0, abs=1e-6)
     assert found["structure"][1] > 1e-4
     assert math.isnan(found["style_cls"][0]) and math.isnan(found["clip"][1])
-    assert found["style_cls"].isfinite().tolist() == [False, True, True]
+    # The style itself: what is left is how far a glance at it is from the whole of it.
+    _, cls = seen.dino.glance(images[1:], with_cls=True)
+    assert cls is not None
+    left = 1 - (torch.nn.functional.normalize(cls, dim=-1) * seen.appearance(images[1:])).sum(-1)
+    assert found["style_cls"][1:].tolist() == pytest.approx(left.tolist(), abs=1e-5)
+    assert math.isnan(found["style_cls"][0])
     assert found["clip"][0] > 0 and found["clip"][2] > 0
     assert float(found["blur"][0]) == pytest.approx(1)
 
