@@ -62,8 +62,9 @@ def test_style_images_show_another_subject_in_another_style(rows):
 def test_exactly_the_named_images_are_shipped_and_credited(rows, glossy_rows):
     every = rows + glossy_rows
     named = {row[column] for row in every for column in ("content", "style")} - {None}
-    shipped = {path.relative_to(FOLDER).as_posix() for path in FOLDER.glob("*/**/*.png")}
-    assert shipped == named
+    student = {f"glossy/{name}" for name in ("card.md", "student.json", "student.safetensors")}
+    files = [*FOLDER.glob("demo/**/*.*"), *FOLDER.glob("glossy/**/*.*")]
+    assert {path.relative_to(FOLDER).as_posix() for path in files} == named | student
     notice = (FOLDER.parent / "NOTICE").read_text()
     for folder in {Path(uri).parent.as_posix() for uri in named}:
         assert f"manifests/{folder}/*.png" in notice
