@@ -14,6 +14,14 @@ STYLE_PHRASES: Mapping[str, str] = {
 }
 """What each style of the emoji data set is called in words."""
 
+OTHER_PHRASES: Mapping[str, str] = {
+    "fluent_color": "colour gradient drawing",
+    "noto_v1": "rounded cartoon drawing",
+    "emojione": "bright cartoon drawing",
+    "fxemoji": "simple cartoon drawing",
+}
+"""The same of the styles that only some trainings see (`every_style`), and no benchmark."""
+
 
 def caption(name: str, style: str) -> str:
     """Caption of an image: "<name>, <style phrase>".

@@ -53,6 +53,7 @@ class CLIPTraining(TrainingSettings):
         batch: of all workers together, each of which contrasts its own part.
         token_drop: share of patch tokens dropped, until the last `whole` of the steps.
         recoloured: share of images in other colours; a fox stays a fox, an outline an outline.
+        every_style: train on the emoji styles beyond `CORE_STYLES`, too; val stays with these.
     """
 
     steps: int = 1000
@@ -62,3 +63,4 @@ class CLIPTraining(TrainingSettings):
     token_drop: float = 0.5
     whole: float = 0.2
     recoloured: float = 0.15
+    every_style: bool = False

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dstc_engine.training.images import ImageSet
-from tiny64.captions import STYLE_PHRASES
+from tiny64.captions import OTHER_PHRASES, STYLE_PHRASES
 
 # The list that guidance averages over: open_clip's, less one that the method's authors left out.
 TEMPLATES = [
@@ -74,7 +74,7 @@ def draw_captions(
 
 def phrase_of(style: str) -> str:
     """What a style is called in words: of an own look its name, "" where an image has none."""
-    return STYLE_PHRASES.get(style, style)
+    return STYLE_PHRASES.get(style) or OTHER_PHRASES.get(style, style)
 
 
 def matches(captions: Captions, subjects: Tensor, styles: Tensor) -> Tensor:

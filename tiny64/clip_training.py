@@ -26,7 +26,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from dstc_engine.errors import UserError
-from dstc_engine.training.images import load_images
+from dstc_engine.training.images import load_images, load_training
 from dstc_engine.training.loop import Recipe, World, decayed_groups, fit, shuffled_rows
 from tiny64.clip import MEAN, STD, CLIPConfig, CLIPTraining
 from tiny64.clip_captions import companions, draw_captions, load_keywords, matches, numbered
@@ -83,7 +83,7 @@ def train_clip(
         UserError: no data there; or as `fit`.
     """
     config, how, world = config or CLIPConfig(), how or CLIPTraining(), world or World()
-    train, val = load_images(data, "train"), load_images(data, "val")
+    train, val = load_training(data, how.every_style), load_images(data, "val")
     if train.is_own and not all([*train.names, *val.names]):
         raise UserError(f"{data}: found images without a caption; expected one for each")
     keywords = load_keywords(data, train)
@@ -93,24 +93,27 @@ def train_clip(
     torch.manual_seed(how.seed)
     clip = config.build(how.token_drop)
 
-    def losses(
-        forward: Callable[..., tuple[Tensor, ...]], step: int, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        if how.token_drop and step >= (1 - how.whole) * how.steps:
-            clip.visual.patch_dropout.prob = 0.0
+    def draw(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         if has_companions:
             rows = shuffled_rows(len(train), how.batch // 2, step, how.seed, world)
             rows = torch.cat([rows, companions(train, rows, generator)])
         else:
             rows = shuffled_rows(len(train), how.batch, step, how.seed, world)
         captions = draw_captions(train, keywords, rows, generator)
-        match = matches(captions, subjects[rows], styles[rows]).to(world.device)
+        match = matches(captions, subjects[rows], styles[rows])
         images = recolor(train.batch(rows), how.recoloured, generator)
         images = degrade(warp(images, random_crops(len(rows), generator)), 0.4, generator)
-        images, texts, scale = forward(
-            normalize(images, MEAN, STD).to(world.device),
-            tokenizer(captions.texts).to(world.device),
-        )
+        return normalize(images, MEAN, STD), tokenizer(captions.texts), match
+
+    def losses(
+        forward: Callable[..., tuple[Tensor, ...]],
+        step: int,
+        batch: tuple[Tensor, Tensor, Tensor],
+    ) -> dict[str, Tensor]:
+        if how.token_drop and step >= (1 - how.whole) * how.steps:
+            clip.visual.patch_dropout.prob = 0.0
+        images, texts, match = (part.to(world.device) for part in batch)
+        images, texts, scale = forward(images, texts)
         images, texts = (F.normalize(x.float(), dim=-1) for x in (images, texts))
         return {"loss": contrastive_loss(images, texts, scale.float(), match.float()).mean()}
 
@@ -133,6 +136,7 @@ def train_clip(
         optimizer=lambda network: torch.optim.AdamW(
             decayed_groups(network, 0.1), lr=how.peak_rate, betas=(0.9, 0.98), eps=1e-6
         ),
+        draw=draw,
         losses=losses,
         evaluate=evaluate_with_sheet,
         columns=COLUMNS,

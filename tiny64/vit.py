@@ -57,6 +57,7 @@ class ViTTraining(TrainingSettings):
             steps; 0.6 trains 1.9 times as many images in the same time (fp32, one CPU core). What
             the dense contrast asks for is never dropped. 0 by default: what dropping does to the
             keys has not been measured.
+        every_style: train on the emoji styles beyond `CORE_STYLES`, too; val stays with these.
     """
 
     steps: int = 900
@@ -78,6 +79,7 @@ class ViTTraining(TrainingSettings):
     alike: float = 0.6
     token_drop: float = 0.0
     whole: float = 0.2
+    every_style: bool = False
 
 
 def look(

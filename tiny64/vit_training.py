@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dstc_engine.training.images import load_images
+from dstc_engine.training.images import load_images, load_training
 from dstc_engine.training.loop import (
     Recipe,
     World,
@@ -141,17 +141,23 @@ def train_vit(
         UserError: no data there; or as `fit`.
     """
     config, how, world = config or ViTConfig(), how or ViTTraining(), world or World()
-    train, val = load_images(data, "train"), load_images(data, "val")
+    train, val = load_training(data, how.every_style), load_images(data, "val")
+    # What is validated asks for the styles of val alone.
+    probed = load_images(data, "train") if how.every_style else train
     maker, val_drawn = ViewMaker(train, config, how), silhouettes(val.pixels)
 
-    def step_losses(
-        forward: Callable[..., tuple[Tensor, ...]], step: int, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def drop_at(step: int) -> float:
+        return how.token_drop if step < (1 - how.whole) * how.steps else 0.0
+
+    def draw(step: int, generator: torch.Generator) -> Views:
         rows = shuffled_rows(len(train), how.batch, step, how.seed, world)
-        drop = how.token_drop if step < (1 - how.whole) * how.steps else 0.0
-        batch = maker.make(rows, generator, drop)
+        return maker.make(rows, generator, drop_at(step))
+
+    def step_losses(
+        forward: Callable[..., tuple[Tensor, ...]], step: int, batch: Views
+    ) -> dict[str, Tensor]:
         batch = Views(*(getattr(batch, field.name).to(world.device) for field in fields(Views)))
-        kept = batch.kept if drop else None  # all of them need no copy
+        kept = batch.kept if drop_at(step) else None  # all of them need no copy
         seen = Seen(*forward(batch.views, batch.windows, batch.corners, kept))
         parts = losses(seen, batch, how)
         loss = torch.stack([getattr(how, name) * part for name, part in parts.items()]).sum()
@@ -159,7 +165,7 @@ def train_vit(
 
     def evaluate_with_sheet(ema: ViTWithHeads, sheet: Path) -> dict[str, float]:
         write_keys(sheet, ema.vit, val)
-        return evaluate(ema.vit, train, val, val_drawn)
+        return evaluate(ema.vit, probed, val, val_drawn)
 
     torch.manual_seed(how.seed)
     recipe = Recipe(
@@ -172,6 +178,7 @@ def train_vit(
         optimizer=lambda network: torch.optim.AdamW(
             decayed_groups(network, 0.05), lr=how.peak_rate
         ),
+        draw=draw,
         losses=step_losses,
         evaluate=evaluate_with_sheet,
         columns=COLUMNS,

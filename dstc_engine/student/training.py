@@ -158,6 +158,7 @@ def train_student(
         optimizer=lambda student: torch.optim.AdamW(
             decayed_groups(student, 0.01), lr=how.peak_rate
         ),
+        draw=learning.draw,
         losses=learning.losses,
         evaluate=learning.evaluate,
         after_step=lambda: learning.last_seen,
@@ -201,10 +202,8 @@ class _Learning:
     world: World
     last_seen: dict[str, float] = field(default_factory=dict)
 
-    def losses(
-        self, forward: Callable[..., Tensor], step: int, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        train, how, device = self.pairs.rows(val=False), self.how, self.world.device
+    def draw(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        train, how = self.pairs.rows(val=False), self.how
         drawn = shuffled_rows(len(train), how.batch, step, how.seed, self.world)
         rows = train[drawn]
         contents, results = self.pairs.batch(rows)
@@ -212,8 +211,14 @@ class _Learning:
             mirrored = torch.rand(len(rows), generator=generator) < 0.5
             contents[mirrored] = contents[mirrored].flip(-1)
             results[mirrored] = results[mirrored].flip(-1)
-        contents, results = contents.to(device), results.to(device)
-        looks = self.described[self.pairs.looks[rows].to(self.described.device)]
+        return contents, results, self.pairs.looks[rows]
+
+    def losses(
+        self, forward: Callable[..., Tensor], step: int, batch: tuple[Tensor, Tensor, Tensor]
+    ) -> dict[str, Tensor]:
+        how, device = self.how, self.world.device
+        contents, results = batch[0].to(device), batch[1].to(device)
+        looks = self.described[batch[2].to(self.described.device)]
         images = forward(contents, looks).float()
         loss = l1 = F.l1_loss(images, results)
         if how.feature_weights and step % how.feature_every == 0:

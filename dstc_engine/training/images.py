@@ -95,6 +95,11 @@ def load_images(
     )
 
 
+def load_training(path: str | Path, every_style: bool) -> ImageSet:
+    """The train split: all styles of emoji, or those of `CORE_STYLES`; see `load_images`."""
+    return load_images(path, "train", None if every_style else CORE_STYLES)
+
+
 def is_indexed(path: str) -> bool:
     """Whether trainings read this file as it is: a Parquet with all of `COLUMNS`."""
     try:

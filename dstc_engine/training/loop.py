@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from dstc_engine.precision import is_emulated
 from dstc_engine.training.checkpoint import load_checkpoint, save_checkpoint
+from dstc_engine.training.draws import threads_for, with_batches
 from dstc_engine.training.initial import begin
 from dstc_engine.training.records import log_metrics, save_weights
 from dstc_engine.training.settings import TrainingSettings
@@ -155,7 +156,8 @@ def decayed_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
     ]
 
 
-Losses = Callable[[Callable[..., Any], int, torch.Generator], dict[str, Tensor]]
+Draw = Callable[[int, torch.Generator], Any]
+Losses = Callable[[Callable[..., Any], int, Any], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,10 +170,13 @@ class Recipe(Generic[Model]):
         architecture: the network's sizes, as its description names them.
         settings: how it is trained. warmup: steps over which the rate rises to its peak; it falls
             by a cosine from there. gradient_norm: largest one, of all gradients together.
-        optimizer: made of the network. losses: called with (forward, step, generator); gives
-            scalars by name, "loss" being the one to descend, the others for the log. `forward` is
-            the network, in bfloat16 where `runs_in_bf16`; every draw of a step comes from its
-            generator, so that a resumed run draws what an unbroken one would have drawn.
+        optimizer: made of the network.
+        draw: called with (step, generator), by a thread that is ahead of the network; gives the
+            batch of the step, on the CPU. Every draw comes from the generator, so that a resumed
+            run draws what an unbroken one would have drawn.
+        losses: called with (forward, step, batch); gives scalars by name, "loss" being the one to
+            descend, the others for the log. `forward` is the network, in bfloat16 where
+            `runs_in_bf16`.
         evaluate: called with the averaged network and the path of a sample sheet to write; gives
             val metrics. columns: of the log, all metrics by name.
         shipped: the part of the network whose weights are kept; all of it by default.
@@ -182,8 +187,10 @@ class Recipe(Generic[Model]):
     Example:
         A network that learns to double, without images:
 
-        def losses(forward, step, generator):
-            x = torch.randn(8, 1, generator=generator)
+        def draw(step, generator):
+            return torch.randn(8, 1, generator=generator)
+
+        def losses(forward, step, x):
             return {"loss": (forward(x) - 2 * x).pow(2).mean()}
 
         recipe = Recipe(
@@ -194,6 +201,7 @@ class Recipe(Generic[Model]):
             warmup=10,
             gradient_norm=1.0,
             optimizer=lambda network: torch.optim.AdamW(network.parameters()),
+            draw=draw,
             losses=losses,
             evaluate=lambda ema, sheet: {"val_weight": float(ema.weight)},
             columns=("loss", "val_weight"),
@@ -207,6 +215,7 @@ class Recipe(Generic[Model]):
     warmup: int
     gradient_norm: float
     optimizer: Callable[[Model], torch.optim.Optimizer]
+    draw: Draw
     losses: Losses
     evaluate: Callable[[Model, Path], dict[str, float]]
     columns: Sequence[str]
@@ -272,15 +281,21 @@ def fit(
     pace = Pace(
         how.steps, minutes, recipe.kind, world.rank, clock=world.clock, shows_bar=world.shows_bar
     )
+
+    def seed_of(step: int) -> int:
+        return hash((how.seed, step, world.rank)) % 2**62
+
+    def draw(step: int) -> Any:
+        return recipe.draw(step, torch.Generator().manual_seed(seed_of(step)))
+
     sums: dict[str, float] = {}
-    counted = 0
-    for step, save in pace.run(start):
-        began = time.monotonic()
-        seed = hash((how.seed, step, world.rank)) % 2**62
-        torch.manual_seed(seed)  # what networks draw themselves, such as which tokens to drop
+    counted, began = 0, time.monotonic()
+    paced, threads = pace.run(start), threads_for(world.device)
+    for step, save, batch in with_batches(paced, draw, how.steps, threads):
+        torch.manual_seed(seed_of(step))  # what networks draw themselves, as tokens to drop
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, how.steps, how.peak_rate, recipe.warmup)
-        losses = recipe.losses(forward, step, torch.Generator().manual_seed(seed))
+        losses = recipe.losses(forward, step, batch)
         optimizer.zero_grad()
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_norm)
@@ -291,7 +306,8 @@ def fit(
             sums[name] = sums.get(name, 0.0) + float(loss.detach())
         counted += 1
         bf16_steps += bf16
-        spent += time.monotonic() - began
+        now = time.monotonic()
+        spent, began = spent + now - began, now
         if not save and (step + 1) % pace.log_steps:
             continue
         metrics = {name: total / counted for name, total in sums.items()} | values
@@ -316,6 +332,7 @@ def fit(
             log_metrics(folder / "log.csv", recipe.columns, step + 1, metrics)
         if world.report:
             world.report(step + 1, metrics)
+        began = time.monotonic()  # what is validated and saved is no training
     return folder / f"{recipe.kind}.safetensors"
 
 

@@ -29,7 +29,7 @@ from dstc_engine.diffusion.sampling import (
 from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.diffusion.unet import UNet, UNetConfig
 from dstc_engine.errors import UserError
-from dstc_engine.training.images import ImageSet, load_images
+from dstc_engine.training.images import ImageSet, load_images, load_training
 from dstc_engine.training.loop import Recipe, World, fit, shuffled_rows
 from dstc_engine.training.settings import TrainingSettings
 from dstc_engine.training.sheet import write_sheet
@@ -58,6 +58,7 @@ class PriorTraining(TrainingSettings):
             when all times are alike. 0 trains for sampling from pure noise, too.
         low_noise_below: first time that these are not noised to.
         shift: images move by up to this many pixels each way; half of them are flipped.
+        every_style: train on the emoji styles beyond `CORE_STYLES`, too; val stays with these.
     """
 
     steps: int = 6000
@@ -68,6 +69,7 @@ class PriorTraining(TrainingSettings):
     low_noise: float = 0.0
     low_noise_below: int = 600
     shift: int = 2
+    every_style: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.low_noise <= 1:
@@ -202,16 +204,20 @@ def train_prior(
         UserError: no data there; or as `fit`.
     """
     config, how, world = config or TINY_UNET, how or PriorTraining(), world or World()
-    train, val = load_images(data, "train"), load_images(data, "val")
+    train, val = load_training(data, how.every_style), load_images(data, "val")
     tables = ChainTables(Schedule.respaced("1000"), world.device)
 
-    def losses(
-        forward: Callable[..., Tensor], step: int, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def draw(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         rows = shuffled_rows(len(train), how.batch, step, how.seed, world)
-        x0 = augment(train.batch(rows), how.shift, generator).to(world.device)
-        noise = torch.randn(x0.shape, generator=generator).to(world.device)
-        table = tables.at(draw_times(len(x0), how, generator).to(world.device))
+        x0 = augment(train.batch(rows), how.shift, generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        return x0, noise, draw_times(len(x0), how, generator)
+
+    def losses(
+        forward: Callable[..., Tensor], step: int, batch: tuple[Tensor, Tensor, Tensor]
+    ) -> dict[str, Tensor]:
+        x0, noise, times = (part.to(world.device) for part in batch)
+        table = tables.at(times)
         x = add_noise(x0, noise, table)
         output = forward(x, table.time)
         return {"loss": prior_loss(output.float(), x0, x, noise, table).mean()}
@@ -227,6 +233,7 @@ def train_prior(
         optimizer=lambda unet: torch.optim.AdamW(
             unet.parameters(), lr=how.peak_rate, weight_decay=0.01
         ),
+        draw=draw,
         losses=losses,
         evaluate=lambda ema, sheet: evaluate(ema, val, sheet),
         columns=("loss", "val_x0_mse_t200", "val_x0_mse_t400", "val_x0_mse_t600"),

@@ -35,6 +35,7 @@ from tiny64.quality.images import read_images, translate_missing
 from tiny64.quality.measures import MEASURES, Array, measure
 from tiny64.quality.random_vgg import random_vgg
 from tiny64.quality.rows import TASKS, BenchmarkRow, benchmark_rows
+from tiny64.quality.splice import SPLICED, is_spliced, read_splicing, splice_missing
 from tiny64.quality.ways import ABLATIONS, WHOLE, is_tried
 
 _DIGITS = {"structure": 4, "PSNR": 1, "sharpness": 1, "percent": 1}
@@ -87,6 +88,10 @@ def main() -> None:
     parser.add_argument(
         "--ablated-rows", type=int, default=24, help="of each aligned task, parts left out (24)"
     )
+    parser.add_argument(
+        "--spliced-rows", type=int, default=0, help="of each image task, by Splicing ViT (0)"
+    )
+    parser.add_argument("--splicing", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--split", choices=("test", "val"), default="test")
     parser.add_argument("--ways", nargs="+", choices=list(ABLATIONS), default=list(ABLATIONS))
     parser.add_argument("--preset", default="tiny64")
@@ -106,12 +111,15 @@ def main() -> None:
     found: dict[str, dict[str, Array]] = {}
     classifier, dino = fit_classifier(drawings), load_models(preset).dino
     assert dino is not None
+    splicing = read_splicing(read_key_values(arguments.splicing, "--splicing"))
     changing = [way for way in arguments.ways if with_fields(preset, ABLATIONS[way]) != preset]
-    for way in [*BASELINES, *sorted({WHOLE, *changing}, key=list(ABLATIONS).index)]:
-        tried = [
-            row for row in rows if way in BASELINES or is_tried(way, row, arguments.ablated_rows)
-        ]
+    spliced = [row for row in rows if is_spliced(row, arguments.spliced_rows)]
+    splice_missing(spliced, dino, arguments.work, splicing)
+    peers = [*BASELINES, *([SPLICED] if spliced else [])]
+    for way in [*peers, *sorted({WHOLE, *changing}, key=list(ABLATIONS).index)]:
+        tried = rows if way in BASELINES else spliced
         if way in ABLATIONS:
+            tried = [row for row in rows if is_tried(way, row, arguments.ablated_rows)]
             fields = {way: ABLATIONS[way]}
             translate_missing(models, preset, fields, tried, arguments.work, arguments.slots)
         values = measure(tried, read_images(way, tried, arguments.work), classifier, dino)

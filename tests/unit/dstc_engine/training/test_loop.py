@@ -137,10 +137,10 @@ def _recipe(losses_seen: list[float] | None = None, **settings: Any) -> Recipe[n
     network = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5), nn.Linear(2, 1))
     steps_taken = iter(range(1, 100))
 
-    def losses(
-        forward: Callable[..., Tensor], step: int, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        x = torch.randn(8, 3, generator=generator)
+    def draw(step: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(8, 3, generator=generator)
+
+    def losses(forward: Callable[..., Tensor], step: int, x: Tensor) -> dict[str, Tensor]:
         output = forward(x)
         assert output.dtype == (torch.bfloat16 if runs_in_bf16(how, "cpu") else torch.float32)
         loss = (output.float() - x.sum(1, keepdim=True)).pow(2).mean()
@@ -162,6 +162,7 @@ def _recipe(losses_seen: list[float] | None = None, **settings: Any) -> Recipe[n
         warmup=1,
         gradient_norm=1.0,
         optimizer=lambda network: torch.optim.AdamW(network.parameters()),
+        draw=draw,
         losses=losses,
         evaluate=evaluate,
         columns=("loss", "loss_twice", "taken", "val"),
