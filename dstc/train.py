@@ -297,13 +297,13 @@ def _absolute(plan: TrainingPlan) -> TrainingPlan:
 
 
 def _check_batch(plan: TrainingPlan) -> None:
-    batch = training_of(plan).batch
-    # CLIP fills half of its batch with companions of the other half.
-    shared = batch // 2 if plan.kind is Kind.clip else batch
-    if shared % plan.workers or (plan.kind is Kind.clip and batch % 2):
+    how = training_of(plan)
+    # CLIP fills its batch with companions of the subjects that are drawn.
+    together = 1 + int(getattr(how, "companions", 0))
+    if how.batch % (plan.workers * together):
         raise UserError(
-            f"--batch {batch}: {plan.workers} workers cannot share it evenly; expected a multiple "
-            f"of {plan.workers * (2 if plan.kind is Kind.clip else 1)}"
+            f"--batch {how.batch}: {plan.workers} workers cannot share it evenly; expected a "
+            f"multiple of {plan.workers * together}"
         )
 
 

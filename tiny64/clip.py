@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import open_clip
 
+from dstc_engine.errors import UserError
 from dstc_engine.training.settings import TrainingSettings
 
 MEAN: tuple[float, ...] = tuple(open_clip.OPENAI_DATASET_MEAN)
@@ -51,6 +52,7 @@ class CLIPTraining(TrainingSettings):
 
     Attributes:
         batch: of all workers together, each of which contrasts its own part.
+        companions: how many images of a batch repeat each subject in another style.
         token_drop: share of patch tokens dropped, until the last `whole` of the steps.
         recoloured: share of images in other colours; a fox stays a fox, an outline an outline.
         every_style: train on the emoji styles beyond `CORE_STYLES`, too; val stays with these.
@@ -60,7 +62,12 @@ class CLIPTraining(TrainingSettings):
     batch: int = 128
     peak_rate: float = 1e-3
     ema: float = 0.99
+    companions: int = 1
     token_drop: float = 0.5
     whole: float = 0.2
     recoloured: float = 0.15
     every_style: bool = False
+
+    def __post_init__(self) -> None:
+        if self.companions < 0:
+            raise UserError(f"companions is {self.companions}; expected 0 or more")

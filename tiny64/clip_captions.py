@@ -88,17 +88,22 @@ def matches(captions: Captions, subjects: Tensor, styles: Tensor) -> Tensor:
     return subject & style
 
 
-def companions(images: ImageSet, rows: Tensor, generator: torch.Generator) -> Tensor:
-    """For each of (B,) rows another row of its subject, or the row itself where it is alone."""
+def companions(
+    images: ImageSet, rows: Tensor, generator: torch.Generator, count: int = 1
+) -> Tensor:
+    """For each of (B,) rows `count` others of its subject: (count * B,).
+
+    Each of them once, as far as there are so many; the row itself where it is alone.
+    """
     of_subject: dict[str, list[int]] = {}
     for row, subject in enumerate(images.subjects):
         of_subject.setdefault(subject, []).append(row)
     picks = torch.randint(0, 2**30, (len(rows),), generator=generator).tolist()
     found = []
     for row, pick in zip(rows.tolist(), picks, strict=True):
-        others = [other for other in of_subject[images.subjects[row]] if other != row]
-        found.append(others[pick % len(others)] if others else row)
-    return torch.tensor(found)
+        others = [other for other in of_subject[images.subjects[row]] if other != row] or [row]
+        found.append([others[(pick + number) % len(others)] for number in range(count)])
+    return torch.tensor(found, dtype=torch.int64).T.flatten()
 
 
 def numbered(labels: Sequence[str]) -> Tensor:

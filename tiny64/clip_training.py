@@ -88,17 +88,20 @@ def train_clip(
         raise UserError(f"{data}: found images without a caption; expected one for each")
     keywords = load_keywords(data, train)
     has_companions = not train.is_own or len(set(train.subjects)) < len(train)
+    together = 1 + (how.companions if has_companions else 0)
+    if how.batch % together:
+        raise UserError(
+            f"batch is {how.batch}, of {together} images of each subject (companions is "
+            f"{how.companions}); expected a multiple of {together}"
+        )
     subjects, styles = numbered(train.subjects), numbered(train.styles)
     tokenizer = SimpleTokenizer(context_length=config.text_cfg["context_length"])
     torch.manual_seed(how.seed)
     clip = config.build(how.token_drop)
 
     def draw(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        if has_companions:
-            rows = shuffled_rows(len(train), how.batch // 2, step, how.seed, world)
-            rows = torch.cat([rows, companions(train, rows, generator)])
-        else:
-            rows = shuffled_rows(len(train), how.batch, step, how.seed, world)
+        rows = shuffled_rows(len(train), how.batch // together, step, how.seed, world)
+        rows = torch.cat([rows, companions(train, rows, generator, together - 1)])
         captions = draw_captions(train, keywords, rows, generator)
         match = matches(captions, subjects[rows], styles[rows])
         images = recolor(train.batch(rows), how.recoloured, generator)

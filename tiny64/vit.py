@@ -49,7 +49,8 @@ class ViTTraining(TrainingSettings):
     Attributes:
         positions: sampled per image for the dense contrast. window: side of a crop in tokens.
         key_temperature, crop_temperature: of the two contrasts.
-        keys, crops, style, palette, silhouette: weights of the losses.
+        look_temperature: of the contrast between styles, in mean squared differences of CLS.
+        keys, crops, style, looks, palette, silhouette: weights of the losses.
         twin_share: how often view 2 is the twin. moved, move: how often view 2 is moved, and by up
             to how many tokens each way.
         alike: two images of one style whose palettes overlap by more are not told apart.
@@ -68,9 +69,11 @@ class ViTTraining(TrainingSettings):
     window: int = 8
     key_temperature: float = 0.1
     crop_temperature: float = 0.15
+    look_temperature: float = 0.2
     keys: float = 1.0
     crops: float = 0.5
     style: float = 0.5
+    looks: float = 0.0
     palette: float = 0.3
     silhouette: float = 0.5
     twin_share: float = 0.75

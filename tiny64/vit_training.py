@@ -53,6 +53,7 @@ COLUMNS = (
     "loss_keys",
     "loss_crops",
     "loss_style",
+    "loss_looks",
     "loss_palette",
     "loss_silhouette",
     "val_style_probe",
@@ -100,8 +101,29 @@ def crop_contrast(seals: Tensor, crops: Tensor, alike: Tensor, temperature: floa
     return 0.5 * (forth + F.cross_entropy(logits.T, target, reduction="none"))
 
 
+def look_contrast(cls: Tensor, styles: Tensor, temperature: float) -> Tensor:
+    """How badly views of one style are found by their CLS among those of others: (2B,).
+
+    Supervised contrast (Khosla et al. 2020), over what guidance compares: mean squared differences
+    of raw tokens. The two views of an image are no pair where they share its style, so that a token
+    must tell how *another* subject is drawn.
+
+    Args:
+        cls: (2B, D), view 1 of each image, then view 2. styles: (2B,) int64.
+    """
+    count = len(cls)
+    squares = cls.pow(2).sum(1)
+    distance = (squares[:, None] + squares[None] - 2 * cls @ cls.T) / cls.shape[1]
+    same = styles[:, None] == styles[None]
+    number = torch.arange(count, device=cls.device) % (count // 2)
+    own = (number[:, None] == number[None]) & same
+    chances = (-distance / temperature).masked_fill(own, -torch.inf).log_softmax(1)
+    wanted = same & ~own
+    return -chances.where(wanted, 0.0).sum(1) / wanted.sum(1).clamp(min=1)
+
+
 def losses(seen: Seen, batch: Views, how: ViTTraining) -> dict[str, Tensor]:
-    """The five losses, each a mean over the batch, unweighted."""
+    """The losses, each a mean over the batch, unweighted."""
     count = len(batch.positions)
     width = seen.keys.shape[-1]
     queries = seen.keys[:count].gather(1, batch.positions[:, :, None].expand(-1, -1, width))
@@ -116,6 +138,7 @@ def losses(seen: Seen, batch: Views, how: ViTTraining) -> dict[str, Tensor]:
         "keys": keys.mean(),
         "crops": crops.mean(),
         "style": 0.5 * style,
+        "looks": look_contrast(seen.cls, batch.style, how.look_temperature).mean(),
         "palette": F.cross_entropy(seen.palette, batch.palette) - entropy,
         "silhouette": F.binary_cross_entropy_with_logits(seen.silhouette, batch.cover.clamp(0, 1)),
     }

@@ -153,7 +153,7 @@ def splice(
             + how.identity * (made.keys[1:] - wanted.keys[1:]).pow(2).mean()
         )
         optimizer.zero_grad()
-        loss.sum().backward()  # type: ignore[no-untyped-call]
+        loss.sum().backward()
         optimizer.step()
     with torch.no_grad():
         return to_image(network(pair[:1])[0])

@@ -91,5 +91,14 @@ def test_companions_show_the_same_subject_in_another_style(images: ImageSet) -> 
         assert images.styles[row] != images.styles[other]
 
 
+def test_several_companions_of_a_subject_are_in_different_styles(images: ImageSet) -> None:
+    rows = torch.arange(len(images))
+    others = companions(images, rows, _seeded(), 3).reshape(3, -1)
+    for row, group in zip(rows.tolist(), others.T.tolist(), strict=True):
+        assert {images.subjects[other] for other in group} == {images.subjects[row]}
+        assert len({images.styles[other] for other in [row, *group]}) == 4
+    assert companions(images, rows, _seeded(), 0).tolist() == []
+
+
 def test_labels_are_numbered_in_order() -> None:
     assert numbered(["b", "a", "c", "a"]).tolist() == [1, 0, 2, 0]

@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
 import torch
 import torch.nn.functional as F
 
-from tiny64.clip_training import contrastive_loss
+from dstc_engine.errors import UserError
+from tests.drawings import write_drawings
+from tests.tiny_training import CLIP, CLIP_TRAINING, SIZE
+from tiny64.clip_training import contrastive_loss, train_clip
 
 
 def _seeded() -> torch.Generator:
@@ -25,3 +33,20 @@ def test_two_right_answers_are_no_mistake() -> None:
     loss = contrastive_loss(images, images, torch.tensor(50.0), match)
     assert torch.allclose(loss, torch.zeros(3), atol=1e-5)
     assert contrastive_loss(images, images, torch.tensor(50.0), torch.eye(3))[0] > 0.6
+
+
+def test_a_batch_that_companions_do_not_fill_is_refused(tmp_path: Path) -> None:
+    data = write_drawings(tmp_path / "emoji.parquet", size=SIZE)
+    how = replace(CLIP_TRAINING, batch=10, companions=3)
+    with pytest.raises(UserError, match="batch is 10, of 4 images of each subject"):
+        train_clip(data, tmp_path / "run", CLIP, how)
+    with pytest.raises(UserError, match="companions is -1; expected 0 or more"):
+        replace(how, companions=-1)
+
+
+@pytest.mark.parametrize("companions", [0, 3])
+def test_a_subject_has_as_many_companions_as_asked_for(tmp_path: Path, companions: int) -> None:
+    data = write_drawings(tmp_path / "emoji.parquet", size=SIZE)
+    how = replace(CLIP_TRAINING, batch=8, companions=companions)
+    weights = train_clip(data, tmp_path / "run", CLIP, how)
+    assert json.loads(weights.with_suffix(".json").read_text())["pictures"] == 8 * how.steps

@@ -11,7 +11,7 @@ from dstc_engine.training.images import load_images
 from tests.drawings import write_drawings
 from tests.tiny_training import SIZE, VIT, VIT_TRAINING
 from tiny64.vit import Seen, ViTWithHeads
-from tiny64.vit_training import crop_contrast, dense_contrast, losses, train_vit
+from tiny64.vit_training import crop_contrast, dense_contrast, look_contrast, losses, train_vit
 from tiny64.vit_views import ViewMaker, Views
 
 
@@ -47,6 +47,22 @@ def test_crop_contrast_does_not_tell_alikes_apart() -> None:
     assert (excused < 1e-3).all()
 
 
+def test_look_contrast_is_least_when_styles_lie_together() -> None:
+    styles = torch.tensor([0, 0, 1, 1] * 2)
+    by_style = torch.tensor([[0.0, 0], [0, 0], [3.0, 0], [3.0, 0]] * 2)
+    by_subject = torch.tensor([[0.0, 0], [3.0, 0]] * 4)
+    assert (look_contrast(by_style, styles, 0.2) < 1.4).all()  # four alike: log 4
+    assert (look_contrast(by_subject, styles, 0.2) > 5).all()
+
+
+def test_look_contrast_asks_for_other_subjects_of_a_style_not_for_the_other_view() -> None:
+    cls = torch.randn(6, 4, generator=_seeded())
+    alone = look_contrast(cls, torch.tensor([0, 1, 2] * 2), 0.2)
+    assert float(alone.abs().sum()) == 0  # each style has two views of one image
+    twins = torch.tensor([0, 1, 1, 1, 0, 0])  # view 2 is in another style
+    assert (look_contrast(cls, twins, 0.2) > 0).all()
+
+
 @pytest.mark.parametrize("token_drop", [0.0, 0.5])
 def test_every_loss_reaches_the_transformer(tmp_path: Path, token_drop: float) -> None:
     data = write_drawings(tmp_path / "emoji.parquet", size=SIZE)
@@ -54,7 +70,7 @@ def test_every_loss_reaches_the_transformer(tmp_path: Path, token_drop: float) -
     torch.manual_seed(0)
     network = ViTWithHeads(VIT, 6)
     batch = maker.make(torch.arange(4), _seeded(), token_drop)
-    for name in ("keys", "crops", "style", "palette", "silhouette"):
+    for name in ("keys", "crops", "style", "looks", "palette", "silhouette"):
         network.zero_grad()
         seen = Seen(*network(batch.views, batch.windows, batch.corners, batch.kept))
         losses(seen, batch, VIT_TRAINING)[name].backward()
