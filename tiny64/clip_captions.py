@@ -112,6 +112,15 @@ def numbered(labels: Sequence[str]) -> Tensor:
     return torch.tensor([places[label] for label in labels])
 
 
+def tokens_of(images: ImageSet, keywords: Sequence[Sequence[str]]) -> list[int]:
+    """The tokens that captions of these images may have, in order; see `draw_captions`."""
+    tokenizer = open_clip.SimpleTokenizer(context_length=77)
+    looks = {phrase_of(style) for style in images.styles}
+    words = {word for each in keywords for word in each}
+    texts = {*TEMPLATES, *images.names, *looks, *words, "name, look"}
+    return sorted({token for text in sorted(texts) for token in tokenizer([text])[0].tolist()})
+
+
 def load_keywords(path: str | Path, images: ImageSet) -> list[list[str]]:
     """Keywords of each image, in words ("mahjong_red_dragon" becomes three)."""
     table = pq.read_table(path, columns=["id", "keywords"])

@@ -17,7 +17,7 @@ from torch import nn
 from dstc_engine.diffusion.schedule import NoiseSchedule
 from dstc_engine.errors import UserError, WeightsError
 from dstc_engine.weights import architectures
-from dstc_engine.weights.formats import check_layout, shapes
+from dstc_engine.weights.formats import check_layout, shapes, with_all_rows
 from dstc_engine.weights.load import read_state
 from dstc_engine.weights.record import Weights
 from dstc_engine.weights.registry import file_sha256, find, verify
@@ -72,9 +72,10 @@ def load_initial(network: nn.Module, name: str, kind: str, sizes: Mapping[str, A
     weights = find(described, kind)
     path = verify(described)
     _check_sizes(weights, kind, sizes, name)
-    state = read_state(weights, path)
+    expected = shapes(network.state_dict())
+    state = with_all_rows(read_state(weights, path), expected)
     try:
-        check_layout(shapes(state), shapes(network.state_dict()), path)
+        check_layout(shapes(state), expected, path)
     except WeightsError as error:
         raise UserError(f"cannot start from {name}: it is another network; {error}") from error
     network.load_state_dict(state)

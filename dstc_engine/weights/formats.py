@@ -68,6 +68,34 @@ def in_float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
 
 
+def with_all_rows(
+    state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor]:
+    """Spreads matrices that were stored without their empty rows.
+
+    Of a text encoder's vocabulary a small data set teaches some thousand tokens; the others say
+    nothing, and are not stored (`tiny64/release/ship.py`).
+
+    Args:
+        state: `<name>.rows`, (K,) whole numbers, says which rows the (K, D) of `<name>` are.
+            expected: name to shape, (N, D) of `<name>`.
+
+    Returns:
+        (N, D) of each such `<name>`, the other rows zero, and the other tensors as they are. What
+        does not fit is left as it is, for `check_layout` to name.
+    """
+    found = dict(state)
+    for name, stored in state.items():
+        rows, shape = state.get(f"{name}.rows"), expected.get(name, ())
+        if rows is None or len(shape) != 2 or stored.shape != (len(rows), shape[1]):
+            continue
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < shape[0]:
+            continue
+        found[name] = stored.new_zeros(shape).index_copy(0, rows.long(), stored)
+        del found[f"{name}.rows"]
+    return found
+
+
 def check_layout(
     found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], path: Path
 ) -> None:

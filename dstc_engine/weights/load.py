@@ -26,7 +26,14 @@ from dstc_engine.encoders.dinov3 import DinoV3
 from dstc_engine.encoders.vgg import Vgg
 from dstc_engine.errors import WeightsError
 from dstc_engine.weights import architectures
-from dstc_engine.weights.formats import check_layout, in_float32, read_tensors, shapes, without
+from dstc_engine.weights.formats import (
+    check_layout,
+    in_float32,
+    read_tensors,
+    shapes,
+    with_all_rows,
+    without,
+)
 from dstc_engine.weights.record import Weights
 from dstc_engine.weights.registry import find, verify
 
@@ -48,7 +55,9 @@ def load_strictly(network: nn.Module, state: dict[str, Tensor], path: Path) -> N
     Raises:
         WeightsError: a tensor is missing, unknown or of another shape; the first few are named.
     """
-    check_layout(shapes(state), shapes(network.state_dict()), path)
+    expected = shapes(network.state_dict())
+    state = with_all_rows(state, expected)
+    check_layout(shapes(state), expected, path)
     network.load_state_dict(state, strict=True, assign=True)
     _make_buffers(network)
 

@@ -178,6 +178,28 @@ def test_a_clip_gets_its_causal_mask(ship: Ship) -> None:
         assert torch.equal(loaded.encode_text(tokens), clip.model.encode_text(tokens))
 
 
+# -- matrices that were stored without their empty rows --------------------------------------------
+
+
+def test_rows_that_were_left_out_are_zero() -> None:
+    network = nn.Embedding(6, 2)
+    stored = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    rows = torch.tensor([1, 4], dtype=torch.int32)
+    state = {"weight": stored, "weight.rows": rows}
+    load.load_strictly(network, state, Path("some.safetensors"))
+    expected = torch.zeros(6, 2)
+    expected[[1, 4]] = stored
+    assert torch.equal(network.weight, expected)
+    assert set(state) == {"weight", "weight.rows"}, "the caller's state was changed"
+
+
+@pytest.mark.parametrize("rows", [[1], [1, 6], [-1, 4]])
+def test_rows_that_do_not_fit_are_named(rows: list[int]) -> None:
+    state = {"weight": torch.ones(2, 2), "weight.rows": torch.tensor(rows)}
+    with pytest.raises(WeightsError, match="weight.rows is unknown"):
+        load.load_strictly(nn.Embedding(6, 2), state, Path("some.safetensors"))
+
+
 def test_a_dinov3_gets_its_angles() -> None:
     def build() -> Any:
         sizes: dict[str, Any] = dict(depth=2, embed_dim=24, num_heads=2, num_classes=0)
