@@ -80,7 +80,9 @@ def main() -> None:
         work = arguments.work / state_of(preset, arguments.precision) / arguments.split
         translate_missing(models, preset, {WHOLE: {}}, rows, work, arguments.slots, until)
         images[name] = read_images(WHOLE, rows, work)
-    classifier, dino = fit_classifier(drawings), load_models(preset).dino
+    # One ViT measures the structure of both: that of the first.
+    classifier = fit_classifier(drawings)
+    dino = load_models(get_preset(arguments.presets[0])).dino
     assert dino is not None
     found = {name: measure(rows, made, classifier, dino) for name, made in images.items()}
     print_table(

@@ -7,6 +7,9 @@ Candidates are a few set by hand and others drawn from `SPACE` with a fixed seed
 translate the first rows of each benchmark task (rows.py), the better half of them more rows, and so
 on (Jamieson & Talwalkar 2016, successive halving). docs/evaluation.md has the objective; images
 stay in --work, and a second call makes those that are missing.
+
+Other networks want other weights: --set names them, --only gives a file of candidates
+({"name": {"weight_clip": "2000"}, ...}), and --reference the preset that they have to beat.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.table import print_table
+from dstc.options import read_key_values
 from dstc_engine.encoders.dino import Dino
 from dstc_engine.metrics.style_classifier import StyleClassifier
 from dstc_engine.models import load_models
-from dstc_engine.presets import get_preset
+from dstc_engine.presets import get_preset, with_fields
 from tiny64.quality.__main__ import fit_classifier
 from tiny64.quality.images import read_images, translate_missing
 from tiny64.quality.measures import Array, measure
@@ -111,23 +115,34 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="Parquet of `dstc emoji build`")
     parser.add_argument("--work", type=Path, required=True, help="where images are kept")
     parser.add_argument("--candidates", type=int, default=ROUNDS[0][1])
+    parser.add_argument("--only", type=Path, help="JSON of fields by name, for those drawn")
+    parser.add_argument("--reference", default="tiny64-variance", help="preset to beat")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="then stop making")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--slots", type=int, default=8)
     arguments = parser.parse_args()
     until = time.monotonic() + arguments.seconds
     torch.set_num_threads(1)
-    drawings, preset = pq.read_table(arguments.data).to_pylist(), get_preset("tiny64-variance")
-    models = load_models(preset, precision=arguments.precision)
+    drawings, reference = pq.read_table(arguments.data).to_pylist(), get_preset(arguments.reference)
+    preset = with_fields(reference, read_key_values(arguments.set))
+    precision = arguments.precision
+    plain_models = models = load_models(reference, precision=precision)
+    if preset != reference:
+        models = load_models(preset, precision=precision)
     left, work = candidates(arguments.candidates), arguments.work
+    if arguments.only:
+        left = {PLAIN: {}, **json.loads(arguments.only.read_text())}
     classifier = None
     for number, (count, _) in enumerate(ROUNDS):
         rows = benchmark_rows(drawings, count, "val")
         for name, fields in left.items():
-            translate_missing(models, preset, {name: fields}, rows, work, arguments.slots, until)
+            of = (plain_models, reference) if name == PLAIN else (models, preset)
+            translate_missing(*of, {name: fields}, rows, work, arguments.slots, until)
         classifier = classifier or fit_classifier(drawings)
-        assert models.dino is not None
-        found = {name: judged(rows, name, work, classifier, models.dino) for name in left}
+        # One ViT measures the structure of all: that of the reference.
+        assert plain_models.dino is not None
+        found = {name: judged(rows, name, work, classifier, plain_models.dino) for name in left}
         scores = {name: score(rows, values, found[PLAIN]) for name, values in found.items()}
         best = sorted(scores, key=scores.__getitem__, reverse=True)
         columns = ("style", "likely", "silhouette", "structure")
