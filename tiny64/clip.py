@@ -55,6 +55,8 @@ class CLIPTraining(TrainingSettings):
         companions: how many images of a batch repeat each subject in another style.
         token_drop: share of patch tokens dropped, until the last `whole` of the steps.
         recoloured: share of images in other colours; a fox stays a fox, an outline an outline.
+        perturbed: images are moved by up to this Euclidean length in normalised units, so that the
+            loss rises (`tiny64/perturbed.py`); 0 for not at all. Nearly doubles a step.
         every_style: train on the emoji styles beyond `CORE_STYLES`, too; val stays with these.
     """
 
@@ -66,6 +68,7 @@ class CLIPTraining(TrainingSettings):
     token_drop: float = 0.5
     whole: float = 0.2
     recoloured: float = 0.15
+    perturbed: float = 0.0
     every_style: bool = False
 
     def __post_init__(self) -> None:

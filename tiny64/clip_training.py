@@ -31,6 +31,7 @@ from dstc_engine.training.loop import Recipe, World, decayed_groups, fit, shuffl
 from tiny64.clip import MEAN, STD, CLIPConfig, CLIPTraining
 from tiny64.clip_captions import companions, draw_captions, load_keywords, matches, numbered
 from tiny64.clip_metrics import evaluate, write_retrieval
+from tiny64.perturbed import perturb
 from tiny64.views import degrade, normalize, random_crops, recolor, warp
 
 COLUMNS = (
@@ -116,9 +117,17 @@ def train_clip(
         if how.token_drop and step >= (1 - how.whole) * how.steps:
             clip.visual.patch_dropout.prob = 0.0
         images, texts, match = (part.to(world.device) for part in batch)
-        images, texts, scale = forward(images, texts)
-        images, texts = (F.normalize(x.float(), dim=-1) for x in (images, texts))
-        return {"loss": contrastive_loss(images, texts, scale.float(), match.float()).mean()}
+
+        def wrong_captions(images: Tensor) -> Tensor:
+            return loss_of(clip(images, texts), match)
+
+        if how.perturbed:
+            images = perturb(images, wrong_captions, how.perturbed)
+        return {"loss": loss_of(forward(images, texts), match)}
+
+    def loss_of(found: tuple[Tensor, ...], match: Tensor) -> Tensor:
+        images, texts = (F.normalize(x.float(), dim=-1) for x in found[:2])
+        return contrastive_loss(images, texts, found[2].float(), match.float()).mean()
 
     @torch.no_grad()
     def limit_scale() -> dict[str, float]:

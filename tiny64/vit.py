@@ -58,6 +58,8 @@ class ViTTraining(TrainingSettings):
             steps; 0.6 trains 1.9 times as many images in the same time (fp32, one CPU core). What
             the dense contrast asks for is never dropped. 0 by default: what dropping does to the
             keys has not been measured.
+        perturbed: views are moved by up to this Euclidean length in normalised units, so that the
+            losses of CLS rise (`tiny64/perturbed.py`); 0 for not at all. Nearly doubles a step.
         every_style: train on the emoji styles beyond `CORE_STYLES`, too; val stays with these.
     """
 
@@ -82,6 +84,7 @@ class ViTTraining(TrainingSettings):
     alike: float = 0.6
     token_drop: float = 0.0
     whole: float = 0.2
+    perturbed: float = 0.0
     every_style: bool = False
 
 

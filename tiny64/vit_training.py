@@ -19,7 +19,7 @@ speed this up and are thrown away.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from dstc_engine.training.loop import (
     runs_in_bf16,
     shuffled_rows,
 )
+from tiny64.perturbed import perturb
 from tiny64.views import silhouettes
 from tiny64.vit import (
     IMAGENET_MEAN,
@@ -181,9 +182,19 @@ def train_vit(
     ) -> dict[str, Tensor]:
         batch = Views(*(getattr(batch, field.name).to(world.device) for field in fields(Views)))
         kept = batch.kept if drop_at(step) else None  # all of them need no copy
-        seen = Seen(*forward(batch.views, batch.windows, batch.corners, kept))
-        parts = losses(seen, batch, how)
-        loss = torch.stack([getattr(how, name) * part for name, part in parts.items()]).sum()
+
+        def weighed(parts: dict[str, Tensor], names: Iterable[str]) -> Tensor:
+            return torch.stack([getattr(how, name) * parts[name] for name in names]).sum()
+
+        def wrong_looks(views: Tensor) -> Tensor:
+            seen = Seen(*network(views, batch.windows, batch.corners, kept))
+            return weighed(losses(seen, batch, how), ("style", "looks", "crops"))
+
+        views = batch.views
+        if how.perturbed:
+            views = perturb(views, wrong_looks, how.perturbed)
+        parts = losses(Seen(*forward(views, batch.windows, batch.corners, kept)), batch, how)
+        loss = weighed(parts, parts)
         return {"loss": loss, **{f"loss_{name}": part for name, part in parts.items()}}
 
     def evaluate_with_sheet(ema: ViTWithHeads, sheet: Path) -> dict[str, float]:
@@ -191,9 +202,10 @@ def train_vit(
         return evaluate(ema.vit, probed, val, val_drawn)
 
     torch.manual_seed(how.seed)
+    network = ViTWithHeads(config, len(set(train.styles)), bf16=runs_in_bf16(how, world.device))
     recipe = Recipe(
         kind="vit",
-        network=ViTWithHeads(config, len(set(train.styles)), bf16=runs_in_bf16(how, world.device)),
+        network=network,
         architecture=asdict(config),
         settings=how,
         warmup=min(100, how.steps // 10),
