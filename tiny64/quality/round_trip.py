@@ -1,0 +1,90 @@
+"""What the prior alone makes of the right answer: a bound of what any guide can bring about.
+
+    dstc emoji build data
+    python -m tiny64.quality.round_trip data/emoji-64.parquet --split val --rows 24
+
+On aligned pairs the right answer is known. It goes through the preset's chain as the content of its
+own translation, unguided: noised to the chain's start, and denoised by the prior. What no longer
+has its style then was lost by the prior, and guidance has to bring it back against it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from benchmarks.table import print_table
+from dstc.options import read_key_values
+from dstc_engine.engine import Engine, translate
+from dstc_engine.metrics.style_classifier import StyleClassifier
+from dstc_engine.models import Models, load_models
+from dstc_engine.presets import Preset, get_preset, with_fields
+from dstc_engine.request import ImageArray
+from tiny64.quality.__main__ import fit_classifier
+from tiny64.quality.measures import overlap
+from tiny64.quality.rows import BenchmarkRow, benchmark_rows
+from tiny64.quality.ways import ABLATIONS
+
+# The range loss, too: the spherical step would follow it, however small it is, at full length.
+UNGUIDED = {**ABLATIONS["no guidance"], "weight_range": "0"}
+
+
+def round_trips(
+    models: Models, preset: Preset, rows: Sequence[BenchmarkRow], slots: int = 8
+) -> list[ImageArray]:
+    """The answers of rows on aligned pairs, through the chain and back, unguided."""
+    engine = Engine(models, with_fields(preset, UNGUIDED), slots)
+    requests = [
+        dataclasses.replace(row.request, content=row.truth) for row in rows if row.truth is not None
+    ]
+    made = {ended.id: ended.image for ended in translate(engine, iter(requests))}
+    images = [made[row.request.id] for row in rows]
+    assert all(image is not None for image in images)
+    return [image for image in images if image is not None]
+
+
+def lines(
+    rows: Sequence[BenchmarkRow], images: Sequence[ImageArray], classifier: StyleClassifier
+) -> list[list[str]]:
+    """A line for each target style: how many answers have it, before and after the trip."""
+    answers = [row.truth for row in rows if row.truth is not None]
+    before, after = classifier.predict(answers), classifier.predict(list(images))
+    kept = [overlap(image, answer) for image, answer in zip(images, answers, strict=True)]
+    made = []
+    for target in dict.fromkeys(row.target for row in rows):
+        here = [place for place, row in enumerate(rows) if row.target == target]
+        shares = [np.mean([of[place] == target for place in here]) for of in (before, after)]
+        shape = np.mean([kept[place] for place in here])
+        taken = [after[place] for place in here]
+        most = max(sorted(set(taken)), key=taken.count)
+        cells = [target, str(len(here)), *(f"{share:.2f}" for share in (*shares, shape))]
+        made.append([*cells, f"{most} ({taken.count(most)})"])
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="Parquet of `dstc emoji build`")
+    parser.add_argument("--rows", type=int, default=48, help="answers (48)")
+    parser.add_argument("--split", choices=("test", "val"), default="test")
+    parser.add_argument("--preset", default="tiny64")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    drawings = pq.read_table(arguments.data).to_pylist()
+    drawn = benchmark_rows(drawings, arguments.rows, arguments.split)
+    rows = [row for row in drawn if row.task == "image, aligned"]
+    preset = with_fields(get_preset(arguments.preset), read_key_values(arguments.set))
+    images = round_trips(load_models(preset), preset, rows)
+    columns = ["rows", "answer has the style", "after the trip", "silhouette", "mostly taken for"]
+    print_table(["target style", *columns], lines(rows, images, fit_classifier(drawings)))
+
+
+if __name__ == "__main__":
+    main()
