@@ -118,7 +118,8 @@ def look_contrast(cls: Tensor, styles: Tensor, temperature: float) -> Tensor:
     same = styles[:, None] == styles[None]
     number = torch.arange(count, device=cls.device) % (count // 2)
     own = (number[:, None] == number[None]) & same
-    chances = (-distance / temperature).masked_fill(own, -torch.inf).log_softmax(1)
+    # Not -inf: a batch of one image would leave nothing, and its gradients would be NaN.
+    chances = (-distance / temperature).masked_fill(own, -1e9).log_softmax(1)
     wanted = same & ~own
     return -chances.where(wanted, 0.0).sum(1) / wanted.sum(1).clamp(min=1)
 

@@ -63,6 +63,15 @@ def test_look_contrast_asks_for_other_subjects_of_a_style_not_for_the_other_view
     assert (look_contrast(cls, twins, 0.2) > 0).all()
 
 
+def test_look_contrast_of_one_image_alone_is_nothing_and_harms_no_gradient() -> None:
+    cls = torch.randn(2, 4, generator=_seeded()).requires_grad_()
+    loss = look_contrast(cls, torch.tensor([1, 1]), 0.2)
+    loss.sum().backward()
+    assert (
+        float(loss.detach().abs().sum()) == 0 and cls.grad is not None and cls.grad.isfinite().all()
+    )
+
+
 @pytest.mark.parametrize("token_drop", [0.0, 0.5])
 def test_every_loss_reaches_the_transformer(tmp_path: Path, token_drop: float) -> None:
     data = write_drawings(tmp_path / "emoji.parquet", size=SIZE)
