@@ -45,8 +45,8 @@ class Splicing:
 
     Attributes:
         steps: of Adam, one pair each. rate: of Adam, with the moments 0 and 0.99.
-        style, structure, identity: weights of mean squared errors. In the paper's code 10, 1 and 1,
-            for DINO ViT-B/8; of the small ViT the self-similarity varies less.
+        style, structure, identity: weights of mean squared errors. The paper's are in the ratio of
+            10 to 1 to 1, for DINO ViT-B/8; of the small ViT the self-similarity varies less.
         least_crop: both images are cropped to at least this share of the side, and half of them
             flipped; not in every `whole_every`-th step.
     """
