@@ -74,7 +74,7 @@ def with_all_rows(
     """Spreads matrices that were stored without their empty rows.
 
     Of a text encoder's vocabulary a small data set teaches some thousand tokens; the others say
-    nothing, and are not stored (`tiny64/ship.py`).
+    nothing, and are not stored (`tiny64/release/ship.py`).
 
     Args:
         state: `<name>.rows`, (K,) whole numbers, says which rows the (K, D) of `<name>` are.

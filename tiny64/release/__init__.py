@@ -1,1 +1,1 @@
-"""What made the demo that a release ships."""
+"""What made the files that a release ships: the demo manifest, and the tiny weights."""

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from dstc_engine.weights.load import load_clip
 from tests.drawings import write_drawings
 from tests.tiny_training import CLIP, CLIP_TRAINING, SIZE
-from tiny64 import ship
 from tiny64.clip_training import train_clip
+from tiny64.release import ship
 
 
 def test_a_clip_keeps_the_tokens_of_its_captions(

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from tests.drawings import write_drawings
 from tests.tiny_training import SIZE, VIT, VIT_TRAINING
-from tiny64 import train_all
-from tiny64.train_all import TRAININGS, Training, train_one
+from tiny64.train_all import __main__ as train_all
+from tiny64.train_all.__main__ import TRAININGS, Training, train_one
 from tiny64.vit_training import train_vit
 
 

@@ -31,7 +31,7 @@ from dstc_engine.training.loop import World
 from dstc_engine.training.prior import PriorTraining, train_prior
 from tiny64.clip import CLIPTraining
 from tiny64.clip_training import train_clip
-from tiny64.ship import ship
+from tiny64.release.ship import ship
 from tiny64.vit import ViTTraining
 from tiny64.vit_training import train_vit
 

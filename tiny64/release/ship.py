@@ -1,7 +1,7 @@
 """Turns a training run into weights that ship: float16 safetensors and a description beside them.
 
-    python -m tiny64.ship RUN/prior.safetensors FOLDER
-    python -m tiny64.ship RUN/clip.safetensors FOLDER --captions data/emoji-64.parquet
+    python -m tiny64.release.ship RUN/prior.safetensors FOLDER
+    python -m tiny64.release.ship RUN/clip.safetensors FOLDER --captions data/emoji-64.parquet
 
 Of CLIP's 49,408 tokens the captions of the emoji data set have some 3,900. The others were never
 trained: with `--captions` they are left out, 7 MB of 16 are left, and words that CLIP does not know
