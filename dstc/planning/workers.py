@@ -15,6 +15,7 @@ from dstc.planning.settings import Settings
 from dstc.ray_session import choose_device, cluster_address, cluster_gpus
 from dstc.store import weights_bucket
 from dstc.worker.shard_task import ShardTask
+from dstc_engine.cores import usable_cores
 
 # Actors on one machine without GPUs, unless --actors says otherwise.
 CPU_ACTORS = 4
@@ -81,7 +82,7 @@ def choose_workers(settings: Settings, shards: int) -> Workers:
         usual = min(int(ray.cluster_resources().get("CPU", 0)), shards)  # type: ignore[no-untyped-call]
     else:
         # Each holds its networks in memory, hence the limit.
-        usual = min(_cores(), shards, CPU_ACTORS)
+        usual = min(usable_cores(), shards, CPU_ACTORS)
     usual = min(usual, engine.most_actors or usual)
     fewest, actors = settings.actor_range or (max(usual, 1), max(usual, 1))
     if device == "cuda" and not is_cluster and fewest > gpus:
@@ -101,12 +102,6 @@ def choose_workers(settings: Settings, shards: int) -> Workers:
         cpus=cpus,
         io_tasks=None if is_cluster else max(_LOCAL_IO_TASKS, actors),
     )
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def likely_device(settings: Settings) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from dstc_engine.cores import usable_cores
 
 Batch = TypeVar("Batch")
 
@@ -17,7 +18,7 @@ def threads_for(device: str) -> int:
     """How many threads draw: beside a CPU, at work itself, one; beside a GPU half of the cores."""
     if device.startswith("cpu"):
         return 1
-    return max(1, min(_MOST_THREADS, (os.cpu_count() or 1) // 2))
+    return max(1, min(_MOST_THREADS, usable_cores() // 2))
 
 
 def with_batches(

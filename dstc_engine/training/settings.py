@@ -32,11 +32,11 @@ class TrainingSettings:
     bf16: bool = True
 
 
-Settings = TypeVar("Settings", bound=TrainingSettings)
+Settings = TypeVar("Settings")
 
 
 def with_settings(how: Settings, texts: Mapping[str, str]) -> Settings:
-    """A variant of a `PriorTraining`, `ViTTraining` or `CLIPTraining`.
+    """A variant of a dataclass that says how something is trained, such as a `PriorTraining`.
 
     Raises:
         UserError: there is no such setting, or its text does not read as the setting's type.
@@ -50,4 +50,4 @@ def with_settings(how: Settings, texts: Mapping[str, str]) -> Settings:
             values[key] = read_value(text, kinds[key])
         except ValueError as error:
             raise UserError(f"training setting {key!r}: {text!r} given, expected {error}") from None
-    return dataclasses.replace(how, **values)
+    return dataclasses.replace(how, **values)  # type: ignore[type-var]

@@ -29,13 +29,14 @@ from dstc_engine.metrics.bootstrap import interval
 from dstc_engine.metrics.style_classifier import StyleClassifier
 from dstc_engine.models import load_models
 from dstc_engine.presets import get_preset, with_fields
+from dstc_engine.training.settings import with_settings
 from tiny64.captions import STYLE_PHRASES
 from tiny64.quality.baselines import BASELINES
 from tiny64.quality.images import read_images, translate_missing
 from tiny64.quality.measures import MEASURES, Array, measure
 from tiny64.quality.random_vgg import random_vgg
 from tiny64.quality.rows import TASKS, BenchmarkRow, benchmark_rows
-from tiny64.quality.splice import SPLICED, is_spliced, read_splicing, splice_missing
+from tiny64.quality.splice import SPLICED, Splicing, is_spliced, splice_missing
 from tiny64.quality.ways import ABLATIONS, WHOLE, is_tried
 
 _DIGITS = {"structure": 4, "PSNR": 1, "sharpness": 1, "percent": 1}
@@ -91,7 +92,13 @@ def main() -> None:
     parser.add_argument(
         "--spliced-rows", type=int, default=0, help="of each image task, by Splicing ViT (0)"
     )
-    parser.add_argument("--splicing", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument(
+        "--splicing",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how Splicing ViT is trained, such as steps=1000",
+    )
     parser.add_argument("--split", choices=("test", "val"), default="test")
     parser.add_argument("--ways", nargs="+", choices=list(ABLATIONS), default=list(ABLATIONS))
     parser.add_argument("--preset", default="tiny64")
@@ -111,7 +118,7 @@ def main() -> None:
     found: dict[str, dict[str, Array]] = {}
     classifier, dino = fit_classifier(drawings), load_models(preset).dino
     assert dino is not None
-    splicing = read_splicing(read_key_values(arguments.splicing, "--splicing"))
+    splicing = with_settings(Splicing(), read_key_values(arguments.splicing, "--splicing"))
     changing = [way for way in arguments.ways if with_fields(preset, ABLATIONS[way]) != preset]
     spliced = [row for row in rows if is_spliced(row, arguments.spliced_rows)]
     splice_missing(spliced, dino, arguments.work, splicing)

@@ -23,7 +23,9 @@ import torch
 
 from benchmarks.table import print_table
 from dstc.options import read_key_values
-from dstc_engine.losses.clip_direction import clip_direction_loss, clip_target
+from dstc_engine.guidance.conditions import encode_conditions
+from dstc_engine.image import fit
+from dstc_engine.losses.clip_direction import clip_direction_loss
 from dstc_engine.losses.style import style_cls_loss
 from dstc_engine.models import Models, load_models
 from dstc_engine.presets import Preset, get_preset, with_fields
@@ -45,29 +47,21 @@ def guide_losses(
     """The loss that guided this row, unweighted and of whole images, for each of SEEN.
 
     Args:
-        row: of an aligned pair. models: with a ViT, and one CLIP model for rows with a prompt.
+        row: of an aligned pair. models: with a ViT, and CLIP models for rows with a prompt.
     """
     assert row.truth is not None
-    images = torch.stack([to_tensor(each) for each in (row.request.content, result, row.truth)])
+    conditions, _ = encode_conditions(models, preset, row.request)
+    seen = (row.request.content, result, row.truth)
+    images = torch.stack([to_tensor(fit(each, preset.image_size, preset.fit)) for each in seen])
     if row.request.style is not None:
         assert models.dino is not None
-        cls = models.dino(torch.cat([images, to_tensor(row.request.style)[None]])).cls
-        losses = style_cls_loss(cls[:3], cls[3:])
+        losses = style_cls_loss(models.dino(images).cls, conditions.style_cls)
     else:
-        (clip,) = models.clips
-        assert row.request.prompt is not None and row.request.source_prompt is not None
-        embedded = clip.embed_image(images)
-        target = clip_target(
-            clip.embed_text(row.request.prompt),
-            clip.embed_text(row.request.source_prompt),
-            embedded[0],
-            (
-                preset.direction_target,
-                preset.direction_source_text,
-                preset.direction_source_image,
-            ),
-        )
-        losses = clip_direction_loss(embedded[:, None], target[None])
+        of_models = [
+            clip_direction_loss(clip.embed_image(images)[:, None], target)
+            for clip, target in zip(models.clips, conditions.clip_targets, strict=True)
+        ]
+        losses = torch.stack(of_models).mean(0)
     return dict(zip(SEEN, losses.tolist(), strict=True))
 
 

@@ -1,7 +1,7 @@
 """What the prior alone makes of the right answer: a bound of what any guide can bring about.
 
     dstc emoji build data
-    python -m tiny64.quality.round_trip data/emoji-64.parquet --split val --rows 24
+    python -m tiny64.quality.round_trip data/emoji-64.parquet --work trips --split val --rows 24
 
 On aligned pairs the right answer is known. It goes through the preset's chain as the content of its
 own translation, unguided: noised to the chain's start, and denoised by the prior. What no longer
@@ -21,32 +21,26 @@ import torch
 
 from benchmarks.table import print_table
 from dstc.options import read_key_values
-from dstc_engine.engine import Engine, translate
 from dstc_engine.metrics.style_classifier import StyleClassifier
-from dstc_engine.models import Models, load_models
-from dstc_engine.presets import Preset, get_preset, with_fields
+from dstc_engine.models import load_models
+from dstc_engine.presets import get_preset, with_fields
 from dstc_engine.request import ImageArray
 from tiny64.quality.__main__ import fit_classifier
+from tiny64.quality.images import read_images, translate_missing
 from tiny64.quality.measures import overlap
 from tiny64.quality.rows import BenchmarkRow, benchmark_rows
-from tiny64.quality.ways import ABLATIONS
+from tiny64.quality.ways import ABLATIONS, UNGUIDED
 
-# The range loss, too: the spherical step would follow it, however small it is, at full length.
-UNGUIDED = {**ABLATIONS["no guidance"], "weight_range": "0"}
+WAY = "answers, unguided"
 
 
-def round_trips(
-    models: Models, preset: Preset, rows: Sequence[BenchmarkRow], slots: int = 8
-) -> list[ImageArray]:
-    """The answers of rows on aligned pairs, through the chain and back, unguided."""
-    engine = Engine(models, with_fields(preset, UNGUIDED), slots)
-    requests = [
-        dataclasses.replace(row.request, content=row.truth) for row in rows if row.truth is not None
+def of_answers(rows: Sequence[BenchmarkRow]) -> list[BenchmarkRow]:
+    """The rows on aligned pairs that have a style image, the answer of each being its content."""
+    return [
+        dataclasses.replace(row, request=dataclasses.replace(row.request, content=row.truth))
+        for row in rows
+        if row.truth is not None and row.request.style is not None
     ]
-    made = {ended.id: ended.image for ended in translate(engine, iter(requests))}
-    images = [made[row.request.id] for row in rows]
-    assert all(image is not None for image in images)
-    return [image for image in images if image is not None]
 
 
 def lines(
@@ -71,17 +65,20 @@ def lines(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="Parquet of `dstc emoji build`")
+    parser.add_argument("--work", type=Path, required=True, help="where images are kept")
     parser.add_argument("--rows", type=int, default=48, help="answers (48)")
     parser.add_argument("--split", choices=("test", "val"), default="test")
     parser.add_argument("--preset", default="tiny64")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--slots", type=int, default=8)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     drawings = pq.read_table(arguments.data).to_pylist()
-    drawn = benchmark_rows(drawings, arguments.rows, arguments.split)
-    rows = [row for row in drawn if row.task == "image, aligned"]
+    rows = of_answers(benchmark_rows(drawings, arguments.rows, arguments.split))
     preset = with_fields(get_preset(arguments.preset), read_key_values(arguments.set))
-    images = round_trips(load_models(preset), preset, rows)
+    preset = with_fields(preset, ABLATIONS[UNGUIDED])
+    translate_missing(load_models(preset), preset, {WAY: {}}, rows, arguments.work, arguments.slots)
+    images = read_images(WAY, rows, arguments.work)
     columns = ["rows", "answer has the style", "after the trip", "silhouette", "mostly taken for"]
     print_table(["target style", *columns], lines(rows, images, fit_classifier(drawings)))
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dstc_engine.encoders.dino import Dino
-from dstc_engine.errors import UserError
 from dstc_engine.image import encode_png
 from dstc_engine.losses.structure import self_similarity, structure_loss
 from dstc_engine.losses.style import style_cls_loss
@@ -31,6 +30,7 @@ from dstc_engine.request import ImageArray
 from dstc_engine.tensors import to_image, to_tensor
 from tiny64.quality.images import image_path
 from tiny64.quality.rows import BenchmarkRow
+from tiny64.views import random_crops, warp
 
 SPLICED = "Splicing ViT"
 
@@ -47,8 +47,8 @@ class Splicing:
         steps: of Adam, one pair each. rate: of Adam, with the moments 0 and 0.99.
         style, structure, identity: weights of mean squared errors. The paper's are in the ratio of
             10 to 1 to 1, for DINO ViT-B/8; of the small ViT the self-similarity varies less.
-        least_crop: both images are cropped to at least this share of the side, and half of them
-            flipped; not in every `whole_every`-th step.
+        whole_every: in each so many steps both images are seen as they are; in the others cropped,
+            turned a little, and flipped or not, each by itself.
     """
 
     steps: int = 400
@@ -56,24 +56,7 @@ class Splicing:
     style: float = 10.0
     structure: float = 100.0
     identity: float = 1.0
-    least_crop: float = 0.85
     whole_every: int = 75
-
-
-def read_splicing(texts: dict[str, str]) -> Splicing:
-    """`Splicing` with the numbers given as text.
-
-    Raises:
-        UserError: no such field, or no number.
-    """
-    how = Splicing()
-    for name, text in texts.items():
-        try:
-            how = replace(how, **{name: type(getattr(how, name))(text)})
-        except (AttributeError, ValueError):
-            known = ", ".join(vars(how))
-            raise UserError(f"{name}={text}: expected a number for one of {known}") from None
-    return how
 
 
 class Generator(nn.Module):
@@ -143,7 +126,9 @@ def splice(
         network = Generator()
     optimizer = torch.optim.Adam(network.parameters(), lr=how.rate, betas=(0.0, 0.99))
     for step in range(how.steps):
-        seen = pair if step % how.whole_every == 0 else _cropped(pair, how.least_crop, generator)
+        seen = pair
+        if step % how.whole_every:
+            seen = warp(pair, random_crops(len(pair), generator))
         with torch.no_grad():
             wanted = dino(seen)
         made = dino(network(seen))
@@ -157,19 +142,6 @@ def splice(
         optimizer.step()
     with torch.no_grad():
         return to_image(network(pair[:1])[0])
-
-
-def _cropped(images: Tensor, least: float, generator: torch.Generator) -> Tensor:
-    """A square of each of (B, 3, S, S), at its old size again; half of them flipped."""
-    count, side = len(images), images.shape[-1]
-    share = least + (1 - least) * torch.rand(count, generator=generator)
-    corner = torch.rand(count, 2, generator=generator)
-    flip = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
-    zero = torch.zeros(count)
-    x, y = ((1 - share) * (2 * place - 1) for place in corner.T)
-    rows = [torch.stack([share * flip, zero, x], 1), torch.stack([zero, share, y], 1)]
-    grid = F.affine_grid(torch.stack(rows, 1), [count, 3, side, side], align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def is_spliced(row: BenchmarkRow, count: int) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dstc_engine.losses import LOSSES
 from tiny64.quality.rows import BenchmarkRow
 
 WHOLE = "ours"
+UNGUIDED = "no guidance"
 
 # Preset fields as `--set` gives them. The paper's own ablations, and our options beside them.
 ABLATIONS: dict[str, dict[str, str]] = {
@@ -28,10 +30,8 @@ ABLATIONS: dict[str, dict[str, str]] = {
     },
     "with colour matching": {"match_colours": "true"},
     "with restarts": {"range_restart": "true", "range_restart_limit": "0.05"},
-    "no guidance": {
-        f"weight_{loss}": "0"
-        for loss in ("contrast", "structure", "divergence", "style_cls", "style_pixels", "clip")
-    },
+    # The range loss, too: the spherical step would follow it at full length, however small it is.
+    UNGUIDED: {f"weight_{loss}": "0" for loss in LOSSES},
 }
 # What looks at the style image, or at the prompt, says nothing of rows that have none.
 _OF_IMAGES = (

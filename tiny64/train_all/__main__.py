@@ -5,8 +5,8 @@
 
 Each network trains in a process of its own, from the weights that ship or from those of an earlier
 call (`--from`). A sixteenth of the time, all three together, measures how many steps the rest has
-room for: each rate falls by one cosine, which ends with the minutes. What ships is then in
-runs/ship: float16 weights with their descriptions, and what each training made of its val images.
+room for: each rate falls by one cosine, which ends with the minutes. Each run is a folder as of
+`dstc train`; what can ship, float16 weights with their descriptions, is then in runs/ship.
 
 A GPU sees larger batches. It waits for views that the CPU makes (`dstc_engine.training.draws`), so
 give it cores.

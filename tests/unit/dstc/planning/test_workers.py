@@ -23,7 +23,7 @@ def choose(monkeypatch: pytest.MonkeyPatch, gpus: int, shards: int = 9, **values
 
     monkeypatch.setattr(workers, "ray", Cluster)
     monkeypatch.setattr(ray_session, "ray", Cluster)
-    monkeypatch.setattr(workers, "_cores", lambda: 8)
+    monkeypatch.setattr(workers, "usable_cores", lambda: 8)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return choose_workers(make_settings(manifest="m", output="o", **values), shards)
 

@@ -63,7 +63,7 @@ def test_a_broken_draw_is_told_at_its_step_and_ends_the_threads() -> None:
 
 
 def test_a_cpu_has_one_thread_that_draws_and_a_gpu_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr("dstc_engine.training.draws.usable_cores", lambda: 16)
     assert (threads_for("cpu"), threads_for("cuda:0")) == (1, 8)
-    monkeypatch.setattr("os.cpu_count", lambda: None)
+    monkeypatch.setattr("dstc_engine.training.draws.usable_cores", lambda: 1)
     assert threads_for("cuda") == 1

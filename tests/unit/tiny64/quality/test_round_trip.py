@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from dstc_engine.metrics.style_classifier import StyleClassifier
+from dstc_engine.presets import get_preset, with_fields
 from tests.unit.dstc_engine import tiny
 from tests.unit.tiny64.quality.test_emoji import STYLES, data, drawing
-from tiny64.quality.round_trip import lines, round_trips
+from tiny64.quality.images import read_images, translate_missing
+from tiny64.quality.round_trip import WAY, lines, of_answers
 from tiny64.quality.rows import benchmark_rows
+from tiny64.quality.ways import ABLATIONS, UNGUIDED
 
-ROWS = [row for row in benchmark_rows(data(), 4) if row.task == "image, aligned"]
+ROWS = of_answers(benchmark_rows(data(), 4))
 
 
-def test_answers_go_through_the_prior_and_no_guide_has_a_say() -> None:
-    images = round_trips(tiny.make_models(), tiny.PRESET, ROWS, slots=2)
-    assert [image.shape for image in images] == [(tiny.SIZE, tiny.SIZE, 3)] * len(ROWS)
-    assert len({image.tobytes() for image in images}) == len(ROWS)
-    # Other guides, the same prior: the same images.
+def test_answers_go_through_the_prior_and_no_guide_has_a_say(tmp_path: Path) -> None:
+    assert len(ROWS) == 4 and all(row.request.content is row.truth for row in ROWS)
+    preset = with_fields(tiny.PRESET, ABLATIONS[UNGUIDED])
     blind = tiny.make_models()
     blind.dino, blind.clips = None, ()
-    again = round_trips(blind, tiny.PRESET, ROWS, slots=2)
+    for work, models in ((tmp_path / "all", tiny.make_models()), (tmp_path / "blind", blind)):
+        translate_missing(models, preset, {WAY: {}}, ROWS, work, slots=2)
+    images = read_images(WAY, ROWS, tmp_path / "all")
+    assert len({image.tobytes() for image in images}) == len(ROWS)
+    # Other guides, the same prior: the same images.
+    again = read_images(WAY, ROWS, tmp_path / "blind")
     assert all(np.array_equal(a, b) for a, b in zip(images, again, strict=True))
+
+
+def test_unguided_means_that_no_loss_counts() -> None:
+    preset = with_fields(get_preset("tiny64"), ABLATIONS[UNGUIDED])
+    weights = [value for name, value in vars(preset).items() if name.startswith("weight_")]
+    assert len(weights) >= 10 and not any(weights)
 
 
 def test_a_line_tells_what_was_kept() -> None:

@@ -13,6 +13,7 @@ from dstc_engine.losses.structure import self_similarity, structure_loss
 from dstc_engine.losses.style import style_cls_loss
 from dstc_engine.request import ImageArray
 from dstc_engine.tensors import to_tensor
+from dstc_engine.training.settings import with_settings
 from tests.unit.dstc_engine import tiny
 from tests.unit.tiny64.quality.test_emoji import data, drawing
 from tiny64.quality.images import image_path
@@ -22,7 +23,6 @@ from tiny64.quality.splice import (
     Generator,
     Splicing,
     is_spliced,
-    read_splicing,
     splice,
     splice_missing,
 )
@@ -84,8 +84,9 @@ def test_rows_with_a_style_image_are_spliced_once(
 
 
 def test_settings_are_read_from_text() -> None:
-    assert read_splicing({"steps": "50", "structure": "3"}) == Splicing(steps=50, structure=3.0)
-    with pytest.raises(UserError, match="speed=2: expected a number for one of steps, rate"):
-        read_splicing({"speed": "2"})
-    with pytest.raises(UserError, match="steps=many: expected a number"):
-        read_splicing({"steps": "many"})
+    changed = with_settings(Splicing(), {"steps": "50", "structure": "3"})
+    assert changed == Splicing(steps=50, structure=3.0)
+    with pytest.raises(UserError, match="unknown training setting 'speed'"):
+        with_settings(Splicing(), {"speed": "2"})
+    with pytest.raises(UserError, match="training setting 'steps': 'many' given, expected"):
+        with_settings(Splicing(), {"steps": "many"})
