@@ -28,6 +28,7 @@ from dstc_engine.diffusion.sampling import (
     ddpm_step,
     go_back,
     spherical_step,
+    with_posterior_variance,
 )
 from dstc_engine.diffusion.schedule import Schedule
 from dstc_engine.drawn_ahead import DrawnAhead
@@ -137,14 +138,16 @@ class Engine:
         index = torch.tensor([s.index if s else 0 for s in self._slots])
         table = self._tables.at(upload(index, self._x.device))
         guidance = self._guide(table, self._conditions)
-        noise = self._draw_chain()
+        denoised, push, noise = guidance.denoised, guidance.push, self._draw_chain()
+        if self.preset.step_variance == "posterior":
+            denoised = with_posterior_variance(denoised, table)
         if self.preset.sampler == "ddim":
-            x, x0 = ddim_step(self._x, guidance.denoised, guidance.push, table)
+            x, x0 = ddim_step(self._x, denoised, push, table)
         elif self.preset.guidance_step == "spherical":
             rate = self.preset.guidance_rate
-            x, x0 = spherical_step(self._x, guidance.denoised, guidance.push, noise, rate, table)
+            x, x0 = spherical_step(self._x, denoised, push, noise, rate, table)
         else:
-            x, x0 = ddpm_step(self._x, guidance.denoised, guidance.push, noise, table)
+            x, x0 = ddpm_step(self._x, denoised, push, noise, table)
         if self._watch:
             self._watch(x.clone(), x0.clone())
         self._previous_cls = guidance.cls

@@ -87,6 +87,13 @@ class Preset:
     guidance_rate: float = kind.number(
         0.2, "spherical: how far from the noise's direction to the push's", 0, 1
     )
+    # Nichol & Dhariwal 2021, section 3.1: which variance it is counts where steps are few.
+    step_variance: str = kind.either(
+        "learned",
+        "of a step's noise: learned by the prior, or posterior: the least, right where x0 is sure",
+        "learned",
+        "posterior",
+    )
     # Guidance, or a part of it, left out: speed at the price of other images (docs/performance.md).
     # "xt" is the method.
     guidance_every: int = kind.whole(

@@ -284,8 +284,8 @@ def _put_local(filesystem: Any, path: str, data: bytes, expected: str | None) ->
     target = Path(path)
     make_folder(target.parent)
     temporary = temporary_beside(target)
-    temporary.write_bytes(data)
     try:
+        temporary.write_bytes(data)  # in here: a full disk leaves half a file
         if expected is None:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())

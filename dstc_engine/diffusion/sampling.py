@@ -131,6 +131,17 @@ def posterior_mean(x0: Tensor, x: Tensor, table: StepTable) -> Tensor:
     return table.x0_weight * x0 + table.xt_weight * x
 
 
+def with_posterior_variance(denoised: Denoised, table: StepTable) -> Denoised:
+    """The same, with the variance of x_{t-1} given x_t and x0, the least that a step may have.
+
+    A learned variance also holds what the prior is not sure of in x0. In a chain of few steps that
+    is a lot of noise, and what a small prior does not take away again stays as mottles in flat
+    areas (docs/evaluation.md).
+    """
+    variance = table.log_variance_low.expand_as(denoised.log_variance)
+    return dataclasses.replace(denoised, log_variance=variance)
+
+
 def ddpm_step(
     x: Tensor, denoised: Denoised, push: Tensor, noise: Tensor, table: StepTable
 ) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,9 @@
 On aligned pairs the right answer is known. It goes through the preset's chain as the content of its
 own translation, unguided: noised to the chain's start, and denoised by the prior. What no longer
 has its style then was lost by the prior, and guidance has to bring it back against it.
+
+What is lost is mostly the flatness of colors. A second table says how little grain makes the
+classifier lose a style: that of answers to which white noise was added.
 """
 
 from __future__ import annotations
@@ -27,11 +30,14 @@ from dstc_engine.presets import get_preset, with_fields
 from dstc_engine.request import ImageArray
 from tiny64.quality.__main__ import fit_classifier
 from tiny64.quality.images import read_images, translate_missing
-from tiny64.quality.measures import overlap
+from tiny64.quality.measures import Array, overlap
 from tiny64.quality.rows import BenchmarkRow, benchmark_rows
 from tiny64.quality.ways import ABLATIONS, UNGUIDED
 
 WAY = "answers, unguided"
+GRAINS = (1, 2, 3, 5)
+# By how much a Laplacian (4, and four times -1) enlarges the deviation of white noise.
+_LAPLACIAN_GAIN = 20**0.5
 
 
 def of_answers(rows: Sequence[BenchmarkRow]) -> list[BenchmarkRow]:
@@ -43,22 +49,67 @@ def of_answers(rows: Sequence[BenchmarkRow]) -> list[BenchmarkRow]:
     ]
 
 
+def grain(image: ImageArray, drawing: ImageArray) -> float:
+    """White noise in the flat areas of a drawing, as its deviation in levels of 255.
+
+    Args:
+        image, drawing: (H, W, 3) uint8. A pixel of `drawing` is flat when its four neighbors are
+            the same; without any, NaN.
+    """
+    own, around = _with_neighbors(drawing.astype(np.float64))
+    flat = (around == own).all(axis=(0, 3))
+    # Of the mean of three channels, whose noise is smaller by the root of 3.
+    own, around = _with_neighbors(image.astype(np.float64).mean(axis=2))
+    residual = (4 * own - around.sum(axis=0))[flat]
+    return float(residual.std() / _LAPLACIAN_GAIN * 3**0.5) if residual.size else float("nan")
+
+
+def _with_neighbors(image: Array) -> tuple[Array, Array]:
+    """What is not at the border, and its four neighbors, stacked."""
+    near = (image[:-2, 1:-1], image[2:, 1:-1], image[1:-1, :-2], image[1:-1, 2:])
+    return image[1:-1, 1:-1], np.stack(near)
+
+
+def grained(image: ImageArray, levels: float, rng: np.random.Generator) -> ImageArray:
+    """An image with white noise of this deviation in levels of 255."""
+    noisy = image + rng.normal(0, levels, image.shape)
+    return noisy.clip(0, 255).round().astype(np.uint8)
+
+
 def lines(
     rows: Sequence[BenchmarkRow], images: Sequence[ImageArray], classifier: StyleClassifier
 ) -> list[list[str]]:
     """A line for each target style: how many answers have it, before and after the trip."""
     answers = [row.truth for row in rows if row.truth is not None]
     before, after = classifier.predict(answers), classifier.predict(list(images))
-    kept = [overlap(image, answer) for image, answer in zip(images, answers, strict=True)]
+    pairs = list(zip(images, answers, strict=True))
+    kept, grains = [overlap(*pair) for pair in pairs], [grain(*pair) for pair in pairs]
     made = []
     for target in dict.fromkeys(row.target for row in rows):
         here = [place for place, row in enumerate(rows) if row.target == target]
         shares = [np.mean([of[place] == target for place in here]) for of in (before, after)]
         shape = np.mean([kept[place] for place in here])
+        noise = np.nanmean([grains[place] for place in here])
         taken = [after[place] for place in here]
         most = max(sorted(set(taken)), key=taken.count)
         cells = [target, str(len(here)), *(f"{share:.2f}" for share in (*shares, shape))]
-        made.append([*cells, f"{most} ({taken.count(most)})"])
+        made.append([*cells, f"{noise:.1f}", f"{most} ({taken.count(most)})"])
+    return made
+
+
+def grain_lines(rows: Sequence[BenchmarkRow], classifier: StyleClassifier) -> list[list[str]]:
+    """A line for each of GRAINS: how many answers still have their style, by target style."""
+    targets, made = list(dict.fromkeys(row.target for row in rows)), []
+    for levels in (0, *GRAINS):
+        rng = np.random.default_rng(0)
+        noisy = [grained(row.truth, levels, rng) for row in rows if row.truth is not None]
+        found, cells = classifier.predict(noisy), [str(levels)]
+        for target in targets:
+            hits = [
+                of == target for of, row in zip(found, rows, strict=True) if row.target == target
+            ]
+            cells.append(f"{np.mean(hits):.2f}")
+        made.append(cells)
     return made
 
 
@@ -79,8 +130,11 @@ def main() -> None:
     preset = with_fields(preset, ABLATIONS[UNGUIDED])
     translate_missing(load_models(preset), preset, {WAY: {}}, rows, arguments.work, arguments.slots)
     images = read_images(WAY, rows, arguments.work)
-    columns = ["rows", "answer has the style", "after the trip", "silhouette", "mostly taken for"]
-    print_table(["target style", *columns], lines(rows, images, fit_classifier(drawings)))
+    classifier = fit_classifier(drawings)
+    columns = ["rows", "answer has the style", "after the trip", "silhouette", "grain"]
+    print_table(["target style", *columns, "mostly taken for"], lines(rows, images, classifier))
+    targets = dict.fromkeys(row.target for row in rows)
+    print_table(["grain of answers", *targets], grain_lines(rows, classifier))
 
 
 if __name__ == "__main__":

@@ -52,13 +52,18 @@ class Training:
 
 
 # All ten styles; the averages span thousands of steps. `low_noise`: the chain of tiny64 starts at
-# t = 416.
+# t = 416. `l1`: less grain in flat areas, which decides the style (docs/evaluation.md).
 # What the class token and CLIP tell apart: docs/evaluation.md, "What limits the style".
 TRAININGS: Mapping[str, Training] = {
     "prior": Training(
         train_prior,
         PriorTraining(
-            steps=_NO_END, ema=0.9995, low_noise=0.95, low_noise_below=450, every_style=True
+            steps=_NO_END,
+            ema=0.9995,
+            low_noise=0.95,
+            low_noise_below=450,
+            l1=0.5,
+            every_style=True,
         ),
         gpu_batch=128,
     ),

@@ -25,6 +25,17 @@ from tests.unit.dstc_engine.tiny import (
 SPHERICAL = dataclasses.replace(PRESET, guidance_step="spherical")
 
 
+@pytest.mark.parametrize("step", ["variance", "spherical"])
+def test_the_variance_of_a_step_changes_images(step: str, models: Models) -> None:
+    learned = dataclasses.replace(PRESET, guidance_step=step)
+    least = dataclasses.replace(learned, step_variance="posterior")
+    for kind in KINDS:
+        ended, other = (run(models, [request(kind, 1)], p)[f"{kind}-1"] for p in (learned, least))
+        assert (ended.status, other.status) == ("done", "done")
+        assert repr(ended.losses[0]) == repr(other.losses[0]), "the first comes before any step"
+        assert trace(ended) != trace(other)
+
+
 @pytest.mark.parametrize("turn", range(3))
 def test_rows_are_the_same_alone_and_among_others(turn: int, models: Models) -> None:
     together = run(models, [request(KINDS[(at + turn) % 3], 1) for at in range(3)], SPHERICAL)
@@ -43,6 +54,7 @@ def test_rows_are_the_same_alone_and_among_others(turn: int, models: Models) -> 
         {"noise_mix": False},
         {"guidance_rate": 0.0},
         {"guidance_rate": 1.0},
+        {"step_variance": "posterior"},
         {"range_restart": True, "range_restart_limit": 0.0, "max_restarts": 2},
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dstc.store import process, storage
+from dstc.store import conditional, process, storage
 from dstc.store.temporary_files import sweep, swept, temporary_beside
 
 HOUR = 3600
@@ -39,6 +40,20 @@ def test_what_a_dead_process_left_is_swept_at_once_and_nothing_else(tmp_path: Pa
         os.utime(path, (time.time() - 2 * HOUR,) * 2)
     assert sweep(tmp_path) == 3, "an hour is longer than any write"
     assert sorted(deep.iterdir()) == sorted(others)
+
+
+def test_a_swap_that_the_disk_cuts_short_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "lease.json"
+    old = conditional.swap(str(path), b"old", None)
+    for target, before in ((tmp_path / "new.json", None), (path, old)):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # comes half-way, as ENOSPC does
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                conditional.swap(str(target), b"x" * 3000, before)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
 
 
 def test_a_folder_is_swept_while_the_block_runs_and_at_its_end(tmp_path: Path) -> None:

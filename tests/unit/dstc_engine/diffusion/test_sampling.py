@@ -21,6 +21,7 @@ from dstc_engine.diffusion.sampling import (
     posterior_mean,
     read_denoiser,
     spherical_step,
+    with_posterior_variance,
 )
 from dstc_engine.diffusion.schedule import NoiseSchedule, Schedule
 
@@ -69,6 +70,25 @@ def test_ddpm_step_is_the_formula(generator: torch.Generator) -> None:
         expected = mean + variance * g + (t > 0) * np.sqrt(variance) * z
         np.testing.assert_allclose(ours_x0[row].numpy(), x0, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(ours[row].numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_posterior_variance_is_that_of_a_known_image(generator: torch.Generator) -> None:
+    x, push, noise = (normal(generator) for _ in range(3))
+    table = tables(INDICES)
+    denoised = read_denoiser(normal(generator, channels=6), x, table)
+    least = with_posterior_variance(denoised, table)
+    assert torch.equal(least.x0, denoised.x0) and torch.equal(least.eps, denoised.eps)
+    bars = alphas_bar()
+    for row, t in enumerate(INDICES):
+        bar, before = bars[max(t, 1)], bars[max(t, 1) - 1]
+        variance = (1 - bar / before) * (1 - before) / (1 - bar)
+        said = least.log_variance[row].double().exp().numpy()
+        assert said.shape == (3, 4, 4)
+        np.testing.assert_allclose(said, variance, rtol=1e-4)
+    step, _ = spherical_step(x, least, push, noise, 0.2, table)
+    length = (step - posterior_mean(least.x0, x, table)).flatten(1).norm(dim=1)
+    sigma = least.log_variance[:, 0, 0, 0].exp().sqrt()
+    torch.testing.assert_close(length[:-1], (48**0.5 * sigma)[:-1])
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.2, 1.0])

@@ -7,6 +7,7 @@ import torch
 
 from dstc_engine.diffusion.sampling import ChainTables, add_noise
 from dstc_engine.diffusion.schedule import Schedule
+from dstc_engine.errors import UserError
 from dstc_engine.training.prior import (
     PriorTraining,
     augment,
@@ -60,6 +61,25 @@ def test_the_bound_does_not_train_the_noise() -> None:
     simple = -2 * noise / noise[0].numel()
     assert torch.allclose(output.grad[:, :3], simple, atol=1e-7)
     assert output.grad[:, 3:].abs().sum() > 0
+
+
+def test_l1_counts_small_errors_by_their_sign() -> None:
+    x0, noise, x = _noised([300])
+    table = TABLES.at(torch.tensor([300]))
+    noise_said = (noise - 0.01 * noise.sign()).requires_grad_()
+    output = torch.cat([noise_said, torch.zeros_like(noise)], dim=1)
+    loss = prior_loss(output, x0, x, noise, table, l1=0.5)
+    without = prior_loss(output, x0, x, noise, table)
+    assert (loss - without).item() == pytest.approx(0.5 * 0.01, rel=1e-3)
+    (gradient,) = torch.autograd.grad(loss.sum(), noise_said)
+    expected = -noise.sign() * (2 * 0.01 + 0.5) / noise.numel()
+    assert torch.allclose(gradient, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("l1", [-0.1, math.inf, math.nan])
+def test_an_l1_that_is_no_weight_is_refused(l1: float) -> None:
+    with pytest.raises(UserError, match=f"l1 is {l1}; expected a weight, 0 or more"):
+        PriorTraining(l1=l1)
 
 
 def test_each_image_has_its_own_loss() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from dstc_engine.metrics.style_classifier import StyleClassifier
 from dstc_engine.presets import get_preset, with_fields
 from tests.unit.dstc_engine import tiny
 from tests.unit.tiny64.quality.test_emoji import STYLES, data, drawing
 from tiny64.quality.images import read_images, translate_missing
-from tiny64.quality.round_trip import WAY, lines, of_answers
+from tiny64.quality.round_trip import GRAINS, WAY, grain, grain_lines, grained, lines, of_answers
 from tiny64.quality.rows import benchmark_rows
 from tiny64.quality.ways import ABLATIONS, UNGUIDED
 
@@ -44,6 +45,31 @@ def test_a_line_tells_what_was_kept() -> None:
     answers = [row.truth for row in ROWS if row.truth is not None]
     whole = lines(ROWS, answers, classifier)
     assert [line[0] for line in whole] == [row.target for row in ROWS]
-    assert all(line[3] == line[2] and line[4] == "1.00" for line in whole)
+    assert all(line[3] == line[2] and line[4:6] == ["1.00", "0.0"] for line in whole)
     lost = lines(ROWS, [row.style * 0 + 255 for row in ROWS], classifier)
     assert all(line[4] == "0.00" for line in lost)
+
+
+def test_grain_is_the_deviation_of_noise_in_flat_areas() -> None:
+    drawn = np.full((64, 64, 3), 255, np.uint8)
+    drawn[16:48, 16:48] = (40, 90, 160)
+    assert grain(drawn, drawn) == 0
+    gray = np.full_like(drawn, 128)
+    assert grain(grained(gray, 5.0, np.random.default_rng(0)), gray) == pytest.approx(5, rel=0.1)
+    edges = drawn.copy()
+    edges[16:18, 16:48] = 0  # what differs at the edges alone is no grain
+    assert grain(drawn, edges) == 0
+    assert np.isnan(grain(drawn, np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)))
+
+
+def test_a_line_for_each_grain() -> None:
+    drawn = [(drawing(seed, style), style) for seed in range(12) for style in STYLES]
+    classifier = StyleClassifier([image for image, _ in drawn], [style for _, style in drawn])
+    clean, *noisy = grain_lines(ROWS, classifier)
+    assert [line[0] for line in (clean, *noisy)] == ["0", *map(str, GRAINS)]
+    answers = [row.truth for row in ROWS if row.truth is not None]
+    found = classifier.predict(answers)
+    targets = list(dict.fromkeys(row.target for row in ROWS))
+    for place, target in enumerate(targets, 1):
+        hits = [a == target for a, row in zip(found, ROWS, strict=True) if row.target == target]
+        assert float(clean[place]) == pytest.approx(np.mean(hits), abs=0.005)
