@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from dstc_engine.weights.load import load_clip, load_dino
+from dstc_engine.tensors import to_image
+from dstc_engine.training.prior import denoised_once
+from dstc_engine.weights.load import load_clip, load_dino, load_unet
+from tiny64.quality.round_trip import grain
 
 FOLDER = Path(__file__).parents[3] / "tiny64" / "candidates"
 
@@ -32,6 +36,21 @@ def test_the_clip_is_the_one_described_and_knows_the_styles_by_their_phrases() -
     outline, filled = clip.embed_image(page)[0], clip.embed_image(box)[0]
     assert float(outline @ line) > float(outline @ flat)
     assert float(filled @ flat) > float(filled @ line)
+
+
+def test_the_prior_leaves_less_grain_than_the_one_that_ships() -> None:
+    drawn = torch.ones(4, 3, 64, 64)
+    for row, color in enumerate(((0.9, -0.2, -0.6), (-0.4, 0.3, 0.8), (0.1, 0.7, -0.3), (0, 0, 0))):
+        drawn[row, :, 12:52, 16 - row : 48 + row] = torch.tensor(color)[:, None, None]
+    left = {
+        prior: denoised_once(load_unet(prior, 64).eval(), drawn, time=250)
+        for prior in ("emoji64-prior", str(FOLDER / "prior.json"))
+    }
+    ships, candidate = (
+        np.mean([grain(to_image(of), to_image(true)) for of, true in zip(many, drawn, strict=True)])
+        for many in left.values()
+    )
+    assert candidate < 0.95 * ships
 
 
 @pytest.mark.parametrize(
