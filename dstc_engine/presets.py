@@ -181,6 +181,9 @@ class Preset:
         if self.guidance_step == "spherical" and self.sampler != "ddpm":
             why = f"sampler={self.sampler} adds no noise whose length a step could have"
             raise self._refusal("guidance_step", f"variance: {why}")
+        if self.step_variance == "posterior" and self.sampler != "ddpm":
+            why = f"sampler={self.sampler} adds no noise that could have a variance"
+            raise self._refusal("step_variance", f"learned: {why}")
 
     def weight_of(self, loss: str) -> float:
         """The weight of a loss, by its name in `losses.LOSSES`."""

@@ -19,9 +19,14 @@ from dstc.store.manifest import Manifest
 from dstc.store.row_order import RowOrder
 from dstc.store.run_folder import ENDINGS, OF_A_PILOT, RunFolder
 from dstc.text import describe, redact
+from dstc_engine.presets import Preset
 
 _FORMAT = 1
 
+
+# Preset fields younger than some runs: at its default, which is what was done before there was the
+# field, one is no part of an identity, so that those runs go on.
+_YOUNG_FIELDS = frozenset({"step_variance"})
 
 # Differences that a refusal names before it says how many more there are.
 _SHOWN_DIFFERENCES = 6
@@ -71,6 +76,8 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
         weights: records of the networks' weights.
     """
     preset = dataclasses.asdict(settings.resolved_preset)
+    usual = {field.name: field.default for field in dataclasses.fields(Preset)}
+    said = {k: v for k, v in preset.items() if k not in _YOUNG_FIELDS or v != usual[k]}
     # A student of the run's own folder is called so wherever that lies.
     names = {record.name: record.name for record in weights}
     if settings.pilot is not None:
@@ -96,7 +103,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
     files = {str(file.pop("name")): file for file in manifest.identity()}
     identity = _plain(
         {
-            "preset": preset,
+            "preset": said,
             "seed": settings.seed,
             **decisive,
             "manifest": files,
@@ -110,7 +117,7 @@ def plan_job(settings: Settings, manifest: Manifest, weights: Sequence[Any] = ()
     )
     fingerprint = _digest(identity)
     # Gates judge images and change none.
-    deciding = {name: value for name, value in preset.items() if not name.startswith("gate_")}
+    deciding = {name: value for name, value in said.items() if not name.startswith("gate_")}
     run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{fingerprint[:6]}"
     limits = (settings.limit,) if settings.limit else ()
     return Job(

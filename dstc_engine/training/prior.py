@@ -55,7 +55,7 @@ class PriorTraining(TrainingSettings):
         warmup: steps over which the rate rises to its peak; it falls by a cosine from there.
         low_noise: share of images that are noised to a time below `low_noise_below`, each time
             equally likely; the others to any time. Guidance starts from a noised image and never
-            sees the times above its start (tiny64: t = 428), which take more than half of the steps
+            sees the times above its start (tiny64: t = 416), which take more than half of the steps
             when all times are alike. 0 trains for sampling from pure noise, too.
         low_noise_below: first time that these are not noised to.
         l1: weight of the mean absolute error of the noise, beside the squared one, whose is 1.

@@ -99,17 +99,13 @@ def lines(
 
 def grain_lines(rows: Sequence[BenchmarkRow], classifier: StyleClassifier) -> list[list[str]]:
     """A line for each of GRAINS: how many answers still have their style, by target style."""
-    targets, made = list(dict.fromkeys(row.target for row in rows)), []
+    targets, made = np.array([row.target for row in rows]), []
     for levels in (0, *GRAINS):
         rng = np.random.default_rng(0)
         noisy = [grained(row.truth, levels, rng) for row in rows if row.truth is not None]
-        found, cells = classifier.predict(noisy), [str(levels)]
-        for target in targets:
-            hits = [
-                of == target for of, row in zip(found, rows, strict=True) if row.target == target
-            ]
-            cells.append(f"{np.mean(hits):.2f}")
-        made.append(cells)
+        hits = np.array(classifier.predict(noisy)) == targets
+        shares = [hits[targets == target].mean() for target in dict.fromkeys(targets)]
+        made.append([str(levels), *(f"{share:.2f}" for share in shares)])
     return made
 
 

@@ -16,6 +16,7 @@ from dstc_engine.presets import (
     IMAGENET256_TEXT,
     PRESETS,
     TINY64,
+    TINY64_VARIANCE,
     Preset,
     get_preset,
     with_fields,
@@ -278,6 +279,15 @@ def test_a_spherical_step_needs_noise() -> None:
     assert str(caught.value) == (
         "preset 'tiny64': guidance_step is 'spherical'; expected variance: sampler=ddim adds no "
         "noise whose length a step could have"
+    )
+
+
+def test_the_variance_of_a_step_needs_noise() -> None:
+    with pytest.raises(PresetError) as caught:
+        with_fields(TINY64_VARIANCE, {"sampler": "ddim", "step_variance": "posterior"})
+    assert str(caught.value) == (
+        "preset 'tiny64-variance': step_variance is 'posterior'; expected learned: sampler=ddim "
+        "adds no noise that could have a variance"
     )
 
 

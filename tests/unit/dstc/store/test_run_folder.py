@@ -60,12 +60,24 @@ def test_the_same_arguments_continue_the_run(plan: Callable[..., Job]) -> None:
     assert (again.run_id, again.fingerprint) == (first.run_id, first.fingerprint)
 
 
+def test_a_run_from_before_there_was_a_field_goes_on(plan: Callable[..., Job]) -> None:
+    job = plan()
+    assert "step_variance" in job.record["preset"], "what was done is told whole"
+    assert "step_variance" not in job.identity["preset"]
+    other = plan(set={"step_variance": "posterior"})
+    assert other.image_fingerprint != job.image_fingerprint
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"seed": 4}, "seed: there 0, here 4"),
         ({"set": {"skip": "1"}}, f"preset.skip: there {TINY64.skip}, here 1"),
         ({"set": {"gate_range": "0.5"}}, f"preset.gate_range: there {TINY64.gate_range}, here 0.5"),
+        (
+            {"set": {"step_variance": "posterior"}},
+            'preset.step_variance: there nothing, here "posterior"',
+        ),
         ({"samples_per_row": 3}, "samples_per_row: there 1, here 3"),
         ({"slots": 2}, "engine.slots: there 8, here 2"),
         ({"precision": "bf16"}, 'engine.precision: there "fp32", here "bf16"'),
