@@ -1,7 +1,8 @@
-"""What the prior alone makes of the right answer."""
+"""What the prior makes of the right answer, alone and with a guide that knows it."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,18 @@ from dstc_engine.request import ImageArray
 from tests.unit.dstc_engine import tiny
 from tests.unit.tiny64.quality.test_emoji import STYLES, data, drawing
 from tiny64.quality.images import read_images, translate_missing
-from tiny64.quality.round_trip import GRAINS, WAY, grain, grain_lines, grained, lines, of_answers
+from tiny64.quality.round_trip import (
+    ALONE,
+    BY_ANSWER,
+    GRAINS,
+    GUIDED,
+    by_answers,
+    grain,
+    grain_lines,
+    grained,
+    lines,
+    of_answers,
+)
 from tiny64.quality.rows import benchmark_rows
 from tiny64.quality.ways import ABLATIONS, UNGUIDED
 
@@ -27,12 +39,43 @@ def test_answers_go_through_the_prior_and_no_guide_has_a_say(tmp_path: Path) -> 
     blind = tiny.make_models()
     blind.dino, blind.clips = None, ()
     for work, models in ((tmp_path / "all", tiny.make_models()), (tmp_path / "blind", blind)):
-        translate_missing(models, preset, {WAY: {}}, ROWS, work, slots=2)
-    images = read_images(WAY, ROWS, tmp_path / "all")
+        translate_missing(models, preset, {ALONE: {}}, ROWS, work, slots=2)
+    images = read_images(ALONE, ROWS, tmp_path / "all")
     assert len({image.tobytes() for image in images}) == len(ROWS)
     # Other guides, the same prior: the same images.
-    again = read_images(WAY, ROWS, tmp_path / "blind")
+    again = read_images(ALONE, ROWS, tmp_path / "blind")
     assert all(np.array_equal(a, b) for a, b in zip(images, again, strict=True))
+
+
+def test_a_guide_that_knows_the_answer_comes_nearer_to_it(tmp_path: Path) -> None:
+    rows = by_answers(benchmark_rows(data(), 4))
+    assert len(rows) == 4 and all(row.request.style is row.truth for row in rows)
+    # From the same noise: the last is a guide that knows another row's answer.
+    wrong = [
+        dataclasses.replace(row, request=dataclasses.replace(row.request, style=other.truth))
+        for row, other in zip(rows, rows[1:] + rows[:1], strict=True)
+    ]
+    preset = with_fields(tiny.PRESET, {"guidance_step": "spherical", "guidance_rate": "0.3"})
+    made, models = [], tiny.make_models()
+    for work, of, fields in (
+        ("right", rows, BY_ANSWER),
+        ("harder", rows, {**BY_ANSWER, "weight_style_pixels": "1000"}),
+        ("wrong", wrong, BY_ANSWER),
+    ):
+        translate_missing(models, preset, {GUIDED: fields}, of, tmp_path / work, slots=2)
+        made.append(read_images(GUIDED, of, tmp_path / work))
+    # The networks of the test are 16 pixels wide.
+    answers = [
+        row.truth.reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
+        for row in rows
+        if row.truth is not None
+    ]
+    right, harder, far = (
+        [float(np.abs(a - b).mean()) for a, b in zip(images, answers, strict=True)]
+        for images in made
+    )
+    assert all(a < b for a, b in zip(right, far, strict=True))
+    assert harder == pytest.approx(right, abs=1.0)  # the weight changes nothing but roundings
 
 
 def test_unguided_means_that_no_loss_counts() -> None:
