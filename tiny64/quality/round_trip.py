@@ -21,6 +21,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -46,22 +47,21 @@ GRAINS = (1, 2, 3, 5)
 _LAPLACIAN_GAIN = 20**0.5
 
 
-def of_answers(rows: Sequence[BenchmarkRow]) -> list[BenchmarkRow]:
-    """The rows on aligned pairs that have a style image, the answer of each being its content."""
-    return [
-        dataclasses.replace(row, request=dataclasses.replace(row.request, content=row.truth))
-        for row in rows
-        if row.truth is not None and row.request.style is not None
-    ]
+def with_answers(
+    rows: Sequence[BenchmarkRow], place: Literal["content", "style"]
+) -> list[BenchmarkRow]:
+    """The rows on aligned pairs that have a style image, with their answers in place of an image.
 
-
-def by_answers(rows: Sequence[BenchmarkRow]) -> list[BenchmarkRow]:
-    """The same rows, the answer of each being its style image."""
-    return [
-        dataclasses.replace(row, request=dataclasses.replace(row.request, style=row.truth))
-        for row in rows
-        if row.truth is not None and row.request.style is not None
-    ]
+    Args:
+        place: of the request, what the answer takes the place of.
+    """
+    made = []
+    for row in rows:
+        if row.truth is not None and row.request.style is not None:
+            image: dict[str, Any] = {place: row.truth}
+            request = dataclasses.replace(row.request, **image)
+            made.append(dataclasses.replace(row, request=request))
+    return made
 
 
 def grain(image: ImageArray, drawing: ImageArray) -> float:
@@ -138,18 +138,20 @@ def main() -> None:
     drawings = pq.read_table(arguments.data).to_pylist()
     rows = benchmark_rows(drawings, arguments.rows, arguments.split)
     preset = with_fields(get_preset(arguments.preset), read_key_values(arguments.set))
-    models, classifier = load_models(preset), fit_classifier(drawings)
+    # Of the networks both ways need the prior alone.
+    models = load_models(with_fields(preset, BY_ANSWER))
+    classifier = fit_classifier(drawings)
     columns = ["rows", "answer has the style", "image has it", "silhouette", "grain"]
+    answers = with_answers(rows, "content")
     for way, fields, of in (
-        (ALONE, ABLATIONS[UNGUIDED], of_answers(rows)),
-        (GUIDED, BY_ANSWER, by_answers(rows)),
+        (ALONE, ABLATIONS[UNGUIDED], answers),
+        (GUIDED, BY_ANSWER, with_answers(rows, "style")),
     ):
         translate_missing(models, preset, {way: fields}, of, arguments.work, arguments.slots)
         images = read_images(way, of, arguments.work)
         print_table([way, *columns, "mostly taken for"], lines(of, images, classifier))
-    rows = of_answers(rows)
-    targets = dict.fromkeys(row.target for row in rows)
-    print_table(["grain of answers", *targets], grain_lines(rows, classifier))
+    targets = dict.fromkeys(row.target for row in answers)
+    print_table(["grain of answers", *targets], grain_lines(answers, classifier))
 
 
 if __name__ == "__main__":
