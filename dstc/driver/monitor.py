@@ -101,6 +101,7 @@ class Monitor:
             with contextlib.suppress(OSError):
                 # The last parts' words may still be on their way; the parts are there.
                 self._ledger.complete(self._plan.job.run.part_sizes())
+        self._show()
         state = "finished" if kind is None else "broken"
         if kind is not None and issubclass(kind, KeyboardInterrupt) and not self.fault:
             state = "stopped"
