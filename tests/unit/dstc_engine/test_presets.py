@@ -129,14 +129,15 @@ def test_guided_steps(name: str, steps: int) -> None:
 
 def test_tiny64_is_what_its_images_were_made_with() -> None:
     assert (TINY64.respacing, TINY64.skip, TINY64.resample, TINY64.crops) == ("25", 14, 1, 4)
-    assert (TINY64.guidance_step, TINY64.guidance_rate) == ("spherical", 0.2)
+    step = TINY64.guidance_step, TINY64.guidance_rate, TINY64.step_variance
+    assert step == ("spherical", 0.2, "posterior")
     assert TINY64.noise_mix and not TINY64.range_restart and not TINY64.regularize_content
     weights = {f.name: getattr(TINY64, f.name) for f in dataclasses.fields(Preset)}
     assert {k.removeprefix("weight_"): v for k, v in weights.items() if "weight_" in k and v} == {
         "structure": 5000,
         "contrast": 200,
         "divergence": 4,
-        "style_cls": 220,
+        "style_cls": 440,
         "style_pixels": 10,
         "clip": 1000,
         "range": 12,
