@@ -8,7 +8,7 @@ Published weights lie in the folder of DSTC_WEIGHTS (`places.weights_folder`), i
     <file>                               as published, put there by hand
 
 The tiny networks ship with the package and are looked for in three places, since a Ray job brings
-the code to its nodes and leaves 22 MB of weights behind (`.rayignore`): the folder DSTC_WEIGHTS, if
+the code to its nodes and leaves 31 MB of weights behind (`.rayignore`): the folder DSTC_WEIGHTS, if
 it holds the file; beside this module; in the installed distribution `dstc`. Their descriptions are
 small, belong to the code, and travel with it: wherever a file is found, its sum must be the one
 that the code beside it names.
