@@ -148,8 +148,8 @@ def test_the_former_tiny64_goes_on_by_another_name() -> None:
     former = get_preset("tiny64-variance")
     chain = (former.respacing, former.skip, former.resample, former.divergence_gate)
     assert (*chain, former.guidance_step) == ("50", 28, 3, 15, "variance")
-    gates = (former.gate_structure, former.gate_range, former.gate_style_cls, former.gate_clip)
-    assert gates == (0.0218, 0.0082, 0.765, -0.449)
+    gates = [f.name for f in dataclasses.fields(Preset) if f.name.startswith("gate_")]
+    assert {getattr(former, gate) for gate in gates} == {-1.0}, "none were learned with its step"
 
 
 @pytest.mark.parametrize("mode", ["text", "image"])
