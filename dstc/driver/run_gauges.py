@@ -30,7 +30,8 @@ class DriverMetrics:
         """Shows these numbers; to be called every few seconds, even if none has changed.
 
         Ray reports a gauge only in the 10 s interval in which it was set, and forgets it 20 s
-        later. `Monitor` calls it at each poll: every second, or 6 s while its count is silent.
+        later. `Monitor` calls it at each poll, every second, or 6 s while its count is silent, and
+        once more when the run has ended.
 
         Args:
             rows, shards: of the run, those of earlier invocations included.

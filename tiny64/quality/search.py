@@ -39,7 +39,12 @@ Fields = Mapping[str, str]
 
 # Rows of each task in each round, and the candidates that reach it; the first round counts PLAIN.
 ROUNDS = ((8, 6), (24, 2))
-START = {"guidance_step": "spherical", "guidance_rate": "0.2", "resample": "1"}
+START = {
+    "guidance_step": "spherical",
+    "guidance_rate": "0.2",
+    "resample": "1",
+    "step_variance": "posterior",
+}
 # Where a chain starts: about t = 430 in all of them, as in the variance preset, or a little above.
 CHAINS: tuple[Fields, ...] = (
     {"respacing": "25", "skip": "14", "divergence_gate": "7"},

@@ -144,12 +144,12 @@ def test_tiny64_is_what_its_images_were_made_with() -> None:
     }
 
 
-def test_the_former_tiny64_goes_on_by_another_name() -> None:
-    former = get_preset("tiny64-variance")
-    chain = (former.respacing, former.skip, former.resample, former.divergence_gate)
-    assert (*chain, former.guidance_step) == ("50", 28, 3, 15, "variance")
+def test_tiny64_variance_takes_the_step_of_the_paper() -> None:
+    paper_s = get_preset("tiny64-variance")
+    chain = (paper_s.respacing, paper_s.skip, paper_s.resample, paper_s.divergence_gate)
+    assert (*chain, paper_s.guidance_step) == ("50", 28, 3, 15, "variance")
     gates = [f.name for f in dataclasses.fields(Preset) if f.name.startswith("gate_")]
-    assert {getattr(former, gate) for gate in gates} == {-1.0}, "none were learned with its step"
+    assert {getattr(paper_s, gate) for gate in gates} == {-1.0}, "none were learned with its step"
 
 
 @pytest.mark.parametrize("mode", ["text", "image"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,8 @@ from dstc_engine.weights.registry import find
 CARD = Path(__file__).parents[3] / "docs" / "model-card.md"
 
 
-def metrics(name: str) -> dict[str, float]:
-    told: dict[str, float] = json.loads(find(name).path.with_suffix(".json").read_text())["metrics"]
+def metrics(name: str) -> Mapping[str, float]:
+    told: Mapping[str, float] = find(name).description()["metrics"]
     return told
 
 

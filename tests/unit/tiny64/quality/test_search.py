@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dstc_engine.presets import get_preset, with_fields
+from dstc_engine.presets import FIELDS, get_preset, with_fields
 from tests.unit.dstc_engine import tiny
 from tests.unit.tiny64.quality.test_emoji import data
 from tiny64.quality.compare import differences
@@ -31,6 +32,9 @@ def test_candidates_are_presets_of_their_own_and_always_the_same() -> None:
     made = {name: with_fields(base, dict(fields)) for name, fields in found.items()}
     assert made[PLAIN] == base and len(set(made.values())) == len(found)
     assert {p.guidance_step for name, p in made.items() if name != PLAIN} == {"spherical"}
+    gates = {name: -1.0 for name in FIELDS if name.startswith("gate_")}
+    ships = dataclasses.replace(get_preset("tiny64"), name=base.name, **gates)
+    assert made["trial"] == ships, "what ships is among the candidates"
 
 
 def test_the_objective_is_the_one_written_down() -> None:
